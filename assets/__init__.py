@@ -1,0 +1,1 @@
+"""What is produced: versions, rollouts, prediction log, data quality, drift, experiment."""

@@ -1,0 +1,1 @@
+"""What a rollout is, and the Dagster wiring around it."""

@@ -1,0 +1,53 @@
+"""The exceptions of Rampgate, one root.
+
+RampgateError
+ ├─ ManifestError       a model's YAML is wrong: names file, line, key, value and what is allowed
+ ├─ VersionRefused      a model version failed validation before any traffic
+ ├─ ServingError        the serving backend could not do what was asked
+ ├─ RegistryError       the model registry could not be reached or gave something unusable
+ ├─ LakeError           the lake could not be read or written
+ ├─ LedgerError         the ledger could not be read or written
+ │   └─ LedgerConflict  somebody else wrote that (rollout_id, seq) first: re-read and decide again
+ ├─ CorruptLedger       events that do not fold into a state
+ └─ NotMeasured         a metric could not be measured; evidence built on it is unknown
+"""
+
+
+class RampgateError(Exception):
+    """Root of everything Rampgate raises on purpose."""
+
+
+class ManifestError(RampgateError):
+    """A manifest is wrong; the message names file, line, key, value and what is allowed."""
+
+
+class VersionRefused(RampgateError):
+    """A model version failed validation before it got any traffic."""
+
+
+class ServingError(RampgateError):
+    """The serving backend could not do what was asked."""
+
+
+class RegistryError(RampgateError):
+    """The model registry could not be reached, or holds something unusable."""
+
+
+class LakeError(RampgateError):
+    """The lake could not be read or written."""
+
+
+class LedgerError(RampgateError):
+    """The ledger could not be read or written."""
+
+
+class LedgerConflict(LedgerError):
+    """Another controller wrote this (rollout_id, seq) first: re-read and decide again."""
+
+
+class CorruptLedger(RampgateError):
+    """Events that do not fold into a rollout: damaged, or written by a newer version."""
+
+
+class NotMeasured(RampgateError):
+    """A metric could not be measured; evidence that needs it is unknown, never fail."""

@@ -1,0 +1,1 @@
+"""A model's manifest: the typed, frozen form of `serving_manifests/<model>/*.yaml`."""

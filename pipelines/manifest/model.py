@@ -1,0 +1,203 @@
+"""The shape of `rollout.yaml`. Every default is one worth keeping; see docs/adding-a-model.md."""
+
+from datetime import timedelta
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipelines.manifest.values import Duration, Margin, RelativeChange, Step
+from pipelines.rollout.evidence import OnFail
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class MetricType(StrEnum):
+    PROPORTION = "proportion"
+    MEAN = "mean"
+    RATIO = "ratio"
+    RETENTION = "retention"
+
+
+class Better(StrEnum):
+    LOWER = "lower"
+    HIGHER = "higher"
+
+
+class Method(StrEnum):
+    ANYTIME = "anytime"
+    GROUP_SEQUENTIAL = "group_sequential"
+
+
+class Metric(_Frozen):
+    """A business or serving metric, per unit."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
+    type: MetricType
+    source: str
+    """`serving.errors`, `serving.over_slo`, `outcomes.<metric>`, or `predictions.<column>`."""
+    denominator: str | None = None
+    """For `type: ratio`: the source of the denominator."""
+    better: Better = Better.LOWER
+    winsorise: Annotated[float, Field(gt=0.5, le=1)] | None = None
+    """Cap values at this quantile of the champion's history, e.g. 0.999."""
+    cap: float | None = None
+    """Cap values at this number (a registered constant; takes the place of `winsorise`)."""
+    covariate: str | None = None
+    """CUPED: a source known at exposure, e.g. `predictions.distance`."""
+    retention: Duration | None = None
+    """For `type: retention`: a unit counts when it is seen again this long after exposure."""
+    slo: Duration | None = None
+    """For `source: serving.over_slo`: slower answers count."""
+    method: Method = Method.ANYTIME
+    looks: Annotated[int, Field(ge=1, le=100)] = 5
+    """For `method: group_sequential`: how many looks are planned."""
+
+
+class Primary(Metric):
+    """The metric that the rollout is for."""
+
+    mde: RelativeChange
+    """The smallest relative change worth detecting; also the non-inferiority margin unless `margin` is set."""
+    margin: Margin | None = None
+
+
+class Guardrail(Metric):
+    """A metric that must not get worse by more than its margin."""
+
+    margin: Margin
+    on_fail: OnFail = OnFail.ROLL_BACK
+
+
+class Experiment(_Frozen):
+    """What is compared between champion and challenger, and how sure one has to be."""
+
+    unit: str = "request"
+    """`request`, or the name of the unit id that callers send in the `x-unit-id` header."""
+    primary: Primary
+    alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    power: Annotated[float, Field(gt=0.5, lt=1)] = 0.8
+    outcome_window: Duration = timedelta(hours=24)
+    """How long after exposure an outcome still counts; a unit is counted once this has passed."""
+    look_every: Duration = timedelta(minutes=5)
+    max_duration: Duration = timedelta(days=14)
+
+
+class StepFloor(_Frozen):
+    """What a step must have seen, whatever the statistics say, before the next one."""
+
+    min_duration: Duration = timedelta(minutes=30)
+    min_units: Annotated[int, Field(ge=0)] = 200
+    """Per arm, counted units at this step."""
+
+
+class Freeze(_Frozen):
+    """A window in which nothing advances; rollbacks are never frozen."""
+
+    cron: str
+    duration: Duration
+    timezone: str = "UTC"
+
+
+class Validation(_Frozen):
+    """What a version must show before it gets any traffic."""
+
+    label: str | None = None
+    """The outcome metric that is the label; with it, champion and challenger are compared offline."""
+    metric: Literal["roc_auc", "log_loss", "rmse", "mae"] = "roc_auc"
+    max_worse: Annotated[float, Field(ge=0)] = 0.02
+    """How much worse than the champion the challenger may be offline, in the metric's own unit."""
+    rows: Annotated[int, Field(ge=50)] = 2000
+    """Most recent logged predictions with a label that the comparison uses."""
+    timeout: Duration = timedelta(minutes=3)
+    """How long a version may take to become ready."""
+
+
+class Artefact(_Frozen):
+    allow: tuple[Literal["cloudpickle", "pickle", "custom_code"], ...] = ()
+    """Formats that execute code on load and are accepted for this model."""
+
+
+class Check(_Frozen):
+    """One data check on a window of the prediction log."""
+
+    column: str
+    """`features.<name>` or `outputs.<name>`."""
+    type: Literal["not_null", "between", "in_set", "unique", "matches", "mean_between"]
+    min: float | None = None
+    max: float | None = None
+    values: tuple[str | float | int, ...] | None = None
+    regex: str | None = None
+    mostly: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """The share of rows that must satisfy the check."""
+    on_fail: OnFail = OnFail.HOLD
+
+
+class DataChecks(_Frozen):
+    window: Duration = timedelta(hours=1)
+    min_rows: Annotated[int, Field(ge=1)] = 200
+    sample_rows: Annotated[int, Field(ge=100)] = 100_000
+    checks: tuple[Check, ...] = ()
+
+
+class Drift(_Frozen):
+    window: Duration = timedelta(hours=1)
+    min_rows: Annotated[int, Field(ge=10)] = 500
+    """Below it the answer is "insufficient data" (unknown)."""
+    sample_rows: Annotated[int, Field(ge=100)] = 50_000
+    columns: tuple[str, ...] = ()
+    """`features.<name>` / `outputs.<name>`; empty: all features and outputs."""
+    threshold: Annotated[float, Field(gt=0)] = 0.1
+    """Score (Wasserstein normed, Jensen-Shannon) from which a column counts as drifted."""
+    share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Share of drifted columns from which the window counts as drifted."""
+    on_fail: OnFail = OnFail.HOLD
+
+
+class Alerts(_Frozen):
+    info: tuple[str, ...] = ()
+    """Names of apprise URLs' environment variables, e.g. `RAMPGATE_ALERTS_TEAM`; never the URLs themselves."""
+    warning: tuple[str, ...] = ()
+    critical: tuple[str, ...] = ()
+
+
+class Training(_Frozen):
+    """An optional recipe that trains and registers versions of this model."""
+
+    recipe: Annotated[str, Field(pattern=r"^[\w.]+:[A-Za-z_]\w*$")]
+    """`package.module:function`."""
+
+
+class OnUnknown(StrEnum):
+    ROLL_BACK = "roll_back"
+    HOLD = "hold"
+
+
+class RolloutManifest(_Frozen):
+    """One model's `rollout.yaml`."""
+
+    model: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
+    """The registered model's name in MLflow, and the InferenceService's name."""
+    description: str = ""
+    steps: Annotated[tuple[Step, ...], Field(min_length=1)]
+    """Percent of traffic, growing, ending at 100; may begin with `shadow`."""
+    tier: Literal["low", "standard", "high"] = "standard"
+    experiment: Experiment
+    guardrails: tuple[Guardrail, ...] = ()
+    step: StepFloor = StepFloor()
+    max_unknown: Duration = timedelta(hours=1)
+    """How long evidence may stay unknown before `on_unknown` is taken."""
+    on_unknown: OnUnknown = OnUnknown.ROLL_BACK
+    approval: Literal["none", "promote", "every_step"] = "none"
+    freeze: tuple[Freeze, ...] = ()
+    dry_run: bool = False
+    validation: Validation = Validation()
+    artefact: Artefact = Artefact()
+    data_checks: DataChecks = DataChecks()
+    drift: Drift = Drift()
+    training: Training | None = None
+    durability: Literal["process", "power"] = "process"
+    """Prediction log: survives process death (`process`), or power loss too (`power`: fdatasync group commit)."""
+    alerts: Alerts = Alerts()

@@ -1,0 +1,1 @@
+"""A rollout: a fold over events, and the pure decision on what comes next."""

@@ -1,0 +1,1 @@
+"""Sequential tests, planning, sample-ratio checks, variance reduction: numpy and scipy only."""

@@ -1,0 +1,1 @@
+"""The systems Rampgate talks to: registry, serving, lake, log source, ledger, notifier."""

@@ -1,0 +1,1 @@
+"""Where models are served: one contract, an embedded backend and a KServe backend."""

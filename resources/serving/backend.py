@@ -1,0 +1,124 @@
+"""The contract of a serving backend.
+
+Every call is idempotent and names the version that it is about, so that repeating it after a crash at any
+point, or from a second controller, ends in the same place. A call returns only when the change is in force:
+traffic follows the returned status.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelArtefact:
+    """A registered model version, pinned by content."""
+
+    model: str
+    version: str
+    uri: str
+    """Where the artefact lies: a local path, s3://, gs://, pvc://, https://."""
+    digest: str
+    """sha256 over the artefact's files (see `resources.registry`), verified before it is loaded."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RevisionStatus:
+    """One running revision of a model's InferenceService."""
+
+    name: str
+    version: str
+    percent: float
+    """Share of weighted traffic it is given, 0 to 100."""
+    ready: bool
+    message: str = ""
+    """Why it is not ready, in the serving system's own words."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceStatus:
+    """What is in force for one InferenceService."""
+
+    service: str
+    stable: RevisionStatus | None
+    canary: RevisionStatus | None
+    salt: str = ""
+    """Assignment is hash(salt, unit); a new salt for each rollout."""
+    mirror: bool = False
+    """Whether a copy of live traffic goes to the canary (shadow step)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RevisionCounters:
+    """Cumulative counts of one revision's own answers, retries to the stable side not hiding its errors."""
+
+    revision: str
+    version: str
+    requests: int
+    errors: int
+    over_slo: Mapping[int, int] = field(default_factory=dict[int, int])
+    """Answers slower than each threshold: milliseconds -> count."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counters:
+    """Cumulative counters of one service; a new `epoch` means that they restarted from zero."""
+
+    at: datetime
+    epoch: str
+    revisions: tuple[RevisionCounters, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capabilities:
+    """What a backend can do for a service; manifests that need more are refused with the reason."""
+
+    sticky: bool
+    """Assignment follows the unit id."""
+    mirror: bool
+    """A copy of live traffic can be sent to the canary."""
+    percent_step: float = 1.0
+    """The finest share that can be set, in percent."""
+
+
+class ServingBackend(Protocol):
+    """Where a model is served. Errors are `ServingError` with the system's own message."""
+
+    def capabilities(self, service: str) -> Capabilities:
+        """What can be asked for."""
+        ...
+
+    def status(self, service: str) -> ServiceStatus:
+        """What is in force now; a service that does not exist has neither stable nor canary."""
+        ...
+
+    def deploy_canary(
+        self, service: str, artefact: ModelArtefact, *, percent: float, salt: str, mirror: bool = False
+    ) -> ServiceStatus:
+        """Start the version beside the stable one, wait until it is ready, then give it `percent`.
+
+        `percent` 0 leaves it reachable through `predict` alone (smoke test, shadow).
+        Where nothing is stable yet, the version is started and `promote` makes it the stable one.
+        """
+        ...
+
+    def set_canary_percent(self, service: str, version: str, percent: float) -> ServiceStatus:
+        """Give the canary this share. Percent 0 is the emergency brake: it never waits for a model."""
+        ...
+
+    def promote(self, service: str, version: str) -> ServiceStatus:
+        """Make the version the stable one at 100 % and retire the previous one after draining it."""
+        ...
+
+    def roll_back(self, service: str, version: str) -> ServiceStatus:
+        """Traffic away from the version first, then restore the spec and stop it. No-op if it is gone."""
+        ...
+
+    def counters(self, service: str) -> Counters:
+        """Cumulative per-revision counts. Raises `NotMeasured` where they cannot be read."""
+        ...
+
+    def predict(self, service: str, version: str, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Send one Open Inference Protocol v2 request to that version, past the weights (a probe)."""
+        ...

@@ -1,0 +1,79 @@
+"""Settings: environment variables with documented defaults (docs/settings.md), read once per process."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+HOST = "127.0.0.1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ports:
+    """Loopback ports of the platform."""
+
+    dagster: int
+    mlflow: int
+    evidently: int
+    reports: int
+    gateway: int
+    gateway_admin: int
+    code: int
+    predictors: int
+    """The first of a range of 100."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Where everything is. `Settings.from_environment()` is the one way to get it."""
+
+    home: Path
+    manifests: Path
+    serving: str
+    """`embedded` or `kserve`."""
+    ports: Ports
+    mlflow_uri: str
+    ledger_url: str
+    lake_catalog: str
+    lake_data: str
+    prediction_log: Path
+    """Segments: <prediction_log>/<model>/*.jsonl."""
+    outcomes: Path
+    """Outcome files: <outcomes>/<model>/*.jsonl."""
+    alert_urls: tuple[str, ...]
+
+    @classmethod
+    def from_environment(cls, env: Mapping[str, str] | None = None) -> "Settings":
+        """Read `RAMPGATE_*`; everything has a default that works on one machine."""
+        env = os.environ if env is None else env
+        home = Path(env.get("RAMPGATE_HOME", ROOT / "var")).resolve()
+        ports = _ports(env)
+        alerts = env.get("RAMPGATE_ALERT_URLS", "")
+        return cls(
+            home=home,
+            manifests=Path(env.get("RAMPGATE_MANIFESTS", ROOT / "serving_manifests")).resolve(),
+            serving=env.get("RAMPGATE_SERVING", "embedded"),
+            ports=ports,
+            mlflow_uri=env.get("MLFLOW_TRACKING_URI", f"http://{HOST}:{ports.mlflow}"),
+            ledger_url=env.get("RAMPGATE_LEDGER_URL", f"sqlite:///{home / 'ledger.db'}"),
+            lake_catalog=env.get("RAMPGATE_LAKE_CATALOG", f"sqlite:{home / 'lake' / 'catalog.db'}"),
+            lake_data=env.get("RAMPGATE_LAKE_DATA", str(home / "lake" / "data")),
+            prediction_log=Path(env.get("RAMPGATE_PREDICTION_LOG", home / "log" / "predictions")),
+            outcomes=Path(env.get("RAMPGATE_OUTCOMES", home / "log" / "outcomes")),
+            alert_urls=tuple(url for url in alerts.split() if url),
+        )
+
+
+def _ports(env: Mapping[str, str]) -> Ports:
+    """`RAMPGATE_<NAME>_PORT`, or an offset from `RAMPGATE_PORT_BASE` where that is set."""
+    defaults = {
+        "dagster": 3000, "mlflow": 5000, "evidently": 8001, "reports": 8002,
+        "gateway": 9000, "gateway_admin": 9901, "code": 4266, "predictors": 9100,
+    }  # fmt: skip
+    base = env.get("RAMPGATE_PORT_BASE")
+    if base is not None:
+        defaults = {name: int(base) + i for i, name in enumerate(defaults)}
+    return Ports(
+        **{name: int(env.get(f"RAMPGATE_{name.upper()}_PORT", port)) for name, port in defaults.items()}
+    )

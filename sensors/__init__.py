@@ -1,0 +1,1 @@
+"""Reactions: challenger, guardrail (roll back), rollout (advance, promote)."""
