@@ -1,0 +1,69 @@
+# Rampgate: `make demo` shows it, `make test` proves it. Everything runtime lives under var/.
+SHELL := /bin/bash
+PYTHON ?= python3.11
+VENV := .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+
+.PHONY: demo up down status test test-conformance test-faults test-cluster test-ui check lint types bench clean lock env help
+
+help:
+	@echo "make demo    the whole story on this machine: promote a good model, take harmful ones out"
+	@echo "make up      start the platform and its UIs    make status    what runs, and where"
+	@echo "make down    stop it, keep the data            make test      every test that needs no cluster"
+	@echo "make check   lint, types and tests             make bench     benchmarks into var/bench/"
+
+env: $(READY)
+
+$(READY): requirements.lock
+	@command -v $(PYTHON) >/dev/null || { echo "Rampgate needs $(PYTHON); set PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@echo "building $(VENV) from requirements.lock (about two minutes, once)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	@touch $@
+
+demo: $(READY)
+	@$(PY) -m pipelines.demo
+
+up: $(READY)
+	@$(PY) -m pipelines.platform up
+
+down: $(READY)
+	@$(PY) -m pipelines.platform down
+
+status: $(READY)
+	@$(PY) -m pipelines.platform status
+
+test: $(READY)
+	@$(PY) -m pytest -m "not faults and not cluster"
+
+test-conformance: $(READY)
+	@$(PY) -m pytest tests/conformance
+
+test-faults: $(READY)
+	@$(PY) -m pytest -m faults
+
+test-cluster: $(READY)
+	@$(PY) -m pytest -m cluster
+
+test-ui: $(READY)
+	@$(PY) -m pytest -m ui
+
+lint: $(READY)
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+
+types: $(READY)
+	@$(VENV)/bin/basedpyright
+
+check: lint types test
+
+bench: $(READY)
+	@for script in benchmarks/*.py; do echo "== $$script"; $(PY) $$script || exit 1; done
+
+lock:
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-strip-extras --extra dev pyproject.toml -o requirements.lock
+
+clean: down
+	rm -rf var
