@@ -1,0 +1,154 @@
+"""Data checks on one window of the prediction log, run by Great Expectations."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pipelines.errors import NotMeasured
+from pipelines.manifest.model import Check, DataChecks
+from pipelines.rollout.evidence import OnFail, Verdict
+from resources.monitoring.data_docs import write_page
+from resources.monitoring.expectations import (
+    CheckResult,
+    check_names,
+    read_result,
+    refuse_unusable,
+    to_expectation,
+    unknown,
+)
+
+SEED = 20260101
+"""Samples are drawn the same way every time, so that a window checked twice says the same twice."""
+_FLOOR = 0.5
+_EXAMPLES = 5
+"""Values of a column that a Data Docs page quotes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataCheckReport:
+    """What the data checks say about one window."""
+
+    model: str
+    window_start: datetime
+    window_end: datetime
+    rows: int
+    rows_checked: int
+    results: tuple[CheckResult, ...]
+    page: Path | None
+    """The Data Docs page; None where no check could run."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """Fail if a check failed (one that only warns never does), else unknown if one is, else pass."""
+        verdicts = {r.verdict for r in self.results if r.on_fail is not OnFail.WARN}
+        for worst in (Verdict.FAIL, Verdict.UNKNOWN):
+            if worst in verdicts:
+                return worst
+        return Verdict.PASS
+
+    @property
+    def reason(self) -> str:
+        """In words: what failed first, then what is unknown, warnings included."""
+        failed = [r.reason for r in self.results if r.verdict is Verdict.FAIL]
+        if failed:
+            return "; ".join(failed)
+        unsure = [r.reason for r in self.results if r.verdict is Verdict.UNKNOWN]
+        if unsure:
+            return "; ".join(dict.fromkeys(unsure))
+        return f"{len(self.results)} checks passed on {self.rows_checked:,} rows"
+
+
+def default_checks(frame: pd.DataFrame) -> tuple[Check, ...]:
+    """For a manifest that names none: every feature and output mostly has a value.
+
+    Types were already enforced when the rows were loaded. A model may live with an optional feature that
+    is always null, so an empty feature warns; an answered prediction without an output holds.
+    """
+    return tuple(
+        Check(
+            column=str(column), type="not_null", mostly=_FLOOR,
+            on_fail=OnFail.WARN if str(column).startswith("features.") else OnFail.HOLD,
+        )
+        for column in frame.columns
+        if str(column).startswith(("features.", "outputs."))
+    )  # fmt: skip
+
+
+def check_window(
+    frame: pd.DataFrame,
+    checks: DataChecks,
+    *,
+    model: str,
+    window_start: datetime,
+    window_end: datetime,
+    docs_dir: Path,
+    keep: int = 50,
+) -> DataCheckReport:
+    """Run a manifest's checks on a window's answered predictions (one row each).
+
+    `docs_dir/<model>/` receives a Data Docs page that needs no network; the `keep` newest stay.
+    A check that cannot run (missing column, wrong type, an exception) is unknown, never failed.
+    """
+    planned = checks.checks or default_checks(frame)
+    names = check_names(planned)
+    sample = frame
+    page = None
+    if len(frame) < checks.min_rows:
+        short = f"insufficient data: {len(frame)} rows, {checks.min_rows} needed"
+        results = tuple(unknown(c, n, short, pending=True) for c, n in zip(planned, names, strict=True))
+    else:
+        if len(frame) > checks.sample_rows:
+            sample = frame.sample(checks.sample_rows, random_state=SEED)
+        results, record = _run(sample, planned, names, model)
+        if record is not None:
+            page = write_page(record, results, docs_dir, model=model, at=window_start, keep=keep)
+    return DataCheckReport(
+        model=model, window_start=window_start, window_end=window_end, rows=len(frame),
+        rows_checked=len(sample), results=results, page=page,
+    )  # fmt: skip
+
+
+def _run(
+    frame: pd.DataFrame, checks: tuple[Check, ...], names: tuple[str, ...], model: str
+) -> tuple[tuple[CheckResult, ...], Any | None]:
+    results: dict[str, CheckResult] = {}
+    usable: dict[str, Check] = {}
+    for check, name in zip(checks, names, strict=True):
+        try:
+            refuse_unusable(check, frame)
+        except NotMeasured as why:
+            results[name] = unknown(check, name, str(why))
+        else:
+            usable[name] = check
+    record = _validate(frame, usable, model) if usable else None
+    for outcome in record.results if record is not None else ():
+        name = outcome.expectation_config.meta["check"]
+        results[name] = read_result(usable[name], name, outcome)
+    return tuple(results[name] for name in names), record
+
+
+def _validate(frame: pd.DataFrame, checks: dict[str, Check], model: str) -> Any:
+    """Great Expectations' own result object for these checks; nothing is kept outside memory."""
+    import great_expectations as gx
+    from great_expectations.data_context.types.base import (
+        DataContextConfig,
+        InMemoryStoreBackendDefaults,
+        ProgressBarsConfig,
+    )
+
+    context = gx.get_context(
+        mode="ephemeral",
+        project_config=DataContextConfig(
+            store_backend_defaults=InMemoryStoreBackendDefaults(),
+            analytics_enabled=False,
+            progress_bars=ProgressBarsConfig(globally=False),
+        ),
+    )
+    window = context.data_sources.add_pandas("lake").add_dataframe_asset("predictions")
+    suite = gx.ExpectationSuite(model, expectations=[to_expectation(c, name) for name, c in checks.items()])
+    batch = window.add_batch_definition_whole_dataframe("window").get_batch({"dataframe": frame})
+    detail = {"result_format": "SUMMARY", "partial_unexpected_count": _EXAMPLES}
+    return batch.validate(suite, result_format=detail)

@@ -1,0 +1,167 @@
+"""A manifest's data checks as Great Expectations expectations, and their results as verdicts."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from pipelines.errors import NotMeasured
+from pipelines.manifest.model import Check
+from pipelines.rollout.evidence import OnFail, Verdict
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckResult:
+    """What one data check says about one window."""
+
+    name: str
+    """Unique within the window and fit for a Dagster asset check: `features_distance__between`."""
+    column: str
+    verdict: Verdict
+    observed: float | None
+    """The mean for `mean_between`; otherwise the share of rows that satisfy the check."""
+    expected: str
+    unexpected_share: float | None
+    on_fail: OnFail
+    reason: str
+    pending: bool = False
+    """Unknown only because there is too little data yet."""
+
+
+def check_names(checks: Sequence[Check]) -> tuple[str, ...]:
+    """One name per check, in order; repeated ones are numbered: `features_distance__between_2`."""
+    plain = [f"{re.sub(r'[^A-Za-z0-9]', '_', check.column)}__{check.type}" for check in checks]
+    seen = Counter[str]()
+    names: list[str] = []
+    for name in plain:
+        seen[name] += 1
+        names.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
+    return tuple(names)
+
+
+def expected(check: Check) -> str:
+    """The check in words: `between 0 and 5000 in at least 99 % of rows`."""
+    what = {
+        "not_null": "not null",
+        "unique": "unique",
+        "between": _interval(check),
+        "mean_between": f"mean {_interval(check)}",
+        "in_set": f"one of {', '.join(map(str, check.values or ()))}",
+        "matches": f"matches {check.regex}",
+    }[check.type]
+    if check.type == "mean_between":
+        return what
+    return f"{what} in {'all rows' if check.mostly == 1 else f'at least {100 * check.mostly:.6g} % of rows'}"
+
+
+def _interval(check: Check) -> str:
+    if check.min is None:
+        return f"at most {check.max:g}" if check.max is not None else "between two bounds"
+    return f"at least {check.min:g}" if check.max is None else f"between {check.min:g} and {check.max:g}"
+
+
+def refuse_unusable(check: Check, frame: pd.DataFrame) -> None:
+    """Raise NotMeasured where the check cannot say anything about this frame.
+
+    Great Expectations would answer some of these with success (all values null), some with failure
+    (a regular expression on numbers), some with an exception that quotes the data.
+    """
+    if check.column not in frame:
+        raise NotMeasured(f"no column {check.column!r}; available: {', '.join(map(str, frame.columns))}")
+    values = frame[check.column]
+    if check.type == "not_null":
+        return
+    if not values.notna().any():
+        raise NotMeasured(f"{check.column} holds no values in this window")
+    numeric = pd.api.types.is_numeric_dtype(values)
+    if check.type in ("between", "mean_between") and not numeric:
+        raise NotMeasured(f"{check.column} is {values.dtype}, {check.type} needs numbers")
+    if check.type == "matches" and numeric:
+        raise NotMeasured(f"{check.column} is {values.dtype}, matches needs text")
+    _refuse_incomplete(check)
+
+
+def _refuse_incomplete(check: Check) -> None:
+    if check.type in ("between", "mean_between") and check.min is None and check.max is None:
+        raise NotMeasured(f"{check.type} on {check.column} has neither min nor max")
+    if check.type == "in_set" and not check.values:
+        raise NotMeasured(f"in_set on {check.column} has no values")
+    if check.type == "matches" and not check.regex:
+        raise NotMeasured(f"matches on {check.column} has no regex")
+
+
+def to_expectation(check: Check, name: str) -> Any:
+    """The Great Expectations expectation; its `meta` carries the check's name back out of the result."""
+    import great_expectations.expectations as gxe
+
+    common: dict[str, Any] = {"column": check.column, "meta": {"check": name}}
+    if check.type != "mean_between":
+        common["mostly"] = check.mostly
+    match check.type:
+        case "not_null":
+            return gxe.ExpectColumnValuesToNotBeNull(**common)
+        case "unique":
+            return gxe.ExpectColumnValuesToBeUnique(**common)
+        case "between":
+            return gxe.ExpectColumnValuesToBeBetween(min_value=check.min, max_value=check.max, **common)
+        case "mean_between":
+            return gxe.ExpectColumnMeanToBeBetween(min_value=check.min, max_value=check.max, **common)
+        case "in_set":
+            return gxe.ExpectColumnValuesToBeInSet(value_set=list(check.values or ()), **common)
+        case "matches":
+            return gxe.ExpectColumnValuesToMatchRegex(regex=str(check.regex), **common)
+
+
+def read_result(check: Check, name: str, outcome: Any) -> CheckResult:
+    """One expectation's result (an ExpectationValidationResult) as a verdict."""
+    broke = _exception(outcome.exception_info)
+    if broke is not None:
+        return unknown(check, name, f"the check on {check.column} broke: {broke}")
+    if check.type == "mean_between":
+        return _mean_result(check, name, outcome)
+    return _row_result(check, name, outcome)
+
+
+def unknown(check: Check, name: str, reason: str, *, pending: bool = False) -> CheckResult:
+    return CheckResult(
+        name=name, column=check.column, verdict=Verdict.UNKNOWN, observed=None, expected=expected(check),
+        unexpected_share=None, on_fail=check.on_fail, reason=reason, pending=pending,
+    )  # fmt: skip
+
+
+def _mean_result(check: Check, name: str, outcome: Any) -> CheckResult:
+    mean = outcome.result.get("observed_value")
+    if mean is None:
+        return unknown(check, name, f"{check.column} has no mean in this window")
+    says = f"mean of {check.column} is {float(mean):.6g}; expected {expected(check)}"
+    return _decided(check, name, ok=bool(outcome.success), observed=float(mean), bad=None, reason=says)
+
+
+def _row_result(check: Check, name: str, outcome: Any) -> CheckResult:
+    percent = outcome.result.get("unexpected_percent")
+    if percent is None:
+        return unknown(check, name, f"{check.column} holds no values in this window")
+    bad = float(percent) / 100
+    count = int(outcome.result["unexpected_count"])
+    says = f"{check.column}: {bad:.2%} of values ({count}) break the check; expected {expected(check)}"
+    return _decided(check, name, ok=bool(outcome.success), observed=1 - bad, bad=bad, reason=says)
+
+
+def _decided(
+    check: Check, name: str, *, ok: bool, observed: float, bad: float | None, reason: str
+) -> CheckResult:
+    return CheckResult(
+        name=name, column=check.column, verdict=Verdict.PASS if ok else Verdict.FAIL, observed=observed,
+        expected=expected(check), unexpected_share=bad, on_fail=check.on_fail, reason=reason,
+    )  # fmt: skip
+
+
+def _exception(info: Mapping[str, Any]) -> str | None:
+    """The first exception in an `exception_info`, flat or keyed by metric; cut short: it may quote data."""
+    for entry in (info, *(value for value in info.values() if isinstance(value, Mapping))):
+        if entry.get("raised_exception"):
+            return str(entry.get("exception_message") or "no message").strip()[:120]
+    return None
