@@ -1,0 +1,92 @@
+"""The lines of the log: structured-mode CloudEvents in the shape that KServe's payload logger emits.
+
+One prediction is two lines, request and response, with the same id. They are built and written together.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import orjson
+
+REQUEST = "org.kubeflow.serving.inference.request"
+RESPONSE = "org.kubeflow.serving.inference.response"
+VERSION_ANNOTATION = "rampgate.io/version"
+REVISION_ANNOTATION = "rampgate.io/revision"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """What serves: the same for every prediction of one process."""
+
+    service: str
+    """Name of the InferenceService."""
+    version: str
+    revision: str
+    namespace: str = "default"
+
+    def attributes(self) -> dict[str, Any]:
+        """The event attributes that do not change from one prediction to the next."""
+        return {
+            "specversion": "1.0",
+            "source": self.revision,
+            "datacontenttype": "application/json",
+            "inferenceservicename": self.service,
+            "namespace": self.namespace,
+            "component": "predictor",
+            "endpoint": "",
+            "annotations": {VERSION_ANNOTATION: self.version, REVISION_ANNOTATION: self.revision},
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """One answered request, good or bad."""
+
+    request_id: str
+    metadata: Mapping[str, str]
+    """Request headers worth keeping: name in lower case -> value."""
+    requested_at: datetime
+    """Timezone-aware UTC."""
+    latency_ms: float
+    status: int
+    """The HTTP status that the caller gets."""
+    inputs: Sequence[Mapping[str, Any]]
+    """v2 tensors as they came: name, shape, datatype, data."""
+    answer: Mapping[str, Any]
+    """The v2 response, or `{"error": ...}`."""
+
+
+def prediction_lines(attributes: Mapping[str, Any], prediction: Prediction) -> bytes:
+    """Request and response line of one prediction, both ended by a newline; NaN becomes null.
+
+    `attributes` come from `Origin.attributes()`, made once per process.
+    """
+    shared = {
+        **attributes,
+        "id": prediction.request_id,
+        "metadata": {name: [value] for name, value in prediction.metadata.items()},
+    }
+    responded_at = prediction.requested_at + timedelta(milliseconds=prediction.latency_ms)
+    request = shared | {
+        "type": REQUEST,
+        "time": _timestamp(prediction.requested_at),
+        "data": {"inputs": prediction.inputs},
+    }
+    response = shared | {
+        "type": RESPONSE,
+        "time": _timestamp(responded_at),
+        "latencyms": round(prediction.latency_ms, 3),
+        "status": prediction.status,
+        "data": prediction.answer,
+    }
+    return orjson.dumps(request, option=_OPTIONS) + orjson.dumps(response, option=_OPTIONS)
+
+
+_OPTIONS = orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY
+
+
+def _timestamp(moment: datetime) -> str:
+    """RFC 3339 with microseconds, always six digits."""
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -1,0 +1,61 @@
+"""The command line of one predictor process."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from pipelines.errors import RampgateError
+
+_ENVIRONMENT = {
+    # Several predictors share few cores: a thread pool each would only contend.
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "NUMEXPR_NUM_THREADS": "1",
+    "ARROW_NUM_THREADS": "1",
+    # Nothing is reported to anybody.
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+}
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser("resources.serving.predictor", description=__doc__)
+    parser.add_argument("--model-dir", type=Path, required=True, help="a directory with an MLmodel file")
+    parser.add_argument("--model-name", required=True, help="name of the InferenceService")
+    parser.add_argument("--model-version", required=True)
+    parser.add_argument("--revision", required=True)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--log-dir", type=Path, required=True, help="where prediction log segments go")
+    parser.add_argument("--durability", choices=["process", "power"], default="process")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run one predictor until SIGTERM."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    given = _arguments()
+    sys.argv = sys.argv[:1]  # kserve parses the command line of whoever imports it
+
+    from resources.prediction_log import Origin
+    from resources.serving.predictor.process import PredictorOptions, run
+
+    origin = Origin(service=given.model_name, version=given.model_version, revision=given.revision)
+    try:
+        run(
+            PredictorOptions(
+                model_dir=given.model_dir,
+                origin=origin,
+                port=given.port,
+                log_dir=given.log_dir,
+                durability=given.durability,
+            )
+        )
+    except RampgateError as error:
+        sys.exit(f"predictor {given.revision}: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""The KServe model: tensors -> data frame -> MLflow pyfunc -> tensors, and a record of every answer."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+# This module is imported by the predictor process alone, which cannot do without.
+from kserve import InferInput, InferRequest, Model  # noqa: TID253
+
+from resources.prediction_log import LogNotWritten, Origin, Prediction, SegmentWriter, prediction_lines
+from resources.serving.predictor.columns import InputColumns, Tensor
+from resources.serving.predictor.errors import NoPrediction, NotRecorded, PredictionFailed
+from resources.serving.predictor.tensors import output_tensors
+
+REQUEST_ID = "x-request-id"
+RECORDED_HEADERS = ("x-unit-id", "x-assignment")
+
+_log = logging.getLogger(__name__)
+_failures = logging.getLogger(f"{__name__}.failures")
+"""Stack traces of the model; the command limits their rate."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What one request gets: the v2 response, or the reason why there is none."""
+
+    body: Mapping[str, Any]
+    failure: NoPrediction | None = None
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        return 200 if self.failure is None else self.failure.status
+
+
+class LoggedModel(Model):
+    """Serves a pyfunc and writes each answer to the prediction log before it leaves.
+
+    Predictions run one at a time on a thread of their own, so that a slow model does not keep the event loop
+    from answering health checks. An answer that cannot be logged becomes a 503.
+    """
+
+    def __init__(self, pyfunc: Any, origin: Origin, writer: SegmentWriter) -> None:
+        """`pyfunc` is a loaded `mlflow.pyfunc.PyFuncModel` with a signature of named columns."""
+        super().__init__(origin.service, return_response_headers=True)
+        self._pyfunc = pyfunc
+        self._columns = InputColumns.from_signature(pyfunc.metadata.signature)
+        outputs = pyfunc.metadata.signature.outputs
+        self._output_names: list[str] = (
+            outputs.input_names() if outputs is not None and outputs.has_input_names() else []
+        )
+        self._version = origin.version
+        self._attributes = origin.attributes()
+        self._writer = writer
+        self._predicting = ThreadPoolExecutor(1, thread_name_prefix="predict")
+        self._writing = ThreadPoolExecutor(16, thread_name_prefix="log")
+        self.ready = True
+
+    async def predict(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, payload: InferRequest, headers: Mapping[str, str], response_headers: dict[str, str]
+    ) -> Mapping[str, Any]:
+        """The v2 response as a dict. Raises `NoPrediction` with the status the caller gets."""
+        requested_at, started = datetime.now(UTC), time.perf_counter()
+        request_id = headers.get(REQUEST_ID) or str(uuid4())
+        response_headers[REQUEST_ID] = request_id
+        loop = asyncio.get_running_loop()
+        answer = await loop.run_in_executor(self._predicting, self._answer, payload, request_id)
+        prediction = Prediction(
+            request_id=request_id,
+            metadata={name: headers[name] for name in RECORDED_HEADERS if name in headers},
+            requested_at=requested_at,
+            latency_ms=(time.perf_counter() - started) * 1000,
+            status=answer.status,
+            inputs=[vars(_tensor(item)) for item in payload.inputs],
+            answer=answer.body,
+        )
+        if self._writer.waits_for_disk:
+            await loop.run_in_executor(self._writing, self._record, prediction)
+        else:
+            self._record(prediction)
+        if answer.failure is not None:
+            raise answer.failure
+        return answer.body
+
+    def _answer(self, payload: InferRequest, request_id: str) -> Answer:
+        try:
+            outputs = self._outputs([_tensor(item) for item in payload.inputs])
+        except NoPrediction as failure:
+            if isinstance(failure, PredictionFailed):
+                _failures.error("request %s: %s", request_id, failure, exc_info=failure.__cause__)
+            return Answer(body={"error": str(failure)}, failure=failure)
+        return Answer(
+            body={
+                "model_name": self.name,
+                "model_version": self._version,
+                "id": payload.id or request_id,
+                "outputs": outputs,
+            }
+        )
+
+    def _outputs(self, tensors: Sequence[Tensor]) -> list[dict[str, Any]]:
+        frame = self._columns.frame(tensors)
+        try:
+            predictions = self._pyfunc.predict(frame)
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise PredictionFailed(f"the model failed: {reason:.300}") from error
+        return output_tensors(predictions, self._output_names, rows=len(frame))
+
+    def _record(self, prediction: Prediction) -> None:
+        try:
+            self._writer.append(prediction_lines(self._attributes, prediction))
+        except LogNotWritten as error:
+            _failures.error("request %s: %s", prediction.request_id, error)
+            raise NotRecorded(f"not answered because it could not be logged: {error}") from error
+
+    def get_input_types(self) -> list[dict[str, Any]]:
+        """The signature's inputs, for `GET /v2/models/<name>`."""
+        return [
+            {"name": column.name, "datatype": column.datatype, "shape": [-1]}
+            for column in self._columns.columns
+        ]
+
+    def stop(self) -> None:
+        """Called by the server when its last request is answered."""
+        self.ready = False
+
+
+def _tensor(item: InferInput) -> Tensor:
+    """JSON data as it came; the binary extension's data decoded."""
+    data = item.data
+    if data is None:
+        data = [v.decode() if isinstance(v, bytes) else v for v in item.as_numpy().ravel().tolist()]
+    return Tensor(name=item.name, shape=item.shape, datatype=item.datatype, data=data)

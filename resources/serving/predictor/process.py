@@ -1,0 +1,57 @@
+"""One predictor process from model directory to SIGTERM."""
+
+import gc
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines.errors import VersionRefused
+from resources.prediction_log import Durability, Origin, SegmentWriter
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictorOptions:
+    """The command line."""
+
+    model_dir: Path
+    origin: Origin
+    port: int
+    log_dir: Path
+    durability: Durability
+
+
+def run(options: PredictorOptions) -> None:
+    """Load the model, then listen, so that an open port is a model that answers.
+
+    Raises `VersionRefused` when the directory holds no model with a signature of named columns.
+    """
+    gc.disable()  # imports and loading make no garbage worth the time
+    from resources.serving.predictor.logged_model import LoggedModel
+    from resources.serving.predictor.logs import configure_logging
+    from resources.serving.predictor.server import serve
+
+    configure_logging()
+    with SegmentWriter(options.log_dir, options.origin.revision, options.durability) as writer:
+        model = LoggedModel(load_pyfunc(options.model_dir), options.origin, writer)
+        # What is loaded stays: collections during requests need not walk it again.
+        gc.collect()
+        gc.freeze()
+        gc.enable()
+        _log.info(
+            "%s version %s (%s) loaded after %.1f s of CPU",
+            options.origin.service, options.origin.version, options.origin.revision, time.process_time(),
+        )  # fmt: skip
+        serve(model, port=options.port)
+
+
+def load_pyfunc(directory: Path) -> Any:
+    """The `mlflow.pyfunc.PyFuncModel` in a local directory; no tracking server is asked."""
+    if not (directory / "MLmodel").is_file():
+        raise VersionRefused(f"{directory} is no MLflow model: it has no file MLmodel")
+    from mlflow import pyfunc
+
+    return pyfunc.load_model(str(directory), suppress_warnings=True)

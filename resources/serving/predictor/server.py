@@ -1,0 +1,86 @@
+"""KServe's ModelServer on loopback: inference routes alone, v2 error answers, no work for logs nobody reads."""
+
+from typing import Any
+
+import orjson
+
+# Like `logged_model`, imported by the predictor process alone.
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from kserve import Model, ModelServer, model_server  # noqa: TID253
+from kserve.protocol.rest.server import RESTServer, metrics_handler  # noqa: TID253
+from kserve.protocol.rest.v2_endpoints import V2Endpoints  # noqa: TID253
+from starlette.responses import JSONResponse
+
+from resources.serving.predictor.errors import NoPrediction
+from resources.settings import HOST
+
+
+def serve(model: Model, *, port: int, grace_seconds: int = 30) -> None:
+    """Serve one loaded model until SIGTERM; requests in flight are finished first."""
+    model_server.RESTServer = LoopbackREST  # kserve 0.21 has no parameter for it
+    server = ModelServer(
+        http_port=port,
+        enable_grpc=False,
+        workers=1,
+        enable_latency_logging=False,
+        grace_period=grace_seconds,
+        ssl_certfile=None,
+        ssl_keyfile=None,
+    )
+    server.start([model])
+
+
+class LoopbackREST(RESTServer):
+    """KServe's REST server without what a gateway in front of it makes dangerous or useless.
+
+    - It binds loopback; KServe has 0.0.0.0 fixed in the code.
+    - It has the v2 routes alone: `/v2/repository/models/<name>/unload` would let any caller take the model out
+      of service, and every route in front costs each request a match.
+    - It has no timing middleware, which formats two log lines per request whether or not they are wanted.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.config.host = HOST
+        self.config.access_log = False
+
+    def _register_endpoints(self, app: FastAPI) -> None:
+        v2 = V2Endpoints(self.dataplane)
+        app.router.default_response_class = V2Response
+        app.add_api_route("/v2/models/{model_name}/infer", v2.infer, response_model=None, methods=["POST"])
+        app.add_api_route("/v2/health/ready", v2.ready)
+        app.add_api_route("/v2/health/live", v2.live)
+        app.add_api_route("/v2/models/{model_name}/ready", v2.model_ready)
+        app.add_api_route("/v2/models/{model_name}", v2.model_metadata)
+        app.add_api_route("/v2/models", v2.models)
+        app.add_api_route("/v2", v2.metadata)
+        app.add_api_route("/metrics", metrics_handler, response_model=None)
+
+    def _add_middlewares(self, app: FastAPI) -> None:
+        pass
+
+    def _add_exception_handlers(self, app: FastAPI) -> None:
+        super()._add_exception_handlers(app)
+        app.add_exception_handler(NoPrediction, _no_prediction)
+        app.add_exception_handler(RequestValidationError, _not_v2)
+
+
+class V2Response(JSONResponse):
+    """JSON by orjson, where a NaN becomes null instead of an error."""
+
+    def render(self, content: Any) -> bytes:
+        """The body."""
+        return orjson.dumps(content)
+
+
+async def _no_prediction(_: Any, error: Exception) -> JSONResponse:
+    assert isinstance(error, NoPrediction)
+    return JSONResponse({"error": str(error)}, status_code=error.status)
+
+
+async def _not_v2(_: Any, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    return JSONResponse({"error": f"not a v2 inference request: {place}: {first['msg']}"}, status_code=400)
