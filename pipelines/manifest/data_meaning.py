@@ -1,0 +1,55 @@
+"""Rules between the keys of data checks and drift."""
+
+import re
+from collections.abc import Iterator
+
+from pipelines.manifest.model import Check, Drift
+from pipelines.manifest.problem import Finding, shown
+
+_COLUMN = re.compile(r"^(features|outputs)\.\S.*$")
+_NEEDS = {
+    "between": ("min", "max"),
+    "mean_between": ("min", "max"),
+    "in_set": ("values",),
+    "matches": ("regex",),
+}
+_PARAMETERS = ("min", "max", "values", "regex")
+
+
+def check_findings(check: Check) -> Iterator[Finding]:
+    """What is wrong with one of `data_checks.checks`, places relative to it."""
+    yield from column_findings(("column",), check.column)
+    needed = _NEEDS.get(check.type, ())
+    if needed and all(getattr(check, key) is None for key in needed):
+        yield (needed[0],), f"required key is missing: type: {check.type} needs {' or '.join(needed)}"
+    for key in _PARAMETERS:
+        if key not in needed and getattr(check, key) is not None:
+            owners = " or ".join(kind for kind, keys in _NEEDS.items() if key in keys)
+            yield (key,), f"only allowed with type: {owners}, not {check.type!r}"
+    yield from _value_findings(check)
+
+
+def drift_findings(drift: Drift) -> Iterator[Finding]:
+    """What is wrong with `drift`, places relative to it."""
+    for index, column in enumerate(drift.columns):
+        yield from column_findings(("columns", index), column)
+
+
+def column_findings(place: tuple[str | int, ...], column: str) -> Iterator[Finding]:
+    """A column is `features.<name>` or `outputs.<name>`."""
+    if not _COLUMN.match(column):
+        yield place, f"{shown(column)}: expected features.<name> or outputs.<name>"
+
+
+def _value_findings(check: Check) -> Iterator[Finding]:
+    if check.min is not None and check.max is not None and check.min > check.max:
+        yield ("min",), f"{check.min:g}: expected at most max, which is {check.max:g}"
+    if check.values is not None and not check.values:
+        yield ("values",), "(): expected at least one value"
+    if check.type == "mean_between" and "mostly" in check.model_fields_set:
+        yield ("mostly",), "only allowed with checks on rows, not 'mean_between'"
+    if check.regex is not None:
+        try:
+            re.compile(check.regex)
+        except (re.error, OverflowError, RecursionError) as error:
+            yield ("regex",), f"{shown(check.regex)}: expected a regular expression: {error}"

@@ -1,0 +1,158 @@
+"""A YAML file as plain data that still knows the line of every key."""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from pipelines.manifest.problem import Location, ManifestProblem, dotted, shown
+
+MAX_BYTES = 256 * 1024
+MAX_NODES = 20_000
+MAX_DEPTH = 100
+
+
+@dataclass(frozen=True)
+class Document:
+    """Plain data (dict, list, str, int, float, bool, None), the file's bytes and its lines."""
+
+    path: Path
+    content: bytes
+    data: dict[str, Any]
+    lines: Mapping[Location, int]
+
+    def line(self, location: Location) -> int:
+        """The 1-based line of a location, or of its nearest parent that is in the file."""
+        for end in range(len(location), -1, -1):
+            if location[:end] in self.lines:
+                return self.lines[location[:end]]
+        return 1
+
+    def problem(self, location: Location, message: str) -> ManifestProblem:
+        """What is wrong at that place of this file."""
+        return ManifestProblem(message, file=self.path, line=self.line(location), key=dotted(location))
+
+    def get(self, *location: str | int) -> Any:
+        """The value at a location; None where there is none."""
+        value: Any = self.data
+        for part in location:
+            if (
+                isinstance(value, dict)
+                and part in value
+                or isinstance(value, list)
+                and isinstance(part, int)
+                and part < len(cast(list[Any], value))
+            ):
+                value = cast(Any, value)[part]
+            else:
+                return None
+        return value
+
+
+def read_document(path: Path) -> Document:
+    """Read a YAML mapping. Raises `ManifestProblem` for anything that is not one."""
+    content = _read(path)
+    root = _parse(path, content)
+    if not isinstance(root, CommentedMap):
+        raise ManifestProblem(f"{shown(root)}: expected a mapping of keys to values", file=path, line=1)
+    reader = _Reader(path)
+    data = reader.plain(root, (), 1)
+    return Document(path, content, data, reader.lines)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ManifestProblem(f"cannot be read: {error.strerror}", file=path, line=1) from error
+    if len(content) > MAX_BYTES:
+        message = f"{len(content)} bytes; at most {MAX_BYTES} are read"
+        raise ManifestProblem(message, file=path, line=1)
+    return content
+
+
+def _parse(path: Path, content: bytes) -> object:
+    yaml = YAML(typ="rt", pure=True)
+    yaml.allow_duplicate_keys = False
+    try:
+        return yaml.load(io.StringIO(content.decode("utf-8")))
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ManifestProblem(f"not UTF-8 text: {error.reason}", file=path, line=line) from error
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark is not None else 1
+        reason = str(error.problem or error.context or "not valid YAML").splitlines()[0]
+        raise ManifestProblem(f"not valid YAML: {reason}", file=path, line=line) from error
+    # ruamel lets the constructors' own errors through: a timestamp of month 13, a bad float, deep nesting.
+    except (YAMLError, ValueError, ArithmeticError, TypeError, AttributeError, LookupError,
+            NotImplementedError, AssertionError, RecursionError) as error:  # fmt: skip
+        raise ManifestProblem(f"not valid YAML: {shown(str(error))}", file=path, line=1) from error
+
+
+@dataclass
+class _Reader:
+    path: Path
+    lines: dict[Location, int] = field(default_factory=dict[Location, int])
+    nodes: int = 0
+    open: list[int] = field(default_factory=list[int])
+
+    def plain(self, value: object, location: Location, line: int) -> Any:
+        self._count(value, location, line)
+        self.lines[location] = line
+        if isinstance(value, CommentedMap | CommentedSeq):
+            self.open.append(id(value))
+            plain = (
+                self._mapping(value, location)
+                if isinstance(value, CommentedMap)
+                else self._sequence(value, location)
+            )
+            self.open.pop()
+            return plain
+        return self._scalar(value, location, line)
+
+    def _mapping(self, node: CommentedMap, location: Location) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        for key, value in node.items():
+            line = self._line(node, key, self.lines[location])
+            if not isinstance(key, str):
+                raise self._refuse(location, line, f"{shown(key)}: keys are text; quote it")
+            result[str(key)] = self.plain(value, (*location, str(key)), line)
+        return result
+
+    def _sequence(self, node: CommentedSeq, location: Location) -> list[Any]:
+        parent = self.lines[location]
+        items = cast(Sequence[object], node)
+        return [self.plain(v, (*location, i), self._line(node, i, parent)) for i, v in enumerate(items)]
+
+    def _scalar(self, value: object, location: Location, line: int) -> Any:
+        if value is None or isinstance(value, bool):
+            return value
+        for kind in (str, int, float):
+            if isinstance(value, kind):
+                return kind(value)
+        name = type(value).__name__
+        raise self._refuse(
+            location, line, f"{shown(str(value))} ({name}): expected text, a number or a boolean"
+        )
+
+    def _count(self, value: object, location: Location, line: int) -> None:
+        self.nodes += 1
+        if self.nodes > MAX_NODES:
+            raise self._refuse(location, line, f"more than {MAX_NODES} values, aliases included")
+        if len(self.open) > MAX_DEPTH:
+            raise self._refuse(location[:3], line, f"nested more than {MAX_DEPTH} deep")
+        if id(value) in self.open:
+            raise self._refuse(location, line, "an alias that contains itself")
+
+    def _line(self, node: CommentedMap | CommentedSeq, key: object, parent: int) -> int:
+        entry = (node.lc.data or {}).get(key)
+        return int(entry[0]) + 1 if entry else parent
+
+    def _refuse(self, location: Location, line: int, message: str) -> ManifestProblem:
+        return ManifestProblem(message, file=self.path, line=line, key=dotted(location))

@@ -1,0 +1,102 @@
+"""Rules between the keys of a metric."""
+
+import re
+from collections.abc import Iterator
+from datetime import timedelta
+
+from pipelines.manifest.model import Better, Guardrail, Method, Metric, MetricType, Primary
+from pipelines.manifest.problem import Finding, shown
+from pipelines.manifest.values import format_duration
+
+GATEWAY_THRESHOLDS_MS = (
+    1, 2, 5, 10, 25, 50, 75, 100, 150, 200, 250, 300, 400, 500, 750,
+    1000, 1500, 2000, 3000, 5000, 10000, 30000,
+)  # fmt: skip
+"""The upper bounds of the gateway's latency histogram: an SLO between two of them cannot be counted."""
+
+_SERVING = ("serving.errors", "serving.over_slo")
+_DATA = re.compile(r"^(outcomes|predictions)\.[A-Za-z_][A-Za-z0-9_]{0,62}$")
+_SOURCES = "serving.errors, serving.over_slo, outcomes.<metric> or predictions.<column>"
+_AMOUNTS = (MetricType.MEAN, MetricType.RATIO)
+
+
+def primary_findings(primary: Primary) -> Iterator[Finding]:
+    """What is wrong with `experiment.primary`, places relative to it."""
+    yield from _metric_findings(primary)
+    if primary.mde <= 0:
+        yield ("mde",), f"{primary.mde:g}: expected a change greater than 0, such as 5%"
+    if primary.margin is not None:
+        yield from _margin_findings(primary, primary.margin)
+
+
+def guardrail_findings(guardrail: Guardrail) -> Iterator[Finding]:
+    """What is wrong with one of `guardrails`, places relative to it."""
+    yield from _metric_findings(guardrail)
+    yield from _margin_findings(guardrail, guardrail.margin)
+
+
+def _margin_findings(metric: Metric, margin: float) -> Iterator[Finding]:
+    if margin <= 0:
+        yield ("margin",), f"{margin:g}: expected a difference greater than 0, such as 0.5pp"
+    elif margin >= 1 and metric.type in (MetricType.PROPORTION, MetricType.RETENTION):
+        yield (
+            ("margin",),
+            f"{margin:g}: expected less than 1 (100pp) for a share; percentage points are written 5pp",
+        )
+
+
+def _metric_findings(metric: Metric) -> Iterator[Finding]:
+    yield from _source_findings(metric)
+    yield from _slo_findings(metric)
+    yield from _belongs(
+        metric, "denominator", metric.denominator, metric.type is MetricType.RATIO, "type: ratio"
+    )
+    yield from _belongs(
+        metric, "retention", metric.retention, metric.type is MetricType.RETENTION, "type: retention"
+    )
+    yield from _cap_findings(metric)
+    yield from _method_findings(metric)
+
+
+def _source_findings(metric: Metric) -> Iterator[Finding]:
+    if metric.source in _SERVING:
+        if metric.type is not MetricType.PROPORTION:
+            yield ("type",), f"{metric.type.value!r}: expected 'proportion' for source: {metric.source}"
+        if metric.better is not Better.LOWER:
+            yield ("better",), f"{metric.better.value!r}: expected 'lower' for source: {metric.source}"
+    elif not _DATA.match(metric.source):
+        yield ("source",), f"{shown(metric.source)}: expected {_SOURCES}"
+    for key, source in (("denominator", metric.denominator), ("covariate", metric.covariate)):
+        if source is not None and not _DATA.match(source):
+            yield (key,), f"{shown(source)}: expected predictions.<column> or outcomes.<metric>"
+
+
+def _slo_findings(metric: Metric) -> Iterator[Finding]:
+    wanted = metric.source == "serving.over_slo"
+    yield from _belongs(metric, "slo", metric.slo, wanted, "source: serving.over_slo")
+    if metric.slo is not None and metric.slo not in [
+        timedelta(milliseconds=ms) for ms in GATEWAY_THRESHOLDS_MS
+    ]:
+        allowed = ", ".join(format_duration(timedelta(milliseconds=ms)) for ms in GATEWAY_THRESHOLDS_MS)
+        yield ("slo",), f"{format_duration(metric.slo)!r}: expected one of {allowed}"
+
+
+def _belongs(metric: Metric, key: str, value: object, wanted: bool, owner: str) -> Iterator[Finding]:
+    """`key` is required with its owner and refused without it."""
+    if wanted and value is None:
+        yield (key,), f"required key is missing: {owner} needs it"
+    if not wanted and value is not None:
+        yield (key,), f"only allowed with {owner}"
+
+
+def _cap_findings(metric: Metric) -> Iterator[Finding]:
+    if metric.cap is not None and metric.winsorise is not None:
+        yield ("winsorise",), "only one of cap and winsorise may be given"
+    for key in ("cap", "winsorise", "covariate"):
+        if getattr(metric, key) is not None and metric.type not in _AMOUNTS:
+            yield (key,), f"only allowed with type: mean or type: ratio, not {metric.type.value!r}"
+
+
+def _method_findings(metric: Metric) -> Iterator[Finding]:
+    if "looks" in metric.model_fields_set and metric.method is not Method.GROUP_SEQUENTIAL:
+        yield ("looks",), "only allowed with method: group_sequential"
