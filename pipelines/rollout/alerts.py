@@ -1,0 +1,108 @@
+"""Which events somebody is told about, and in which words. Pure: the outbox is written with the event."""
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from pipelines.rollout.decision import Decision, DecisionKind
+from pipelines.rollout.events import (
+    Action,
+    Command,
+    Decided,
+    Done,
+    Ended,
+    Event,
+    Failed,
+    Refused,
+    Started,
+)
+from pipelines.rollout.policy import Severity
+from pipelines.rollout.state import RolloutState
+
+_TRAFFIC = (Action.TRAFFIC_OFF, Action.RESTORE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alert:
+    """Something to tell people. Two alerts with the same `key` are the same alert."""
+
+    key: str
+    severity: Severity
+    model: str
+    version: str
+    rollout_id: str
+    title: str
+    body: str
+    at: datetime
+    channels: tuple[str, ...] = ()
+    """Names of environment variables that hold apprise URLs; empty: the platform's own channels alone."""
+
+
+def alerts_of(state: RolloutState, event: Event) -> tuple[Alert, ...]:
+    """The alerts that `event` causes; `state` is the rollout after it."""
+    alert = _alert(state, event)
+    if alert is None:
+        return ()
+    return (replace(alert, channels=state.policy.alerts.get(alert.severity, ())),)
+
+
+def _alert(state: RolloutState, event: Event) -> Alert | None:
+    match event:
+        case Started():
+            champion = f"champion version {event.champion}" if event.champion else "no champion yet"
+            return _make(state, event, "started", "info", "rollout started", f"{champion}, by {event.by}")
+        case Refused():
+            return _make(state, event, "refused", "warning", "refused before any traffic", event.reason)
+        case Decided():
+            return _decision(state, event, event.decision)
+        case Failed():
+            return _failure(state, event)
+        case Done():
+            return None
+        case Command():
+            body = f"by {event.by}: {event.reason}"
+            return _make(state, event, f"command:{event.seq}", "info", f"ordered: {event.order}", body)
+        case Ended():
+            title = f"ended: {event.end}{' (dry run)' if event.dry else ''}"
+            return _make(state, event, "ended", "info", title, event.reason)
+        case _:
+            return None
+
+
+def _decision(state: RolloutState, event: Decided, decision: Decision) -> Alert | None:
+    if decision.kind is DecisionKind.CONTINUE or decision.rule == "paused":
+        return None
+    titles = {
+        DecisionKind.ADVANCE: f"advancing to {decision.percent:g} %" if decision.percent else "shadowing",
+        DecisionKind.HOLD: f"holding: {decision.rule.replace('_', ' ')}",
+        DecisionKind.PROMOTE: "promoting",
+        DecisionKind.ROLL_BACK: "rolling back",
+    }
+    topic = f"{decision.kind}:{decision.rule}:{state.step}"
+    if decision.kind is DecisionKind.HOLD:
+        topic += f":{event.at:%Y-%m-%dT%H}"
+    return _make(state, event, topic, decision.severity, titles[decision.kind], decision.reason)
+
+
+def _failure(state: RolloutState, event: Failed) -> Alert | None:
+    trouble = state.trouble
+    if trouble is None:
+        return None
+    severity = "critical" if trouble.action in _TRAFFIC else "warning"
+    topic = f"failed:{trouble.action}:{state.step}:{trouble.since:%Y-%m-%dT%H:%M:%S}"
+    return _make(
+        state, event, topic, severity, f"{trouble.action} failed, will be tried again", event.message
+    )
+
+
+def _make(state: RolloutState, event: Event, topic: str, severity: Severity, title: str, body: str) -> Alert:
+    dry = "dry run: " if state.policy.dry_run else ""
+    return Alert(
+        key=f"{state.rollout_id}:{topic}",
+        severity=severity,
+        model=state.model,
+        version=state.version,
+        rollout_id=state.rollout_id,
+        title=f"{state.model} version {state.version}: {dry}{title}",
+        body=body,
+        at=event.at,
+    )

@@ -1,0 +1,103 @@
+"""Rules that end a rollout, or that keep it from ending badly."""
+
+from pipelines.manifest.model import OnUnknown
+from pipelines.rollout.case import Case, hold, in_words, promote, roll_back, wait
+from pipelines.rollout.decision import Decision, End
+from pipelines.rollout.events import Order
+from pipelines.rollout.standing import words
+from pipelines.rollout.state import Phase
+
+DEPLOY_ATTEMPTS = 3
+"""A deployment is tried at least this often before the version is refused."""
+
+
+def ended(case: Case) -> Decision | None:
+    """Nothing follows the end."""
+    if case.state.phase is not Phase.ENDED:
+        return None
+    return wait("ended", f"ended: {case.state.end}, {case.state.end_reason}")
+
+
+def under_way(case: Case) -> Decision | None:
+    """A promotion or rollback that was decided is carried out, whatever is measured meanwhile."""
+    ending = case.state.ending
+    return None if ending is None else ending.decision
+
+
+def ordered(case: Case) -> Decision | None:
+    """A person's abort or rollback, even into an unhealthy champion: they wrote why."""
+    order = case.state.ordered
+    if order is None:
+        return None
+    end = End.ABORTED if order.order is Order.ABORT else End.ROLLED_BACK
+    return roll_back("ordered", f"{order.order} by {order.by}: {order.reason}", end=end)
+
+
+def forced(case: Case) -> Decision | None:
+    """A person's promotion, against evidence, freeze and approval; the version must be running."""
+    order = case.state.forced
+    if order is None or not case.state.deployed:
+        return None
+    return promote("forced", f"forced by {order.by}: {order.reason}")
+
+
+def cannot_start(case: Case) -> Decision | None:
+    """A version that does not come up is refused before any traffic."""
+    trouble = case.state.trouble
+    if case.state.phase is not Phase.STARTING or trouble is None:
+        return None
+    tried = case.now - trouble.since
+    lasting = tried >= case.state.policy.start_timeout and trouble.attempts >= DEPLOY_ATTEMPTS
+    if not (trouble.final or lasting):
+        return None
+    reason = f"could not be deployed after {trouble.attempts} attempts in {words(tried)}: {trouble.message}"
+    return roll_back("cannot_start", reason, end=End.REFUSED, severity="warning")
+
+
+def refused(case: Case) -> Decision | None:
+    """A failed validation ends the rollout before any traffic."""
+    if not case.before_traffic or not case.failing:
+        return None
+    return roll_back(
+        "refused", in_words(case.failing), end=End.REFUSED, evidence=case.failing, severity="warning"
+    )
+
+
+def starting(case: Case) -> Decision | None:
+    """Nothing is decided about a version that is not running."""
+    if case.state.phase is not Phase.STARTING:
+        return None
+    trouble = case.state.trouble
+    tail = "" if trouble is None else f"; attempt {trouble.attempts} failed: {trouble.message}"
+    return wait("starting", f"version {case.state.version} is being started{tail}")
+
+
+def champion_unhealthy(case: Case) -> Decision | None:
+    """Neither side can be trusted with more traffic: hold, and call somebody."""
+    if case.champion_trouble is None:
+        return None
+    reason = f"the champion (version {case.state.champion}) is unhealthy: {case.champion_trouble}"
+    harm = case.harm
+    if harm:
+        reason += f"; not rolling back into it although {in_words(harm)}"
+    return hold("champion_unhealthy", reason, evidence=harm, unknown=case.unknown, severity="critical")
+
+
+def harm(case: Case) -> Decision | None:
+    """A failed guardrail rolls back at once."""
+    failing = case.harm
+    if not failing:
+        return None
+    return roll_back("harm", in_words(failing), end=End.ROLLED_BACK, evidence=failing)
+
+
+def unknown_too_long(case: Case) -> Decision | None:
+    """Nobody flies blind for longer than `max_unknown`."""
+    since = {s.name: case.state.unknown_since.get(s.name, case.now) for s in case.unknown}
+    lasting = tuple(s for s in case.unknown if case.now - since[s.name] >= case.state.policy.max_unknown)
+    if not lasting or case.state.policy.on_unknown is OnUnknown.HOLD:
+        return None
+    longest = max(case.now - since[s.name] for s in lasting)
+    reason = f"unknown for {words(longest)} (allowed: {words(case.state.policy.max_unknown)}): "
+    end = End.REFUSED if case.before_traffic else End.ROLLED_BACK
+    return roll_back("unknown_too_long", reason + in_words(lasting), end=end, evidence=lasting)

@@ -1,0 +1,214 @@
+"""The events a rollout is made of, and their form in the ledger (JSON, one object an event).
+
+An event is written once and never changed. `v` is the schema version: a reader refuses what is newer.
+"""
+
+import operator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Annotated, Any, Literal, SupportsIndex
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from pipelines.errors import CorruptLedger
+from pipelines.rollout.decision import Decision, End
+from pipelines.rollout.evidence import Evidence
+from pipelines.rollout.policy import Policy
+
+SCHEMA_VERSION = 1
+
+
+class Action(StrEnum):
+    """Something done to the outside world, between an intent and its outcome."""
+
+    DEPLOY = "deploy"
+    """Start the version beside the stable one, without traffic."""
+    SHADOW = "shadow"
+    """Send it a copy of live traffic."""
+    SET_PERCENT = "set_percent"
+    PROMOTE = "promote"
+    TRAFFIC_OFF = "traffic_off"
+    RESTORE = "restore"
+    """Restore the stable side's spec and stop the version."""
+    REGISTER = "register"
+    """Aliases and tags in the model registry."""
+
+
+class Order(StrEnum):
+    """What a person can ask for."""
+
+    PAUSE = "pause"
+    RESUME = "resume"
+    APPROVE = "approve"
+    ABORT = "abort"
+    ROLL_BACK_NOW = "roll_back_now"
+    FORCE_PROMOTE = "force_promote"
+
+
+def _utc(at: datetime) -> datetime:
+    return at.astimezone(UTC)
+
+
+def _plain(evidence: Evidence) -> Evidence:
+    """Times in UTC, numbers as Python's own: evidence computed with numpy must not fail to be recorded."""
+    values = {name: _plain_value(value) for name, value in evidence.values.items()}
+    return replace(evidence, at=evidence.at.astimezone(UTC), values=values)
+
+
+def _plain_value(value: Any) -> float | int | str | None:
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, SupportsIndex):
+        return operator.index(value)
+    return float(value) if hasattr(value, "__float__") else str(value)
+
+
+Utc = Annotated[AwareDatetime, AfterValidator(_utc)]
+RecordedEvidence = Annotated[Evidence, AfterValidator(_plain)]
+
+
+class _Event(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", ser_json_inf_nan="constants", use_attribute_docstrings=True
+    )
+
+    v: Literal[1] = SCHEMA_VERSION
+    rollout_id: str
+    seq: Annotated[int, Field(ge=1)]
+    """1 for the first event of a rollout, then one more each."""
+    at: Utc
+    by: str
+    """Who wrote it: a sensor, a job, or a person."""
+
+
+class Artefact(BaseModel):
+    """The version's content."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    uri: str
+    digest: str
+
+
+class Started(_Event):
+    kind: Literal["started"] = "started"
+    model: str
+    version: str
+    champion: str | None
+    """The champion's version when the rollout started; None for a model's first version."""
+    artefact: Artefact
+    salt: str
+    """Assignment is hash(salt, unit)."""
+    policy: Policy
+    manifest_digest: str
+
+
+class Refused(_Event):
+    """A version that failed validation before a rollout of it was started; first and last event."""
+
+    kind: Literal["refused"] = "refused"
+    model: str
+    version: str
+    reason: str
+
+
+class EvidenceRecorded(_Event):
+    kind: Literal["evidence"] = "evidence"
+    evidence: tuple[RecordedEvidence, ...]
+
+
+class Intent(_Event):
+    """Written before an action; until its outcome is written, the action is performed again."""
+
+    kind: Literal["intent"] = "intent"
+    action_id: str
+    action: Action
+    percent: float | None = None
+    step: int | None = None
+    dry: bool = False
+    """A dry run: recorded, not carried out."""
+
+
+class Done(_Event):
+    kind: Literal["done"] = "done"
+    action_id: str
+    message: str = ""
+
+
+class Failed(_Event):
+    kind: Literal["failed"] = "failed"
+    action_id: str
+    message: str
+    final: bool = False
+    """Repeating it cannot help (the version itself is unusable)."""
+
+
+class Decided(_Event):
+    """A decision with the evidence that was not in the ledger before; `at` is the `now` it was taken with."""
+
+    kind: Literal["decided"] = "decided"
+    decision: Decision
+    evidence: tuple[RecordedEvidence, ...] = ()
+
+
+class Command(_Event):
+    kind: Literal["command"] = "command"
+    order: Order
+    reason: Annotated[str, Field(min_length=1)]
+
+
+class ChampionHealth(_Event):
+    """Whether the stable side is fit to take traffic back."""
+
+    kind: Literal["champion_health"] = "champion_health"
+    healthy: bool
+    reason: str
+    valid_for: timedelta = timedelta(minutes=10)
+
+
+class Ended(_Event):
+    kind: Literal["ended"] = "ended"
+    end: End
+    reason: str
+    dry: bool = False
+
+
+Event = Annotated[
+    Started
+    | Refused
+    | EvidenceRecorded
+    | Intent
+    | Done
+    | Failed
+    | Decided
+    | Command
+    | ChampionHealth
+    | Ended,
+    Field(discriminator="kind"),
+]
+_ADAPTER: TypeAdapter[Event] = TypeAdapter(Event)
+
+
+def dump(event: Event) -> str:
+    """The event as one JSON object; loading and dumping it again gives the same bytes."""
+    return event.model_dump_json()
+
+
+def load(text: str, *, rollout_id: str, seq: int) -> Event:
+    """The event in `text`. Raises CorruptLedger with rollout, seq and what is wrong."""
+    try:
+        event = _ADAPTER.validate_json(text)
+    except ValidationError as error:
+        raise CorruptLedger(f"{rollout_id} seq {seq}: {_what(text, error)}") from error
+    if (event.rollout_id, event.seq) != (rollout_id, seq):
+        raise CorruptLedger(f"{rollout_id} seq {seq}: holds the event of {event.rollout_id} seq {event.seq}")
+    return event
+
+
+def _what(text: str, error: ValidationError) -> str:
+    for problem in error.errors(include_url=False):
+        if problem["loc"][-1:] == ("v",):
+            return f"schema version {problem['input']!r}, this program reads {SCHEMA_VERSION}"
+    first = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in first["loc"])
+    return f"{first['msg']} at {place or 'the top'} in {text[:80]!r}"

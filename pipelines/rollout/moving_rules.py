@@ -1,0 +1,103 @@
+"""Rules about the next step: what it waits for, and that it comes."""
+
+from datetime import timedelta
+
+from pipelines.rollout.case import Case, hold, in_words, promote, roll_back, wait
+from pipelines.rollout.decision import Decision, DecisionKind, End
+from pipelines.rollout.standing import Status, words
+
+
+def paused(case: Case) -> Decision | None:
+    """Somebody wants to look first; guardrails have already had their say."""
+    pause = case.state.paused
+    if pause is None:
+        return None
+    return hold("paused", f"paused by {pause.by}: {pause.reason}", unknown=case.unknown)
+
+
+def inconclusive(case: Case) -> Decision | None:
+    """Out of time without the evidence to promote: the champion stays."""
+    running = case.now - case.state.started_at
+    limit = case.state.policy.max_duration
+    if running < limit or not case.in_the_way:
+        return None
+    reason = f"inconclusive after {words(running)} (allowed: {words(limit)}): {in_words(case.in_the_way)}"
+    return roll_back(
+        "inconclusive", reason, end=End.ROLLED_BACK, evidence=case.in_the_way, severity="warning"
+    )
+
+
+def unknown(case: Case) -> Decision | None:
+    """What cannot be measured holds, and resumes by itself."""
+    if not case.unknown:
+        return None
+    return hold(
+        "unknown",
+        in_words(case.unknown),
+        evidence=case.unknown,
+        unknown=case.unknown,
+        severity="warning",
+    )
+
+
+def failed_check(case: Case) -> Decision | None:
+    """A failed check that asks for a hold."""
+    failing = tuple(s for s in case.in_the_way if s.status is Status.FAIL)
+    if not failing:
+        return None
+    return hold("failed_check", in_words(failing), evidence=failing, severity="warning")
+
+
+def floor(case: Case) -> Decision | None:
+    """Every step lasts at least its floor, whatever the statistics say."""
+    if case.before_traffic:
+        return None
+    left = case.state.policy.min_duration - (case.now - case.state.since)
+    if left <= timedelta(0):
+        return None
+    need = words(case.state.policy.min_duration)
+    return wait("floor", f"this step lasts at least {need}; {words(left)} to go")
+
+
+def pending(case: Case) -> Decision | None:
+    """More data is needed."""
+    if not case.in_the_way:
+        return None
+    return wait("pending", in_words(case.in_the_way), evidence=case.in_the_way)
+
+
+def frozen(case: Case) -> Decision | None:
+    """A freeze window stops advances and promotions, never rollbacks."""
+    until = case.state.policy.frozen_until(case.now)
+    if until is None:
+        return None
+    return hold("frozen", f"frozen until {until:%Y-%m-%d %H:%M} UTC; the evidence has passed")
+
+
+def approval(case: Case) -> Decision | None:
+    """Everything has passed, and a person has the last word."""
+    wanted = case.state.policy.approval
+    due = wanted == "every_step" or (wanted == "promote" and case.next_step is None)
+    if not due or case.state.approved is not None:
+        return None
+    move = "the promotion" if case.next_step is None else f"step {case.next_step + 1}"
+    return hold("approval", f"{move} waits for approval; the evidence has passed", severity="warning")
+
+
+def move(case: Case) -> Decision:
+    """Everything needed has passed: the next step, or the promotion after the last one."""
+    passed = tuple(s for s in case.standings if s.status is Status.PASS)
+    reason = in_words(passed) or "nothing is required"
+    if case.next_step is None:
+        if case.state.champion is None:
+            return promote("first_version", f"the model's first version; {reason}", evidence=passed)
+        return promote("passed", reason, evidence=passed)
+    target = case.state.policy.ramp[case.next_step]
+    return Decision(
+        kind=DecisionKind.ADVANCE,
+        rule="passed",
+        reason=reason,
+        step=case.next_step,
+        percent=0.0 if target == "shadow" else target,
+        evidence=tuple(s.name for s in passed),
+    )

@@ -1,0 +1,105 @@
+"""Counts per interval that guardrails are computed from, and how far the counters were read.
+
+A watcher reads cumulative counters, writes the difference as a bucket and what it has seen in one transaction;
+one that is started again resumes from there, and of two at once one gets a LedgerConflict.
+"""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import NamedTuple
+
+from sqlalchemy import Connection, insert, select, update
+
+from pipelines.errors import LedgerConflict
+from resources.ledger.database import Database
+from resources.ledger.tables import COUNTER_BUCKETS, LOOKS, SEEN
+
+
+@dataclass(frozen=True, kw_only=True)
+class CounterBucket:
+    """One metric's trials and events of both sides in the interval that ends at `at`."""
+
+    rollout_id: str
+    epoch: str
+    at: datetime
+    step: int
+    metric: str
+    canary_trials: float
+    canary_events: float
+    champion_trials: float
+    champion_events: float
+
+
+class Seen(NamedTuple):
+    """The last cumulative counters read; `revision` is what the next write must name."""
+
+    revision: int
+    value: str
+
+
+class Look(NamedTuple):
+    """One planned look at an experiment, with its inputs and results as JSON."""
+
+    number: int
+    at: datetime
+    body: str
+
+
+class CounterStore:
+    """Buckets, watermarks and looks of one ledger."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def append(self, buckets: Iterable[CounterBucket], *, key: str, value: str, after: Seen | None) -> Seen:
+        """Add buckets and move the watermark `key` from `after` to `value`. Raises LedgerConflict."""
+        with self._database.writing(f"counters {key}") as connection:
+            moved = _move(connection, key, value, after)
+            rows = [asdict(bucket) for bucket in buckets]
+            if rows:
+                connection.execute(insert(COUNTER_BUCKETS), rows)
+        return moved
+
+    def seen(self, key: str) -> Seen | None:
+        """The watermark; None before the first."""
+        query = select(SEEN.c.revision, SEEN.c.value).where(SEEN.c.key == key)
+        with self._database.reading() as connection:
+            row = connection.execute(query).first()
+        return None if row is None else Seen(*row)
+
+    def buckets(self, rollout_id: str, metric: str | None = None) -> tuple[CounterBucket, ...]:
+        """All buckets of a rollout in the order of time."""
+        query = select(COUNTER_BUCKETS).where(COUNTER_BUCKETS.c.rollout_id == rollout_id)
+        if metric is not None:
+            query = query.where(COUNTER_BUCKETS.c.metric == metric)
+        query = query.order_by(COUNTER_BUCKETS.c.at, COUNTER_BUCKETS.c.step, COUNTER_BUCKETS.c.metric)
+        with self._database.reading() as connection:
+            return tuple(CounterBucket(**row) for row in connection.execute(query).mappings())
+
+    def add_look(self, rollout_id: str, name: str, look: Look) -> None:
+        """Keep a look for good. Raises LedgerConflict where that number is taken."""
+        row = {"rollout_id": rollout_id, "name": name, **look._asdict()}
+        with self._database.writing(f"look {look.number} at {name}") as connection:
+            connection.execute(insert(LOOKS).values(**row))
+
+    def looks(self, rollout_id: str, name: str) -> tuple[Look, ...]:
+        """Looks so far, in order."""
+        query = (
+            select(LOOKS.c.number, LOOKS.c.at, LOOKS.c.body)
+            .where(LOOKS.c.rollout_id == rollout_id, LOOKS.c.name == name)
+            .order_by(LOOKS.c.number)
+        )
+        with self._database.reading() as connection:
+            return tuple(Look(*row) for row in connection.execute(query))
+
+
+def _move(connection: Connection, key: str, value: str, after: Seen | None) -> Seen:
+    if after is None:
+        connection.execute(insert(SEEN).values(key=key, revision=1, value=value))
+        return Seen(1, value)
+    change = update(SEEN).where(SEEN.c.key == key, SEEN.c.revision == after.revision)
+    result = connection.execute(change.values(revision=after.revision + 1, value=value))
+    if result.rowcount != 1:
+        raise LedgerConflict(f"counters {key}: another watcher has moved on from revision {after.revision}")
+    return Seen(after.revision + 1, value)

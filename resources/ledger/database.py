@@ -1,0 +1,146 @@
+"""One database, SQLite or Postgres: connections, transactions, schema."""
+
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Table, create_engine, event, insert, select, text
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.pool import StaticPool
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from pipelines.errors import LedgerConflict, LedgerError
+from resources.ledger.tables import METADATA, SCHEMA
+
+SCHEMA_VERSION = 1
+BUSY_TIMEOUT_MS = 10_000
+_SCHEMA_LOCK = 7_261_746_301
+"""Postgres advisory lock held while the schema is created."""
+
+
+class Database:
+    """Opens on first use, so that a program can start, and roll back, while the database is away."""
+
+    def __init__(self, url: str) -> None:
+        try:
+            self.url = make_url(url)
+        except ArgumentError as error:
+            raise LedgerError(f"ledger URL cannot be read: {error}") from error
+        if self.url.get_backend_name() not in ("sqlite", "postgresql"):
+            raise LedgerError(
+                f"ledger URL is for {self.url.get_backend_name()!r}, expected sqlite or postgresql"
+            )
+        self._engine: Engine | None = None
+
+    @property
+    def file(self) -> Path | None:
+        """The SQLite file; None for Postgres and for a database in memory."""
+        database = self.url.database
+        if self.url.get_backend_name() != "sqlite" or not database or ":memory:" in database:
+            return None
+        return Path(database)
+
+    @property
+    def place(self) -> str:
+        """The URL without its password, for messages."""
+        return self.url.render_as_string(hide_password=True)
+
+    @contextmanager
+    def reading(self) -> Generator[Connection]:
+        """A connection for reads. Raises LedgerError."""
+        with self._errors("read"), self._open().connect() as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self, what: str) -> Generator[Connection]:
+        """One transaction, all or nothing. Raises LedgerError; LedgerConflict where a key is taken."""
+        with self._errors(f"write {what}"), self._open().connect() as connection:
+            connection = connection.execution_options(rampgate_write=True)
+            with connection.begin():
+                yield connection
+
+    def insert_new(self, connection: Connection, table: Table, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Insert the rows whose primary key is not there yet."""
+        dialect = postgresql if self.url.get_backend_name() == "postgresql" else sqlite
+        for row in rows:
+            connection.execute(dialect.insert(table).values(**row).on_conflict_do_nothing())
+
+    def close(self) -> None:
+        """Give back every connection."""
+        if self._engine is not None:
+            self._engine.dispose()
+            self._engine = None
+
+    @contextmanager
+    def _errors(self, doing: str) -> Generator[None]:
+        try:
+            yield
+        except IntegrityError as error:
+            raise LedgerConflict(f"{doing}: somebody else was first ({error.orig})") from error
+        except (SQLAlchemyError, NoSuchModuleError, ImportError, OSError) as error:
+            cause = getattr(error, "orig", None) or error
+            raise LedgerError(f"cannot {doing} at {self.place}: {cause}") from error
+
+    def _open(self) -> Engine:
+        if self._engine is None:
+            engine = _engine(self)
+            _create_schema(engine)
+            self._engine = engine
+        return self._engine
+
+
+def _engine(database: Database) -> Engine:
+    if database.url.get_backend_name() == "postgresql":
+        return create_engine(database.url, pool_pre_ping=True, connect_args={"connect_timeout": 3})
+    if database.file is None:
+        engine = create_engine(database.url, poolclass=StaticPool, connect_args={"check_same_thread": False})
+    else:
+        database.file.parent.mkdir(parents=True, exist_ok=True)
+        engine = create_engine(database.url, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000})
+    event.listen(engine, "connect", _on_connect)
+    event.listen(engine, "begin", _on_begin)
+    return engine
+
+
+def _on_connect(connection: Any, record: Any) -> None:
+    """Take transactions out of the driver's hands; see SQLAlchemy's notes on SQLite transactions."""
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.close()
+
+
+def _on_begin(connection: Connection) -> None:
+    """Writers queue at BEGIN: a read that turns into a write would fail at once when another got in between."""
+    writes = connection.get_execution_options().get("rampgate_write", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _create_schema(engine: Engine) -> None:
+    """Create what is missing; several processes may do so at once."""
+    with engine.connect() as plain:
+        connection = plain.execution_options(rampgate_write=True)
+        with connection.begin():
+            if engine.dialect.name == "postgresql":
+                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _SCHEMA_LOCK})
+            connection.execute(CreateTable(SCHEMA, if_not_exists=True))
+            version = connection.execute(select(SCHEMA.c.version)).scalar()
+            if version is None:
+                _create_tables(connection)
+                connection.execute(insert(SCHEMA).values(version=SCHEMA_VERSION))
+            elif version > SCHEMA_VERSION:
+                raise LedgerError(
+                    f"the ledger has schema {version}, this program knows up to {SCHEMA_VERSION}: update it"
+                )
+
+
+def _create_tables(connection: Connection) -> None:
+    for table in METADATA.sorted_tables:
+        connection.execute(CreateTable(table, if_not_exists=True))
+        for index in sorted(table.indexes, key=lambda index: str(index.name)):
+            connection.execute(CreateIndex(index, if_not_exists=True))

@@ -1,0 +1,84 @@
+"""Short exclusive sections between processes, released by the system when their holder dies."""
+
+import fcntl
+import hashlib
+import os
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+from sqlalchemy import Connection, text
+
+from resources.ledger.database import Database
+
+_POLL = 0.02
+_IN_MEMORY: dict[str, threading.Lock] = defaultdict(threading.Lock)
+
+
+@contextmanager
+def exclusive(database: Database, name: str, *, wait: timedelta) -> Generator[bool]:
+    """Hold the lock `name` for the block; yields False when it could not be had within `wait`.
+
+    Beside a SQLite file the locks are files (one machine); on Postgres they are advisory locks.
+    """
+    if database.url.get_backend_name() == "postgresql":
+        with _advisory(database, name, wait) as held:
+            yield held
+    elif database.file is not None:
+        with _flock(database.file.with_name(database.file.name + ".locks"), name, wait) as held:
+            yield held
+    else:
+        held = _IN_MEMORY[name].acquire(timeout=max(0.0, wait.total_seconds()))
+        try:
+            yield held
+        finally:
+            if held:
+                _IN_MEMORY[name].release()
+
+
+@contextmanager
+def _flock(folder: Path, name: str, wait: timedelta) -> Generator[bool]:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / hashlib.sha256(name.encode()).hexdigest()[:16]
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        yield _until(wait, lambda: _take(descriptor))
+    finally:
+        os.close(descriptor)
+
+
+def _take(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextmanager
+def _advisory(database: Database, name: str, wait: timedelta) -> Generator[bool]:
+    key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
+    with database.reading() as connection:
+        held = _until(wait, lambda: _ask(connection, "pg_try_advisory_lock", key))
+        try:
+            yield held
+        finally:
+            if held:
+                _ask(connection, "pg_advisory_unlock", key)
+
+
+def _ask(connection: Connection, function: str, key: int) -> bool:
+    return bool(connection.execute(text(f"SELECT {function}(:key)"), {"key": key}).scalar())
+
+
+def _until(wait: timedelta, attempt: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + wait.total_seconds()
+    while not attempt():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(_POLL)
+    return True
