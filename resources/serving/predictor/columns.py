@@ -74,14 +74,14 @@ class Column:
         try:
             return np.array(self._converted(data), dtype=kind.dtype)
         except (ValueError, OverflowError, binascii.Error) as error:
-            raise self._wrong(f"cannot be read: {error}") from error
+            raise self._wrong(f"cannot be read: {str(error).splitlines()[0]}") from error
 
-    def _converted(self, data: Sequence[Any]) -> Sequence[Any]:
+    def _converted(self, data: Sequence[Any]) -> Any:
         if self.kind == "binary":
             return [None if value is None else base64.b64decode(value, validate=True) for value in data]
         if self.kind == "datetime":
             moments = pd.to_datetime(pd.Series(data, dtype="object"), format="ISO8601", utc=True)
-            return moments.dt.tz_localize(None).to_list()
+            return moments.dt.tz_localize(None).to_numpy()
         return data
 
     def _wrong(self, what: str) -> BadInput:

@@ -5,14 +5,15 @@ from typing import Any
 import orjson
 
 # Like `logged_model`, imported by the predictor process alone.
-from fastapi import FastAPI
-from fastapi.exceptions import RequestValidationError
+from fastapi import FastAPI, Request
 from kserve import Model, ModelServer, model_server  # noqa: TID253
 from kserve.protocol.rest.server import RESTServer, metrics_handler  # noqa: TID253
+from kserve.protocol.rest.v2_datamodels import InferenceRequest  # noqa: TID253
 from kserve.protocol.rest.v2_endpoints import V2Endpoints  # noqa: TID253
+from pydantic import ValidationError
 from starlette.responses import JSONResponse
 
-from resources.serving.predictor.errors import NoPrediction
+from resources.serving.predictor.errors import BadInput, NoPrediction
 from resources.settings import HOST
 
 
@@ -46,9 +47,9 @@ class LoopbackREST(RESTServer):
         self.config.access_log = False
 
     def _register_endpoints(self, app: FastAPI) -> None:
-        v2 = V2Endpoints(self.dataplane)
+        v2 = JsonEndpoints(self.dataplane)
         app.router.default_response_class = V2Response
-        app.add_api_route("/v2/models/{model_name}/infer", v2.infer, response_model=None, methods=["POST"])
+        app.add_api_route("/v2/models/{model_name}/infer", v2.infer_json, methods=["POST"])
         app.add_api_route("/v2/health/ready", v2.ready)
         app.add_api_route("/v2/health/live", v2.live)
         app.add_api_route("/v2/models/{model_name}/ready", v2.model_ready)
@@ -63,7 +64,6 @@ class LoopbackREST(RESTServer):
     def _add_exception_handlers(self, app: FastAPI) -> None:
         super()._add_exception_handlers(app)
         app.add_exception_handler(NoPrediction, _no_prediction)
-        app.add_exception_handler(RequestValidationError, _not_v2)
 
 
 class V2Response(JSONResponse):
@@ -74,13 +74,26 @@ class V2Response(JSONResponse):
         return orjson.dumps(content)
 
 
+class JsonEndpoints(V2Endpoints):
+    """Inference as JSON in and out, read and written once; the binary tensor extension is not served."""
+
+    async def infer_json(self, request: Request, model_name: str) -> V2Response:
+        """POST /v2/models/<name>/infer."""
+        try:
+            body = InferenceRequest.model_validate_json(await request.body())
+        except ValidationError as error:
+            raise BadInput(f"not a v2 inference request: {_first_mistake(error)}") from None
+        headers = dict(request.headers)
+        decoded, _ = self.dataplane.decode(body, headers, model_name=model_name)
+        answer, response_headers = await self.dataplane.infer(model_name, decoded, headers)
+        return V2Response(answer, headers=response_headers)
+
+
+def _first_mistake(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    return f"{'.'.join(str(part) for part in first['loc']) or 'body'}: {first['msg']}"
+
+
 async def _no_prediction(_: Any, error: Exception) -> JSONResponse:
     assert isinstance(error, NoPrediction)
-    return JSONResponse({"error": str(error)}, status_code=error.status)
-
-
-async def _not_v2(_: Any, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"])
-    return JSONResponse({"error": f"not a v2 inference request: {place}: {first['msg']}"}, status_code=400)
+    return V2Response({"error": str(error)}, status_code=error.status)

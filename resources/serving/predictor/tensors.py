@@ -56,8 +56,9 @@ def _plain(array: _Array) -> _Array:
         return array.astype(np.float32)
     if array.dtype.kind in "biuf":
         return array
-    missing = pd.isna(array)
-    return np.where(missing, None, array.astype(str))
+    strings = array.astype(str).astype(object)
+    strings[pd.isna(array)] = None
+    return strings
 
 
 def _datatype(array: _Array) -> str:

@@ -1,0 +1,161 @@
+"""v2 tensors become the data frame of the signature, or a message that says what is expected."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, Schema, TensorSpec
+
+from pipelines.errors import VersionRefused
+from resources.serving.predictor.columns import InputColumns, Tensor
+from resources.serving.predictor.errors import BadInput
+
+SIGNATURE = ModelSignature(
+    Schema(
+        [
+            ColSpec("string", "carrier"),
+            ColSpec("double", "distance"),
+            ColSpec("long", "hour"),
+            ColSpec("integer", "month"),
+            ColSpec("float", "wind"),
+            ColSpec("boolean", "holiday"),
+            ColSpec("datetime", "scheduled"),
+            ColSpec("binary", "photo"),
+            ColSpec("double", "gust", required=False),
+        ]
+    )
+)
+COLUMNS = InputColumns.from_signature(SIGNATURE)
+
+
+def tensor(name: str, datatype: str, data: list[Any], shape: list[int] | None = None) -> Tensor:
+    return Tensor(name=name, shape=shape or [len(data)], datatype=datatype, data=data)
+
+
+def request(**changes: Tensor | None) -> list[Tensor]:
+    tensors: dict[str, Tensor | None] = {
+        "carrier": tensor("carrier", "BYTES", ["UA"]),
+        "distance": tensor("distance", "FP64", [719.0]),
+        "hour": tensor("hour", "INT64", [8]),
+        "month": tensor("month", "INT32", [1]),
+        "wind": tensor("wind", "FP32", [1.5]),
+        "holiday": tensor("holiday", "BOOL", [True]),
+        "scheduled": tensor("scheduled", "BYTES", ["2013-01-01T05:15:00Z"]),
+        "photo": tensor("photo", "BYTES", ["aGk="]),
+    }
+    return [one for one in (tensors | changes).values() if one is not None]
+
+
+def test_the_frame_has_the_signatures_columns_and_types() -> None:
+    frame = COLUMNS.frame(list(reversed(request())))
+    expected = pd.DataFrame(
+        {
+            "carrier": np.array(["UA"], dtype=object),
+            "distance": [719.0],
+            "hour": np.array([8], dtype="int64"),
+            "month": np.array([1], dtype="int32"),
+            "wind": np.array([1.5], dtype="float32"),
+            "holiday": [True],
+            "scheduled": np.array(["2013-01-01T05:15:00"], dtype="datetime64[ns]"),
+            "photo": np.array([b"hi"], dtype=object),
+        }
+    )
+    pd.testing.assert_frame_equal(frame, expected)
+
+
+def test_an_optional_column_may_be_there() -> None:
+    assert COLUMNS.frame(request(gust=tensor("gust", "FP64", [3.0])))["gust"].tolist() == [3.0]
+
+
+def test_null_is_a_missing_number_string_or_moment() -> None:
+    frame = COLUMNS.frame(
+        request(
+            carrier=tensor("carrier", "BYTES", [None]),
+            distance=tensor("distance", "FP64", [None]),
+            scheduled=tensor("scheduled", "BYTES", [None]),
+        )
+    )
+    assert frame[["carrier", "distance", "scheduled"]].isna().all(axis=None)
+
+
+@pytest.mark.parametrize("data", [[1, 2], [[1], [2]]])
+def test_a_column_may_have_shape_n_1(data: list[Any]) -> None:
+    columns = InputColumns.from_signature(ModelSignature(Schema([ColSpec("long", "hour")])))
+    assert columns.frame([tensor("hour", "INT64", data, [2, 1])])["hour"].tolist() == [1, 2]
+
+
+WRONG = {
+    "missing": ({"distance": None}, "'distance' is missing; expected FP64"),
+    "extra": (
+        {"weight": tensor("weight", "FP64", [1.0])},
+        "'weight' is not in the signature; expected carrier, ",
+    ),
+    "datatype": (
+        {"distance": tensor("distance", "BYTES", ["x"])},
+        "'distance' has datatype BYTES; expected FP64",
+    ),
+    "value": (
+        {"distance": tensor("distance", "FP64", ["far"])},
+        r"'distance' has 'far' \(str\) in row 0; expected FP64",
+    ),
+    "bool is no int": ({"hour": tensor("hour", "INT64", [True])}, r"'hour' has True \(bool\) in row 0"),
+    "float is no int": ({"hour": tensor("hour", "INT64", [8.5])}, r"'hour' has 8.5 \(float\) in row 0"),
+    "null is no int": ({"hour": tensor("hour", "INT64", [None])}, r"'hour' has None \(NoneType\) in row 0"),
+    "too large": ({"month": tensor("month", "INT64", [2**40])}, "'month' cannot be read: .*; expected INT32"),
+    "no moment": (
+        {"scheduled": tensor("scheduled", "BYTES", ["noon"])},
+        "'scheduled' cannot be read: .*noon.*ISO 8601",
+    ),
+    "no base64": ({"photo": tensor("photo", "BYTES", ["?"])}, "'photo' cannot be read: .*base64"),
+    "shape": (
+        {"hour": tensor("hour", "INT64", [1, 2], [1, 2])},
+        r"'hour' has shape \[1, 2\]; expected \[n\] or \[n, 1\]",
+    ),
+    "empty": ({"hour": tensor("hour", "INT64", [], [0])}, r"'hour' has shape \[0\]; expected"),
+    "count": ({"hour": tensor("hour", "INT64", [1], [2])}, r"'hour' has 1 values; its shape \[2\] says 2"),
+    "rows": ({"hour": tensor("hour", "INT64", [1, 2])}, "different numbers of rows: .*'hour': 2"),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), WRONG.values(), ids=WRONG.keys())
+def test_bad_input_names_the_column_and_what_is_expected(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        COLUMNS.frame(request(**changes))
+
+
+def test_a_column_given_twice_is_bad_input() -> None:
+    with pytest.raises(BadInput, match="given twice"):
+        COLUMNS.frame([*request(), tensor("hour", "INT64", [8])])
+
+
+@pytest.mark.parametrize(
+    ("signature", "message"),
+    [
+        (None, "no signature"),
+        (ModelSignature(Schema([TensorSpec(np.dtype("float64"), (-1, 3))])), "no named columns"),
+        (ModelSignature(Schema([ColSpec("double")])), "no named columns"),
+    ],
+)
+def test_a_signature_without_columns_is_refused(signature: ModelSignature | None, message: str) -> None:
+    with pytest.raises(VersionRefused, match=message):
+        InputColumns.from_signature(signature)
+
+
+@given(
+    st.lists(
+        st.tuples(st.text(), st.floats(allow_nan=False), st.integers(-(2**63), 2**63 - 1)),
+        min_size=1,
+        max_size=20,
+    )
+)
+def test_values_arrive_unchanged(rows: list[tuple[str, float, int]]) -> None:
+    columns = InputColumns.from_signature(
+        ModelSignature(Schema([ColSpec("string", "s"), ColSpec("double", "f"), ColSpec("long", "i")]))
+    )
+    s, f, i = (list(values) for values in zip(*rows, strict=True))
+    frame = columns.frame([tensor("s", "BYTES", s), tensor("f", "FP64", f), tensor("i", "INT64", i)])
+    assert list(frame.itertuples(index=False, name=None)) == rows

@@ -1,0 +1,192 @@
+"""One predictor process serving a scikit-learn pipeline, over real HTTP."""
+
+import math
+import threading
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import orjson
+import pandas as pd
+import pytest
+
+from resources.serving.predictor.process import load_pyfunc
+
+Start = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def model(save_pipeline: Callable[[str], Path]) -> Path:
+    return save_pipeline("skops")
+
+
+@pytest.fixture(scope="module")
+def predictor(start: Start, model: Path) -> Any:
+    return start(model)
+
+
+@pytest.fixture(scope="module")
+def pyfunc(model: Path) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of mlflow's own import
+        return load_pyfunc(model)
+
+
+def probabilities(response: httpx.Response) -> "np.ndarray[Any, Any]":
+    (output,) = response.json()["outputs"]
+    return np.array(output["data"]).reshape(output["shape"])
+
+
+@pytest.mark.parametrize("rows", [1, 2, 250])
+def test_answers_equal_the_models_own(predictor: Any, pyfunc: Any, flights: pd.DataFrame, rows: int) -> None:
+    batch = flights[flights["wind"].notna()].head(rows)
+    response = predictor.infer(batch)
+    assert response.status_code == 200, response.text
+    assert response.json()["model_version"] == "2"
+    np.testing.assert_array_equal(probabilities(response), pyfunc.predict(batch))
+
+
+def test_null_reaches_the_model_as_nan(predictor: Any, pyfunc: Any, flights: pd.DataFrame) -> None:
+    row = flights[flights["wind"].isna()].head(1)
+    inputs = [
+        {"name": "carrier", "shape": [1], "datatype": "BYTES", "data": row["carrier"].tolist()},
+        {"name": "distance", "shape": [1, 1], "datatype": "FP64", "data": row["distance"].tolist()},
+        {"name": "hour", "shape": [1], "datatype": "INT64", "data": row["hour"].tolist()},
+        {"name": "wind", "shape": [1], "datatype": "FP64", "data": [None]},
+    ]
+    np.testing.assert_array_equal(probabilities(predictor.post({"inputs": inputs})), pyfunc.predict(row))
+
+
+def test_a_prediction_is_logged_with_who_asked(predictor: Any, flights: pd.DataFrame) -> None:
+    response = predictor.infer(
+        flights.head(2), x_request_id="r-good", x_unit_id="u-1", x_assignment="weighted"
+    )
+    assert response.headers["x-request-id"] == "r-good"
+    request, answer = predictor.logged("r-good")
+    assert request["type"].endswith(".request")
+    assert request["metadata"] == {"x-unit-id": ["u-1"], "x-assignment": ["weighted"]}
+    assert request["annotations"] == {
+        "rampgate.io/version": "2",
+        "rampgate.io/revision": "flight-delay-00002",
+    }
+    carrier, *_ = request["data"]["inputs"]
+    assert carrier == {
+        "name": "carrier", "shape": [2], "datatype": "BYTES", "data": flights["carrier"].head(2).tolist(),
+    }  # fmt: skip
+    assert answer["status"] == 200
+    assert answer["latencyms"] > 0
+    assert answer["data"]["outputs"] == response.json()["outputs"]
+
+
+def test_a_request_without_an_id_gets_one(predictor: Any, flights: pd.DataFrame) -> None:
+    response = predictor.infer(flights.head(1))
+    request, _ = predictor.logged(response.headers["x-request-id"])
+    assert request["metadata"] == {}
+
+
+def test_an_input_the_model_fails_on_is_a_logged_500(predictor: Any, flights: pd.DataFrame) -> None:
+    response = predictor.infer(flights.head(1).assign(carrier="ZZ"), x_request_id="r-broken")
+    assert response.status_code == 500
+    assert response.json()["error"].startswith("the model failed: ValueError: Found unknown categories")
+    _, answer = predictor.logged("r-broken")
+    assert (answer["status"], answer["data"]) == (500, response.json())
+
+
+def test_stack_traces_are_few(predictor: Any, flights: pd.DataFrame) -> None:
+    for _ in range(20):
+        predictor.infer(flights.head(1).assign(carrier="ZZ"))
+    assert 1 <= predictor.stderr.read_text().count("Traceback") <= 5
+
+
+def test_a_wrong_column_is_a_logged_400(predictor: Any, flights: pd.DataFrame) -> None:
+    response = predictor.infer(flights.head(1).assign(hour="noon"), x_request_id="r-wrong")
+    assert response.status_code == 400
+    assert response.json() == {
+        "error": "column 'hour' has datatype BYTES; expected INT64 of shape [n] or [n, 1]"
+    }
+    _, answer = predictor.logged("r-wrong")
+    assert (answer["status"], answer["data"]) == (400, response.json())
+
+
+@pytest.mark.parametrize("body", [{"instances": []}, [], "x", {"inputs": [{"name": "hour"}]}])
+def test_what_is_no_v2_request_is_a_400(predictor: Any, body: Any) -> None:
+    response = predictor.post(body)
+    assert response.status_code == 400
+    assert response.json()["error"].startswith("not a v2 inference request: ")
+
+
+def test_another_models_name_is_a_404(predictor: Any) -> None:
+    assert predictor.client.post("/v2/models/other/infer", json={"inputs": []}).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "path", ["/v2/repository/models/flight-delay/unload", "/v1/models/flight-delay:predict", "/docs"]
+)
+def test_nothing_else_is_served(predictor: Any, path: str) -> None:
+    assert predictor.client.post(path, json={}).status_code == 404
+
+
+def test_its_metadata_names_the_columns(predictor: Any) -> None:
+    inputs = predictor.client.get("/v2/models/flight-delay").json()["inputs"]
+    assert {column["name"]: column["datatype"] for column in inputs} == {
+        "carrier": "BYTES", "distance": "FP64", "hour": "INT64", "wind": "FP64",
+    }  # fmt: skip
+
+
+def test_requests_at_the_same_time_get_their_own_answers(
+    predictor: Any, pyfunc: Any, flights: pd.DataFrame
+) -> None:
+    known = flights[flights["wind"].notna()].head(60)
+    expected = pyfunc.predict(known)
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(lambda i: probabilities(predictor.infer(known.iloc[[i]])), range(60)))
+    np.testing.assert_allclose(np.vstack(answers), expected, rtol=1e-12)
+
+
+def test_no_log_line_per_request(predictor: Any, flights: pd.DataFrame) -> None:
+    before = predictor.stderr.stat().st_size
+    for _ in range(5):
+        predictor.infer(flights.head(1))
+    assert predictor.stderr.stat().st_size == before
+
+
+def test_killed_under_load_it_loses_no_acknowledged_prediction(
+    start: Start, save_pipeline: Callable[[str], Path], flights: pd.DataFrame
+) -> None:
+    victim = start(save_pipeline("cloudpickle"), "power")
+    acknowledged: list[str] = []
+    row = flights[flights["wind"].notna()].head(1)
+
+    def ask(thread: int) -> None:
+        for i in range(10_000):
+            try:
+                response = victim.infer(row, x_request_id=f"{thread}-{i}")
+            except httpx.TransportError:
+                return
+            assert response.status_code == 200
+            acknowledged.append(f"{thread}-{i}")
+
+    threads = [threading.Thread(target=ask, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    threads[0].join(timeout=2.5)  # past a rotation
+    victim.kill()
+    for thread in threads:
+        thread.join()
+
+    lines = [
+        line for path in sorted(victim.log.iterdir()) for line in path.read_bytes().splitlines(keepends=True)
+    ]
+    answered = [
+        event["id"] for line in lines if line.endswith(b"\n") and "status" in (event := orjson.loads(line))
+    ]
+    assert len(acknowledged) > 50
+    assert set(acknowledged) <= set(answered), "acknowledged, and not in the log"
+    assert len(answered) == len(set(answered))
+    assert math.isclose(len(answered), len(acknowledged), abs_tol=4), (
+        "at most the requests in flight are unacknowledged"
+    )
