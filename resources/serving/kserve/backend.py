@@ -1,0 +1,173 @@
+"""`ServingBackend` on a real KServe, in Knative or Standard mode."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipelines.errors import NotMeasured, ServingError
+from resources.serving.backend import Capabilities, Counters, ModelArtefact, ServiceStatus
+from resources.serving.kserve import knative, knative_view, service, standard, standard_view, storage_uri
+from resources.serving.kserve.client import Cluster, Missing
+from resources.serving.kserve.driver import Driver, Timing
+from resources.serving.kserve.identity import Identity, logger
+from resources.serving.kserve.knative_view import KnativeView
+from resources.serving.kserve.mode import Installation, Mode, check_split, detect, read_installation
+from resources.serving.kserve.observe import Observers
+from resources.serving.kserve.probe import Probe
+from resources.serving.kserve.prometheus import Measured, Prometheus
+from resources.serving.kserve.standard_view import StandardView
+from resources.serving.kserve.steps import Step, Wanted
+
+
+@dataclass(frozen=True, kw_only=True)
+class KServeBackend:
+    """Rollouts in one namespace of a cluster."""
+
+    cluster: Cluster
+    manifests: service.Manifests
+    """Where a first rollout gets the InferenceService from."""
+    prometheus: Prometheus | None = None
+    """Where counters come from; without it they are not measured."""
+    probe: Probe = Probe()
+    logger_url: str = ""
+    """The prediction log's sink; where set, KServe's payload logger is switched on with every version."""
+    sticky: bool = False
+    """Whether our Envoy gateway stands in front: KServe's own split is per request."""
+    installation: Installation | None = None
+    """In place of reading KServe's config map, where that may not be read."""
+    kserve_namespace: str = "kserve"
+    timing: Timing = Timing()
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = field(default=time.sleep)
+
+    def capabilities(self, service: str) -> Capabilities:
+        """What can be asked for: whole percents, no mirror, sticky with our gateway in front."""
+        return Capabilities(sticky=self.sticky, mirror=False, percent_step=1.0)
+
+    def status(self, service: str) -> ServiceStatus:
+        """What is in force now."""
+        view = self._observe(service)
+        return knative_view.status(view) if isinstance(view, KnativeView) else standard_view.status(view)
+
+    def deploy_canary(
+        self, service: str, artefact: ModelArtefact, *, percent: float, salt: str, mirror: bool = False
+    ) -> ServiceStatus:
+        """Start the version at 0 %, wait until it is ready, then give it `percent`."""
+        if mirror:
+            raise ServingError(f"{service}: KServe cannot mirror traffic; allowed steps are percents")
+        uri = storage_uri.checked(artefact.uri)
+        share = _whole(service, percent)
+        identity = Identity(version=artefact.version, digest=artefact.digest, salt=salt, uri=uri)
+        extra = {"logger": logger(self.logger_url)} if self.logger_url else {}
+        wanted = Wanted(extra, artefact.version, artefact.digest, salt, uri, share)
+        return self._run(
+            service,
+            lambda view: knative.deploy(view, wanted),
+            lambda view: standard.deploy(view, wanted),
+            create=lambda: self._create(service, identity, extra),
+        )
+
+    def set_canary_percent(self, service: str, version: str, percent: float) -> ServiceStatus:
+        """Give the canary this share; 0 is patched whatever state its model is in."""
+        share = _whole(service, percent)
+        return self._run(
+            service,
+            lambda view: knative.set_percent(view, version, share),
+            lambda view: standard.set_percent(view, version, share),
+        )
+
+    def promote(self, service: str, version: str) -> ServiceStatus:
+        """Make the version the stable one, and leave a spec that carries no trace of a canary."""
+        return self._run(
+            service,
+            lambda view: knative.promote(view, version),
+            lambda view: standard.promote(view, version),
+        )
+
+    def roll_back(self, service: str, version: str) -> ServiceStatus:
+        """Traffic first, then the spec; no-op where the version is gone."""
+        return self._run(
+            service,
+            lambda view: knative.roll_back(view, version),
+            lambda view: standard.roll_back(view, version),
+        )
+
+    def counters(self, service: str) -> Counters:
+        """Cumulative counts of the stable and the canary revision since the canary's revision began."""
+        if self.prometheus is None:
+            raise NotMeasured(f"{service}: no Prometheus is configured (RAMPGATE_PROMETHEUS_URL)")
+        view = self._observe(service)
+        if not view.exists:
+            raise NotMeasured(f"{service}: there is no such InferenceService")
+        mode = Mode.KNATIVE if isinstance(view, KnativeView) else Mode.STANDARD
+        now = self.status(service)
+        revisions = {each.name: each.version for each in (now.stable, now.canary) if each and each.name}
+        since = self._observers(service).since(view, now.canary or now.stable)
+        return self.prometheus.counters(
+            Measured(service, self.cluster.namespace, mode, revisions, since=since)
+        )
+
+    def predict(self, service: str, version: str, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Send one request to that version: by its traffic tag, or by its own Service."""
+        now = self.status(service)
+        known = [each for each in (now.canary, now.stable) if each and each.name and each.version == version]
+        if not known:
+            raise ServingError(f"{service}: no revision serves version {version}")
+        view = self._observe(service)
+        host = f"http://{known[0].name}.{self.cluster.namespace}.svc.cluster.local"
+        hosts = view.hosts if isinstance(view, KnativeView) else {}
+        return self.probe.send(hosts.get(known[0].name, host), service, request)
+
+    def _run(
+        self,
+        name: str,
+        on_knative: Callable[[KnativeView], Step],
+        on_standard: Callable[[StandardView], Step],
+        *,
+        create: Callable[[], None] | None = None,
+    ) -> ServiceStatus:
+        def plan(view: KnativeView | StandardView) -> Step:
+            return on_knative(view) if isinstance(view, KnativeView) else on_standard(view)
+
+        def nothing() -> None:
+            raise ServingError(f"{name}: there is no such InferenceService")
+
+        driver = Driver(
+            self.cluster, name, create or nothing, self.timing, clock=self.clock, sleep=self.sleep
+        )
+        observers = self._observers(name)
+        view = driver.run(lambda: observers.observe(splitting=True), plan)
+        return knative_view.status(view) if isinstance(view, KnativeView) else standard_view.status(view)
+
+    def _observe(self, name: str) -> KnativeView | StandardView:
+        return self._observers(name).observe()[0]
+
+    def _observers(self, name: str) -> Observers:
+        return Observers(self.cluster, name, self._installed)
+
+    def _create(self, name: str, identity: Identity, extra: Mapping[str, Any]) -> None:
+        manifest = self.manifests(name)
+        installed = self._installed()
+        mode = detect({**manifest, "status": {}}, installed)
+        check_split(name, mode, installed)
+        self.cluster.create(service.build(manifest, name, self.cluster.namespace, mode, identity, extra))
+
+    def _installed(self) -> Installation:
+        if self.installation is not None:
+            return self.installation
+        try:
+            found = self.cluster.config_map(self.kserve_namespace, "inferenceservice-config")
+        except Missing as missing:
+            raise ServingError(
+                f"KServe is not installed in namespace {self.kserve_namespace}: {missing}"
+            ) from missing
+        return read_installation(found)
+
+
+def _whole(service: str, percent: float) -> int:
+    if percent != int(percent) or not 0 <= percent <= 100:
+        raise ServingError(
+            f"{service}: percent {percent} cannot be set; allowed: whole numbers from 0 to 100"
+        )
+    return int(percent)

@@ -1,0 +1,92 @@
+"""Carries plans out: observe, decide, patch, observe again, until it is done or time is up."""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from pipelines.errors import ServingError
+from resources.serving.kserve.client import Cluster, Conflict, Unreachable
+from resources.serving.kserve.steps import Create, Delete, Done, Patch, Patience, Refuse, Step, Wait
+
+_LOG = logging.getLogger(__name__)
+V = TypeVar("V")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """How long to wait, in seconds."""
+
+    model: float = 600.0
+    """For a model to be fetched, loaded and ready."""
+    traffic: float = 60.0
+    """For a weight to be in force."""
+    api: float = 30.0
+    """For an API server that refuses or drops requests, or answers with conflicts."""
+    failing: float = 20.0
+    """How long a model may be failing before it is given up; containers may recover from one crash."""
+    poll: float = 1.0
+
+    def of(self, patience: Patience) -> float:
+        """The limit for a kind of waiting."""
+        return self.model if patience is Patience.MODEL else self.traffic
+
+
+@dataclass
+class Driver:
+    """One operation on one service."""
+
+    cluster: Cluster
+    service: str
+    create: Callable[[], None]
+    timing: Timing
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+    since: dict[str, float] = field(default_factory=dict[str, float])
+    """When each kind of trouble or waiting began."""
+
+    def run(self, observe: Callable[[], tuple[V, str]], plan: Callable[[V], Step]) -> V:
+        """Carry the plan out; returns the observation in which it was done.
+
+        `observe` gives an observation and the object's resourceVersion. Raises ServingError when the plan refuses, a model fails, or a limit of `timing` passes.
+        """
+        while True:
+            try:
+                view, version = observe()
+                step = plan(view)
+                if isinstance(step, Done):
+                    return view
+                self._take(step, version)
+                self.since.pop("api", None)
+            except (Conflict, Unreachable) as error:
+                self._give_up("api", self.timing.api, str(error))
+                self.sleep(self.timing.poll)
+
+    def _take(self, step: Step, version: str) -> None:
+        if isinstance(step, Refuse):
+            raise ServingError(step.message)
+        if isinstance(step, Wait):
+            self._wait(step)
+        elif isinstance(step, Patch):
+            _LOG.info("%s: %s", self.service, step.why)
+            self.cluster.patch(self.service, step.spec, resource_version=version)
+            self.since.clear()
+        elif isinstance(step, Create):
+            self.create()
+        elif isinstance(step, Delete):
+            self.cluster.delete(self.service)
+
+    def _wait(self, step: Wait) -> None:
+        if step.failure:
+            self._give_up("failing", self.timing.failing, f"{step.reason}: {step.failure}")
+        else:
+            self.since.pop("failing", None)
+        self._give_up(step.patience, self.timing.of(step.patience), step.reason)
+        self.sleep(self.timing.poll)
+
+    def _give_up(self, kind: str, limit: float, reason: str) -> None:
+        now = self.clock()
+        waited = now - self.since.setdefault(kind, now)
+        if waited >= limit:
+            raise ServingError(f"{self.service}: {reason} (after {waited:.0f} s)")

@@ -1,0 +1,65 @@
+"""Which Prometheus series count a revision's answers, per ingress."""
+
+from dataclasses import dataclass
+from string import Template
+
+from resources.serving.kserve.mode import Mode
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuerySet:
+    """Selectors of cumulative series; `$namespace`, `$service` and `$revision` are filled in.
+
+    `revision` is the Knative revision's name, or the predictor's Service in Standard mode.
+    """
+
+    requests: str
+    errors: str
+    buckets: str
+    """A histogram's `_bucket` series, with the label `le`."""
+    milliseconds: float
+    """What 1 in `le` means."""
+
+    def filled(self, selector: str, *, namespace: str, service: str, revision: str) -> str:
+        """A selector about one revision."""
+        return Template(selector).substitute(namespace=namespace, service=service, revision=revision)
+
+
+_KNATIVE = 'namespace_name="$namespace",revision_name="$revision"'
+_ISTIO = 'destination_service_namespace="$namespace",destination_service_name="$revision",reporter="source"'
+_ENVOY = 'envoy_cluster_name="$revision"'
+
+PRESETS = {
+    "knative": QuerySet(
+        requests=f"revision_request_count{{{_KNATIVE}}}",
+        errors=f'revision_request_count{{{_KNATIVE},response_code_class="5xx"}}',
+        buckets=f"revision_request_latencies_bucket{{{_KNATIVE}}}",
+        milliseconds=1.0,
+    ),
+    "istio": QuerySet(
+        requests=f"istio_requests_total{{{_ISTIO}}}",
+        errors=f'istio_requests_total{{{_ISTIO},response_code=~"5..|0"}}',
+        buckets=f"istio_request_duration_milliseconds_bucket{{{_ISTIO}}}",
+        milliseconds=1.0,
+    ),
+    "envoy": QuerySet(
+        requests=f"envoy_cluster_upstream_rq_completed{{{_ENVOY}}}",
+        errors=f'envoy_cluster_upstream_rq_xx{{{_ENVOY},envoy_response_code_class="5"}}',
+        buckets=f"envoy_cluster_upstream_rq_time_bucket{{{_ENVOY}}}",
+        milliseconds=1.0,
+    ),
+}
+"""`knative`: the queue proxy's; `istio`: the Istio gateway's; `envoy`: our own gateway's clusters."""
+BY_MODE = {Mode.KNATIVE: "knative", Mode.STANDARD: "istio"}
+
+
+def since_expression(selector: str, seconds: int, *, by: str = "") -> str:
+    """PromQL for what a counter's series have added up to in the last `seconds`.
+
+    The last value of every series that lived in the window, pods that are gone included, minus what each had at
+    its beginning. With a fixed beginning it only grows; `increase` would extrapolate and shrink.
+    """
+    group = f" by ({by})" if by else ""
+    last = f"sum{group} (max_over_time({selector}[{seconds}s]))"
+    first = f"sum{group} ({selector} offset {seconds}s)"
+    return f"{last} - ({first} or {last} * 0)"
