@@ -1,8 +1,9 @@
 """Two windows made ready to compare, column by column."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -50,10 +51,10 @@ def prepare(
         if why is not None:
             skipped[name] = why
             continue
-        was, now = _finite(reference[name]), _finite(current[name])
+        was, now = _clean(series(reference, name)), _clean(series(current, name))
         if was.isna().any() or now.isna().any():
             ready.append(_nulls(name, was, now))
-        if now.notna().any():
+        if now.count():
             ready.append(_numbers(name, was, now) if _is_number(was) else _categories(name, was, now))
     return tuple(ready), skipped
 
@@ -64,16 +65,21 @@ def comparable(reference: pd.DataFrame, current: pd.DataFrame) -> tuple[str, ...
     return tuple(name for name in every if name.startswith(("features.", "outputs.")))
 
 
+def series(frame: pd.DataFrame, name: str) -> pd.Series:
+    """One column, typed."""
+    return cast(pd.Series, frame[name])
+
+
 def _why_not(name: str, reference: pd.DataFrame, current: pd.DataFrame) -> str | None:
     for side, frame in (("reference", reference), ("current", current)):
         if name not in frame:
             return f"not in the {side} window"
-    was, now = reference[name], current[name]
-    if not was.notna().any():
+    was, now = series(reference, name), series(current, name)
+    if was.count() == 0:
         return "no values in the reference window"
     if pd.api.types.is_datetime64_any_dtype(was):
         return "a time: it always moves on"
-    if now.notna().any() and _is_number(was) != _is_number(now):
+    if now.count() and _is_number(was) != _is_number(now):
         return f"{was.dtype} in the reference window, {now.dtype} in the current one"
     if not _is_number(was) and isinstance(was.dropna().iloc[0], list | dict | np.ndarray):
         return "not a single value per row"
@@ -84,7 +90,7 @@ def _is_number(values: pd.Series) -> bool:
     return pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
 
 
-def _finite(values: pd.Series) -> pd.Series:
+def _clean(values: pd.Series) -> pd.Series:
     """Numbers as float64 with NaN for null and infinite; the rest as strings with None for null."""
     if _is_number(values):
         numbers = values.to_numpy(dtype=np.float64, na_value=np.nan)
@@ -109,7 +115,7 @@ def _numbers(name: str, was: pd.Series, now: pd.Series) -> Column:
     spread = float(np.std(was.dropna()))
     note = ""
     if spread == 0:
-        still = now.dropna().nunique() == 1 and now.dropna().iloc[0] == was.dropna().iloc[0]
+        still = set(now.dropna()) == set(was.dropna())
         note = "constant" if still else "constant in the reference, not any more"
     elif spread < _FINE:
         was, now, note = was / spread, now / spread, f"shown in units of {spread:.3g}, its standard deviation"
@@ -117,10 +123,11 @@ def _numbers(name: str, was: pd.Series, now: pd.Series) -> Column:
 
 
 def _categories(name: str, was: pd.Series, now: pd.Series) -> Column:
-    fresh = now.dropna()[~now.dropna().isin(set(was.dropna()))]
-    note = f"{fresh.nunique()} new categories in {len(fresh) / len(now):.1%} of rows" if len(fresh) else ""
-    if not note and was.nunique() == 1 and now.nunique() == 1:
-        note = "constant"
+    old = set(was.dropna())
+    fresh = [value for value in now.dropna() if value not in old]
+    note = "constant" if len(old) == 1 and not fresh else ""
+    if fresh:
+        note = f"{len(set(fresh))} new categories in {len(fresh) / len(now):.1%} of rows"
     kept = _frequent(was, now)
     was, now = (side.where(side.isin(kept) | side.isna(), OTHER) for side in (was, now))
     return Column(column=name, label=name, method="jensenshannon", reference=was, current=now, note=note)
@@ -131,5 +138,5 @@ def _frequent(was: pd.Series, now: pd.Series) -> set[str]:
 
     Counted on both sides together, so that the choice does not favour either.
     """
-    counts = pd.concat([was, now]).value_counts().head(_LEVELS)
-    return set(counts[counts >= _RARE].index)
+    counts = Counter([*was.dropna(), *now.dropna()]).most_common(_LEVELS)
+    return {level for level, count in counts if count >= _RARE}

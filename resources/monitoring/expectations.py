@@ -11,6 +11,7 @@ import pandas as pd
 from pipelines.errors import NotMeasured
 from pipelines.manifest.model import Check
 from pipelines.rollout.evidence import OnFail, Verdict
+from resources.monitoring.columns import series
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,10 +72,10 @@ def refuse_unusable(check: Check, frame: pd.DataFrame) -> None:
     """
     if check.column not in frame:
         raise NotMeasured(f"no column {check.column!r}; available: {', '.join(map(str, frame.columns))}")
-    values = frame[check.column]
+    values = series(frame, check.column)
     if check.type == "not_null":
         return
-    if not values.notna().any():
+    if values.count() == 0:
         raise NotMeasured(f"{check.column} holds no values in this window")
     numeric = pd.api.types.is_numeric_dtype(values)
     if check.type in ("between", "mean_between") and not numeric:

@@ -1,0 +1,77 @@
+"""Evidently's workspace: the folder that `evidently ui` reads, one project per model."""
+
+import shutil
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from resources.monitoring.drift_report import Comparison, WorkspaceLink
+
+_PROJECTS = uuid.UUID("8f0c1f0e-54a5-4f0b-9c1e-2d1f6a1f7a10")
+"""The namespace of project ids: a model's project has the same id whoever makes it."""
+
+
+def add_to_workspace(
+    snapshot: Any, workspace: Path, *, model: str, labels: Sequence[str], keep: int
+) -> WorkspaceLink:
+    """Add a run to the model's project: scores and figures, never rows. The `keep` newest stay.
+
+    `labels` are the report's columns: a new project gets a dashboard of their scores over time.
+
+    A running UI watches the folder. It would parse a run once per block written, and the thread that
+    watches ends at a half-written project; so both are made beside the workspace and moved in whole.
+    """
+    from evidently.ui.workspace import Workspace
+
+    project = str(uuid.uuid5(_PROJECTS, model))
+    workspace.mkdir(parents=True, exist_ok=True)
+    aside = workspace.with_name(f"{workspace.name}.{uuid.uuid4().hex}")
+    try:
+        made = Workspace(str(aside))
+        _make_project(made, project, model, labels)
+        run = str(made.add_run(project, snapshot, include_data=False).id)
+        if not _moved(aside / project, workspace / project):
+            _runs(aside, project).joinpath(f"{run}.json").replace(
+                _runs(workspace, project).joinpath(f"{run}.json")
+            )
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    _prune(_runs(workspace, project), keep)
+    return WorkspaceLink(project, run)
+
+
+def _runs(workspace: Path, project: str) -> Path:
+    return workspace / project / "snapshots"
+
+
+def _make_project(made: Any, project: str, model: str, labels: Sequence[str]) -> None:
+    from evidently.sdk.models import PanelMetric, ProjectModel
+    from evidently.sdk.panels import line_plot_panel
+
+    entry = made.add_project(ProjectModel(id=uuid.UUID(project), name=model))
+    for kind in Comparison:
+        lines = [
+            PanelMetric(metric="ValueDrift", legend=label, tags=[kind.value], metric_labels={"column": label})
+            for label in labels
+        ]
+        entry.dashboard.add_panel(line_plot_panel(f"Drift scores, {kind.value.replace('_', ' ')}", lines))
+
+
+def _moved(made: Path, final: Path) -> bool:
+    """Move a new project in; False if it is there already, also if another process was first."""
+    if final.exists():
+        return False
+    try:
+        made.rename(final)
+    except OSError:
+        if final.exists():
+            return False
+        raise
+    return True
+
+
+def _prune(folder: Path, keep: int) -> None:
+    """Run ids are UUIDv7: they sort by time."""
+    for old in sorted(folder.glob("*.json"), reverse=True)[keep:]:
+        old.unlink(missing_ok=True)
