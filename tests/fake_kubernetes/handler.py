@@ -109,7 +109,7 @@ class Handler(BaseHTTPRequestHandler):
         if query.get("watch") in ("true", "1"):
             self._watch(target, query)
             return 200, None
-        items = store.list(target.resource, target.namespace)
+        items = store.list_all(target.resource, target.namespace)
         wanted = dict(part.split("=", 1) for part in query.get("labelSelector", "").split(",") if part)
         items = [item for item in items if wanted.items() <= item["metadata"].get("labels", {}).items()]
         meta = {"resourceVersion": str(store.version)}

@@ -29,8 +29,8 @@ class Store:
 
     world: World = field(default_factory=World)
     objects: dict[Key, dict[str, Any]] = field(default_factory=dict)
-    knative: dict[tuple[str, str], knative.KnativeState] = field(default_factory=dict)
-    standard: dict[tuple[str, str], standard.StandardState] = field(default_factory=dict)
+    serverless: dict[tuple[str, str], knative.KnativeState] = field(default_factory=dict)
+    raw: dict[tuple[str, str], standard.StandardState] = field(default_factory=dict)
     events: list[tuple[int, str, Key, dict[str, Any]]] = field(default_factory=list)
     """(resourceVersion, ADDED | MODIFIED | DELETED, key, object), for watches."""
     version: int = 1
@@ -42,7 +42,7 @@ class Store:
             raise not_found(key[0], key[2])
         return copy.deepcopy(found)
 
-    def list(self, resource: str, namespace: str) -> list[dict[str, Any]]:
+    def list_all(self, resource: str, namespace: str) -> list[dict[str, Any]]:
         """All objects of a kind in a namespace."""
         if resource in STORED:
             found = [o for k, o in self.objects.items() if k[0] == resource and k[1] == namespace]
@@ -95,8 +95,8 @@ class Store:
         """Remove an object with all that the controllers made for it."""
         gone = self.get(key)
         del self.objects[key]
-        self.knative.pop(key[1:], None)
-        self.standard.pop(key[1:], None)
+        self.serverless.pop(key[1:], None)
+        self.raw.pop(key[1:], None)
         self.version += 1
         self.events.append((self.version, "DELETED", key, gone))
         return gone
@@ -111,10 +111,10 @@ class Store:
         isvc = self.objects[key]
         mode = deployment_mode(isvc, self.world.default_mode)
         if mode == "Knative":
-            state = self.knative.setdefault(key[1:], knative.KnativeState())
+            state = self.serverless.setdefault(key[1:], knative.KnativeState())
             status = knative.reconcile(isvc, state, self.world)
         elif mode == "Standard":
-            raw = self.standard.setdefault(key[1:], standard.StandardState())
+            raw = self.raw.setdefault(key[1:], standard.StandardState())
             status = standard.reconcile(isvc, raw, self.world)
         else:
             return
@@ -149,7 +149,7 @@ class Store:
         return found
 
     def _made_for(self, resource: str, owner: tuple[str, str], isvc: dict[str, Any]) -> list[dict[str, Any]]:
-        serverless, raw = self.knative.get(owner), self.standard.get(owner)
+        serverless, raw = self.serverless.get(owner), self.raw.get(owner)
         made: list[dict[str, Any]] = []
         if serverless is not None and resource.startswith("revisions"):
             made = knative_objects.revisions(isvc, serverless, self.world)
