@@ -10,6 +10,7 @@ from resources.monitoring.drift_report import Comparison, WorkspaceLink
 
 _PROJECTS = uuid.UUID("8f0c1f0e-54a5-4f0b-9c1e-2d1f6a1f7a10")
 """The namespace of project ids: a model's project has the same id whoever makes it."""
+_RUNS = "snapshots"
 
 
 def add_to_workspace(
@@ -19,8 +20,9 @@ def add_to_workspace(
 
     `labels` are the report's columns: a new project gets a dashboard of their scores over time.
 
-    A running UI watches the folder. It would parse a run once per block written, and the thread that
-    watches ends at a half-written project; so both are made beside the workspace and moved in whole.
+    A running UI watches the folder: it would parse a run once per block written, the thread that watches
+    ends at a half-written project, and it never looks into a folder that was moved in. So folders are
+    made in place, and files are made beside the workspace and moved in whole, the project's first.
     """
     from evidently.ui.workspace import Workspace
 
@@ -31,18 +33,20 @@ def add_to_workspace(
         made = Workspace(str(aside))
         _make_project(made, project, model, labels)
         run = str(made.add_run(project, snapshot, include_data=False).id)
-        if not _moved(aside / project, workspace / project):
-            _runs(aside, project).joinpath(f"{run}.json").replace(
-                _runs(workspace, project).joinpath(f"{run}.json")
-            )
+        _move_in(aside / project, workspace / project, run)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    _prune(_runs(workspace, project), keep)
+    _prune(workspace / project / _RUNS, keep)
     return WorkspaceLink(project, run)
 
 
-def _runs(workspace: Path, project: str) -> Path:
-    return workspace / project / "snapshots"
+def _move_in(made: Path, final: Path, run: str) -> None:
+    (final / _RUNS).mkdir(parents=True, exist_ok=True)
+    for name in ("dashboard.json", "metadata.json"):
+        if not (final / name).exists():
+            (made / name).replace(final / name)
+    name = f"{_RUNS}/{run}.json"
+    (made / name).replace(final / name)
 
 
 def _make_project(made: Any, project: str, model: str, labels: Sequence[str]) -> None:
@@ -56,19 +60,6 @@ def _make_project(made: Any, project: str, model: str, labels: Sequence[str]) ->
             for label in labels
         ]
         entry.dashboard.add_panel(line_plot_panel(f"Drift scores, {kind.value.replace('_', ' ')}", lines))
-
-
-def _moved(made: Path, final: Path) -> bool:
-    """Move a new project in; False if it is there already, also if another process was first."""
-    if final.exists():
-        return False
-    try:
-        made.rename(final)
-    except OSError:
-        if final.exists():
-            return False
-        raise
-    return True
 
 
 def _prune(folder: Path, keep: int) -> None:

@@ -4,14 +4,16 @@ import base64
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from io import BytesIO
 from typing import Any, NamedTuple
 
-from resources.monitoring.drift_report import DriftReport
+from resources.monitoring.drift_report import ColumnDrift, DriftReport
 
 _INK, _GREY, _BLUE, _RED = "#24292f", "#8c959f", "#3b6fb6", "#c0392b"
 _MOST = 20
+_CLIP = 3.0
+"""Bars end at this many thresholds: one column far out must not flatten the rest."""
 _STYLE: Any = {
     "font.size": 9,
     "text.color": _INK,
@@ -63,11 +65,13 @@ def drift_scores(report: DriftReport) -> Picture:
     with _axes(max(1.6, 0.24 * len(scored) + 1.0), title) as (axes, picture):
         names = [f"{c.column} (nulls)" if c.method.endswith("_nulls") else c.column for c in scored]
         colours = [_RED if c.drifted else _BLUE for c in scored]
-        bars = axes.barh(names, [c.severity for c in scored], color=colours, height=0.7)
-        axes.bar_label(bars, [f"{c.score:.3f}" for c in scored], padding=3, color=_INK, fontsize=8)
+        bars = axes.barh(names, [min(c.severity, _CLIP) for c in scored], color=colours, height=0.7)
         axes.axvline(1, color=_INK, linewidth=1, linestyle="--")
-        axes.set_xlabel("score / threshold (number: score; dashed: threshold)")
-        axes.margins(x=0.12)
+        notes = axes.bar_label(bars, [_score_label(c) for c in scored], padding=3, fontsize=8)
+        for note in notes:
+            note.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.5})
+        axes.set_xlim(0, max(1.25, *(1.15 * min(c.severity, _CLIP) for c in scored)) if scored else 1.25)
+        axes.set_xlabel("score / threshold (dashed: the threshold; number: the score)")
     return Picture(picture.getvalue(), f"Drift scores. {report.reason}")
 
 
@@ -83,14 +87,14 @@ def effect_over_time(
     line = margin if better == "lower" else -margin
     with _axes(2.8, f"{metric}: canary minus stable") as (axes, picture):
         times = [look.at for look in looks]
-        axes.fill_between(
-            times, [k.low for k in looks], [k.high for k in looks], color=_BLUE, alpha=0.2, linewidth=0
-        )
+        lows, highs = [look.low for look in looks], [look.high for look in looks]
+        axes.fill_between(times, lows, highs, color=_BLUE, alpha=0.2, linewidth=0)
+        axes.vlines(times, lows, highs, color=_BLUE, alpha=0.35, linewidth=0.8)
         axes.plot(times, [k.effect for k in looks], color=_BLUE, marker="o", markersize=3, label="effect")
         axes.axhline(0, color=_GREY, linewidth=0.8)
         axes.axhline(line, color=_RED, linewidth=1.2, linestyle="--", label=f"margin {line:+.4g}")
         axes.set_ylabel(f"difference{f' ({unit})' if unit else ''}")
-        _time_axis(axes)
+        _time_axis(axes, times)
         axes.legend(loc="upper right", ncols=2)
     last = looks[-1]
     return Picture(
@@ -132,13 +136,19 @@ def _axes(height: float, title: str) -> Generator[tuple[Any, BytesIO]]:
         figure.savefig(picture, format="png", dpi=110)
 
 
-def _time_axis(axes: Any) -> None:
+def _score_label(column: ColumnDrift) -> str:
+    return f"{column.score:.3f}{' (bar cut)' if column.severity > _CLIP else ''}"
+
+
+def _time_axis(axes: Any, times: Sequence[datetime]) -> None:
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 
     locator = AutoDateLocator(minticks=3, maxticks=7)
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
     axes.set_xlabel("time (UTC)")
+    around = (times[-1] - times[0]) * 0.03 or timedelta(minutes=5)
+    axes.set_xlim(times[0] - around, times[-1] + around)
 
 
 def _minute(at: datetime) -> str:
