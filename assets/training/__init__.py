@@ -1,0 +1,1 @@
+"""Recipes that train and register model versions."""

@@ -1,0 +1,7 @@
+"""The model registry (MLflow): versions, aliases, tags, and what is inside a version."""
+
+from resources.registry.registry import Registry
+from resources.registry.validation import Step, ValidationReport, validate_version
+from resources.registry.version import VersionInfo
+
+__all__ = ["Registry", "Step", "ValidationReport", "VersionInfo", "validate_version"]

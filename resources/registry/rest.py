@@ -1,0 +1,109 @@
+"""MLflow's REST API over plain HTTP.
+
+Importing mlflow costs seconds of CPU in every process; a sensor that asks for an alias every five seconds needs
+two requests of it.
+"""
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, cast
+
+import httpx
+
+from pipelines.errors import RegistryError
+
+_API = "/api/2.0/mlflow/"
+_TRANSIENT = frozenset({429, 500, 502, 503, 504})
+
+
+class NotInRegistry(RegistryError):
+    """MLflow answered, and what was asked for does not exist."""
+
+
+@dataclass(frozen=True)
+class RegistryApi:
+    """One MLflow server. Every call is repeated where it is safe, and ends within `attempts * timeout` and pauses.
+
+    All calls that are made through it are idempotent.
+    """
+
+    uri: str
+    timeout: float = 5.0
+    """Seconds, per attempt."""
+    attempts: int = 3
+    pause: float = field(default=0.2, repr=False)
+    """Seconds before the second attempt; doubled for each further one."""
+
+    def __post_init__(self) -> None:
+        if not self.uri.startswith(("http://", "https://")):
+            raise RegistryError(f"MLflow's address == {self.uri!r}, must begin with http:// or https://")
+
+    def call(self, method: str, path: str, **values: str) -> dict[str, Any]:
+        """One call, such as `call("GET", "model-versions/get", name="m", version="1")`.
+
+        Raises `NotInRegistry` for what does not exist and `RegistryError` for every other failure.
+        """
+        what = f"{method} {path}"
+        problem = ""
+        for attempt in range(self.attempts):
+            if attempt:
+                time.sleep(self.pause * 2 ** (attempt - 1))
+            try:
+                answer = self._send(method, path, values)
+            except httpx.TransportError as error:
+                problem = f"MLflow at {self.uri} does not answer ({what}): {error or type(error).__name__}"
+                continue
+            if answer.status_code not in _TRANSIENT:
+                return _result(answer, what)
+            problem = f"MLflow at {self.uri} answered {answer.status_code} to {what}: {_told(answer)[1]}"
+        raise RegistryError(f"{problem}; tried {self.attempts} times")
+
+    def _send(self, method: str, path: str, values: Mapping[str, str]) -> httpx.Response:
+        if method == "GET":
+            return self._client.request(method, _API + path, params=values)
+        return self._client.request(method, _API + path, json=values)
+
+    @cached_property
+    def _client(self) -> httpx.Client:
+        return httpx.Client(base_url=self.uri.rstrip("/"), timeout=self.timeout, **_credentials())
+
+
+def _credentials() -> dict[str, Any]:
+    """MLflow's own variables: MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and _PASSWORD."""
+    token = os.environ.get("MLFLOW_TRACKING_TOKEN")
+    if token:
+        return {"headers": {"Authorization": f"Bearer {token}"}}
+    user = os.environ.get("MLFLOW_TRACKING_USERNAME")
+    if user:
+        return {"auth": (user, os.environ.get("MLFLOW_TRACKING_PASSWORD", ""))}
+    return {}
+
+
+def _result(answer: httpx.Response, what: str) -> dict[str, Any]:
+    if answer.is_success:
+        return _json(answer, what)
+    code, message = _told(answer)
+    text = f"MLflow refused {what} ({answer.status_code} {code}): {message}"
+    # A missing alias is an invalid parameter to MLflow.
+    missing_alias = "alias" in message and message.endswith("not found.")
+    if code == "RESOURCE_DOES_NOT_EXIST" or missing_alias:
+        raise NotInRegistry(text)
+    raise RegistryError(text)
+
+
+def _json(answer: httpx.Response, what: str) -> dict[str, Any]:
+    try:
+        return cast(dict[str, Any], answer.json())
+    except ValueError as error:
+        raise RegistryError(f"MLflow's answer to {what} is not JSON: {answer.text[:80]!r}") from error
+
+
+def _told(answer: httpx.Response) -> tuple[str, str]:
+    try:
+        body = answer.json()
+    except ValueError:
+        return "", answer.text[:200].strip()
+    return str(body.get("error_code", "")), str(body.get("message", ""))

@@ -1,0 +1,109 @@
+"""What a version must show before it gets any traffic."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines.errors import ServingError, VersionRefused
+from resources.lake.schema import ModelSchema
+from resources.registry.registry import Registry
+
+Probe = Callable[[dict[str, Any]], Mapping[str, Any]]
+"""Sends one v2 request to the version through the real predictor and returns its v2 answer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One thing that was looked at."""
+
+    name: str
+    ok: bool
+    detail: str
+    """In words: what was found, or what is wrong and how to mend it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationReport:
+    """All steps that were taken; a failed one ends those that need it."""
+
+    steps: tuple[Step, ...]
+    facts: Mapping[str, Any]
+    """What was learnt: digest, columns in and out, rows of the example, the probe's outputs."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing speaks against giving the version traffic."""
+        return all(step.ok for step in self.steps)
+
+    @property
+    def reason(self) -> str:
+        """What is wrong, in one line; empty where nothing is."""
+        return "; ".join(step.detail for step in self.steps if not step.ok)
+
+
+def validate_version(
+    registry: Registry, model: str, version: str, *, allow: tuple[str, ...] = (), probe: Probe | None = None
+) -> ValidationReport:
+    """Digest, policy, signature, input example, then the example's answer through `probe`.
+
+    Nothing of the artefact is loaded here; without `probe` the version is judged on paper alone.
+    Raises `RegistryError` where the registry cannot be asked: that says nothing about the version.
+    """
+    steps: list[Step] = []
+    facts: dict[str, Any] = {"digest": registry.artefact(model, version).digest}
+    steps.append(Step(name="artefact", ok=True, detail=f"sha256 {facts['digest']}"))
+    steps.append(_policy(registry.artefact_policy(model, version, allow)))
+    schema = _step(steps, "signature", lambda: registry.signature(model, version), _columns)
+    if schema is not None:
+        facts |= {"inputs": [c.name for c in schema.inputs], "outputs": [c.name for c in schema.outputs]}
+        request = _step(steps, "input example", lambda: registry.input_example(model, version), _rows)
+        # The probe loads the artefact: never before the policy has passed.
+        if request is not None and probe is not None and all(step.ok for step in steps):
+            answer = _step(steps, "probe", lambda: _answer(probe, request, schema), _shape)
+            facts["probe"] = answer
+    return ValidationReport(steps=tuple(steps), facts=facts)
+
+
+def _policy(refused: tuple[str, ...]) -> Step:
+    detail = "; ".join(refused) or "loading the artefact runs no code of its author"
+    return Step(name="policy", ok=not refused, detail=detail)
+
+
+def _step(
+    steps: list[Step], name: str, take: Callable[[], Any], describe: Callable[[Any], str]
+) -> Any | None:
+    try:
+        result = take()
+    except (VersionRefused, ServingError) as error:
+        steps.append(Step(name=name, ok=False, detail=str(error)))
+        return None
+    steps.append(Step(name=name, ok=True, detail=describe(result)))
+    return result
+
+
+def _answer(probe: Probe, request: dict[str, Any], schema: ModelSchema) -> Mapping[str, Any]:
+    answer = probe(request)
+    rows = request["inputs"][0]["shape"][0]
+    outputs = {tensor.get("name"): tensor for tensor in answer.get("outputs", ())}
+    for column in schema.outputs:
+        tensor = outputs.get(column.name)
+        if tensor is None:
+            named = ", ".join(map(str, outputs)) or "none"
+            raise VersionRefused(f"the predictor's answer has no output {column.name!r}; it has {named}")
+        shape = list(tensor["shape"])
+        if shape[:1] != [rows] or (not column.many and shape not in ([rows], [rows, 1])):
+            expected = f"[{rows}, k]" if column.many else f"[{rows}]"
+            raise VersionRefused(f"output {column.name!r} has shape {shape}, expected {expected}")
+    return answer
+
+
+def _columns(schema: ModelSchema) -> str:
+    return f"{len(schema.inputs)} columns in, {len(schema.outputs)} out"
+
+
+def _rows(request: Mapping[str, Any]) -> str:
+    return f"{request['inputs'][0]['shape'][0]} rows"
+
+
+def _shape(answer: Mapping[str, Any]) -> str:
+    return "; ".join(f"{tensor['name']} {list(tensor['shape'])}" for tensor in answer["outputs"])

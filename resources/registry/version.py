@@ -1,0 +1,36 @@
+"""What the registry says about one model version."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class VersionInfo:
+    """One registered version, as it was when asked."""
+
+    model: str
+    version: str
+    run_id: str
+    """Empty where the version was registered without a run."""
+    status: str
+    """`READY`, `PENDING_REGISTRATION` or `FAILED_REGISTRATION`."""
+    source: str
+    created: datetime
+    aliases: tuple[str, ...]
+    tags: Mapping[str, str]
+
+    @classmethod
+    def from_rest(cls, answer: Mapping[str, Any]) -> "VersionInfo":
+        """From the `model_version` of MLflow's REST API."""
+        return cls(
+            model=answer["name"],
+            version=str(answer["version"]),
+            run_id=answer.get("run_id", ""),
+            status=answer.get("status", ""),
+            source=answer.get("source", ""),
+            created=datetime.fromtimestamp(int(answer.get("creation_timestamp", 0)) / 1000, UTC),
+            aliases=tuple(sorted(answer.get("aliases", ()))),
+            tags={tag["key"]: tag["value"] for tag in answer.get("tags", ())},
+        )
