@@ -1,0 +1,124 @@
+"""An experiment's additive sufficient statistics: all that an analysis ever reads of the raw rows."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from duckdb import DuckDBPyConnection
+
+from pipelines.statistics.sums import Cell, Sums
+from resources.lake.cohorts import exposures, make_cohort
+from resources.lake.connection import Lake
+from resources.lake.experiment import ExperimentQuery, MetricQuery
+from resources.lake.schema import fields
+from resources.lake.unit_values import make_unit_values
+
+
+class StepUnits(NamedTuple):
+    """Distinct units first exposed at one step, crossovers included: what a sample ratio is tested on."""
+
+    step: int
+    champion: int
+    challenger: int
+
+
+class Coverage(NamedTuple):
+    """What became of the experiment's units; whatever is left out of the statistics is counted here."""
+
+    units: int
+    crossovers: int
+    """Seen on both versions at one step, or back on the champion: left out of every metric."""
+    moved: int
+    """Went from champion to challenger as the share grew: kept where they were first."""
+    rows_without_unit: int
+    """Answered without the unit id: counted nowhere."""
+
+
+def cells(lake: Lake, model: str, query: ExperimentQuery) -> list[Cell]:
+    """One cell per metric, step and exposure bucket, in this order; empty cells are left out.
+
+    A unit counts once, in the bucket of its first exposure, as soon as its window has passed by the watermark.
+    Raises `LakeError` for a source that is not there.
+    """
+    if not query.metrics:
+        return []
+    with lake.connect() as connection:
+        columns = fields(connection, model)
+        make_cohort(connection, model, query)
+        make_unit_values(connection, model, query, columns)
+        rows = _sum_up(connection, query)
+    return [cell for i, metric in enumerate(query.metrics) for cell in _cells(i, metric, rows)]
+
+
+def units_per_step(lake: Lake, model: str, query: ExperimentQuery) -> list[StepUnits]:
+    """Distinct units per variant and step of first exposure, mature or not."""
+    with lake.connect() as connection:
+        fields(connection, model)
+        make_cohort(connection, model, query)
+        rows: list[Any] = connection.execute(
+            "SELECT step, count(*) FILTER (NOT challenger), count(*) FILTER (challenger)"
+            " FROM cohort GROUP BY step ORDER BY step"
+        ).fetchall()
+    return [StepUnits(*row) for row in rows]
+
+
+def coverage(lake: Lake, model: str, query: ExperimentQuery) -> Coverage:
+    """What the statistics leave out, counted."""
+    with lake.connect() as connection:
+        fields(connection, model)
+        make_cohort(connection, model, query)
+        seen = exposures(model, query)
+        row: Any = connection.execute(
+            "SELECT count(*), count(*) FILTER (crossover), count(*) FILTER (moved AND NOT crossover) FROM cohort"
+        ).fetchone()
+        without: Any = connection.execute(
+            f"SELECT count(*) FILTER (unit IS NULL AND step IS NOT NULL) FROM {seen.rows}", seen.parameters
+        ).fetchone()
+    return Coverage(*row, rows_without_unit=without[0])
+
+
+def crossovers(lake: Lake, model: str, query: ExperimentQuery) -> int:
+    """Units whose stickiness was broken; see `Coverage`."""
+    return coverage(lake, model, query).crossovers
+
+
+def _sum_up(connection: DuckDBPyConnection, query: ExperimentQuery) -> list[dict[str, Any]]:
+    """Rows of step, bucket, challenger and the sums of every metric, `<name of the sum>_<i>`."""
+    width = query.bucket.total_seconds()
+    sums = ", ".join(_sums(i, metric) for i, metric in enumerate(query.metrics))
+    result = connection.execute(
+        f"""SELECT step, floor(epoch(exposed) / {width!r}) * {width!r} AS bucket, challenger, {sums}
+            FROM unit_values GROUP BY ALL ORDER BY ALL"""
+    )
+    names = [column[0] for column in result.description or ()]
+    return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+
+
+def _sums(i: int, metric: MetricQuery) -> str:
+    """Only the sums that are not known from others: d is 1 but for a ratio, x is 0 without a covariate."""
+    terms = {"n": f"count(y{i})", "sy": f"sum(y{i})", "syy": f"sum(y{i} * y{i})"}
+    if metric.denominator:
+        terms |= {"sd": f"sum(d{i})", "sdd": f"sum(d{i} * d{i})", "syd": f"sum(y{i} * d{i})"}
+    if metric.covariate:
+        terms |= {"sx": f"sum(x{i})", "sxx": f"sum(x{i} * x{i})", "sxy": f"sum(x{i} * y{i})"}
+    if metric.covariate and metric.denominator:
+        terms["sxd"] = f"sum(x{i} * d{i})"
+    return ", ".join(f"coalesce({term}, 0)::DOUBLE AS {name}_{i}" for name, term in terms.items())
+
+
+def _cells(i: int, metric: MetricQuery, rows: Sequence[dict[str, Any]]) -> list[Cell]:
+    sides: dict[tuple[int, float], dict[bool, Sums]] = {}
+    for row in rows:
+        sums = _of_row(i, metric, row)
+        if sums.n:
+            sides.setdefault((row["step"], row["bucket"]), {})[row["challenger"]] = sums
+    return [
+        Cell(metric.name, step, bucket, found.get(False, Sums()), found.get(True, Sums()), metric.reference)
+        for (step, bucket), found in sides.items()
+    ]
+
+
+def _of_row(i: int, metric: MetricQuery, row: dict[str, Any]) -> Sums:
+    found = {name: row[f"{name}_{i}"] for name in Sums._fields if f"{name}_{i}" in row}
+    if not metric.denominator:
+        found |= {"sd": found["n"], "sdd": found["n"], "syd": found["sy"], "sxd": found.get("sx", 0.0)}
+    return Sums(**found)

@@ -1,0 +1,143 @@
+"""The lake: DuckDB in memory, with the DuckLake catalogue attached as `lake`."""
+
+import importlib
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import duckdb
+from duckdb import DuckDBPyConnection
+
+from pipelines.errors import LakeError
+from resources.lake.location import Location, s3_secret_statement
+from resources.lake.writer_lock import writer_lock
+from resources.settings import Settings
+
+T = TypeVar("T")
+
+_ATTEMPTS = 12
+_CONFLICTS = ("conflict", "database is locked", "could not serialize", "duplicate key", "deadlock")
+
+
+@dataclass(frozen=True)
+class Lake:
+    """A lake by its configuration; holds no connection and no state, so it is cheap and safe to share."""
+
+    catalog: str
+    """`sqlite:<path>` or `postgres:<dsn>`."""
+    data_path: str
+    """A directory, or `s3://bucket/prefix`."""
+    home: Path
+    """Where DuckDB may put what it spills and installs: `<home>/duckdb`."""
+    memory_limit: str = "1GB"
+    threads: int = 2
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "Lake":
+        return cls(settings.lake_catalog, settings.lake_data, settings.home)
+
+    @property
+    def location(self) -> Location:
+        return Location(self.catalog, self.data_path)
+
+    @contextmanager
+    def connect(self) -> Iterator[DuckDBPyConnection]:
+        """A connection of its own, closed at the end. DuckDB's errors come out as `LakeError` with the reason.
+
+        Every statement outside `transaction` sees the lake as of its own start.
+        """
+        with self._errors():
+            connection = self._open()
+            try:
+                yield connection
+            finally:
+                connection.close()
+
+    def transaction(
+        self, work: Callable[[DuckDBPyConnection], T], connection: DuckDBPyConnection | None = None
+    ) -> T:
+        """Run `work` in one transaction and commit it; on a commit conflict, roll back and run it again.
+
+        `work` must have no effects outside its transaction. Raises `LakeError` when it keeps losing;
+        whatever `work` raises rolls back and comes out as it is.
+        """
+        if connection is None:
+            with self.connect() as own:
+                return self.transaction(work, own)
+        with self._errors():
+            for attempt in range(_ATTEMPTS):
+                try:
+                    return self._once(work, connection)
+                except duckdb.Error as error:
+                    if not _is_conflict(error):
+                        raise
+                    time.sleep(random.uniform(0, min(2.0, 0.02 * 2**attempt)))
+            raise LakeError(f"the lake's catalogue refused the commit {_ATTEMPTS} times: too many writers")
+
+    def _once(self, work: Callable[[DuckDBPyConnection], T], connection: DuckDBPyConnection) -> T:
+        with self._queue():
+            connection.begin()
+            try:
+                result = work(connection)
+                connection.commit()
+            except BaseException:
+                # A commit that failed has already ended the transaction.
+                with suppress(duckdb.TransactionException):
+                    connection.rollback()
+                raise
+            return result
+
+    def _queue(self) -> AbstractContextManager[None]:
+        catalog = self.location.sqlite_file
+        return nullcontext() if catalog is None else writer_lock(Path(f"{catalog}.writer"), timeout=120)
+
+    def _open(self) -> DuckDBPyConnection:
+        scratch = self.home / "duckdb"
+        scratch.mkdir(parents=True, exist_ok=True)
+        self.location.prepare()
+        connection = duckdb.connect(
+            ":memory:",
+            config={
+                "extension_directory": str(scratch / "extensions"),
+                "temp_directory": str(scratch / "spill"),
+                "autoinstall_known_extensions": False,
+                "memory_limit": self.memory_limit,
+                "threads": self.threads,
+            },
+        )
+        try:
+            self._attach(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _attach(self, connection: DuckDBPyConnection) -> None:
+        connection.execute("SET TimeZone = 'UTC'")
+        for name in self.location.extensions:
+            connection.load_extension(str(_extension_file(name)))
+        if self.location.on_s3:
+            connection.execute(s3_secret_statement())
+        connection.execute(self.location.attach_statement(read_only=False))
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except duckdb.Error as error:
+            raise LakeError(f"lake: {self.location.redact(str(error))}") from error
+
+
+def _extension_file(name: str) -> Path:
+    """The extension inside its wheel; loading it from there needs no network and no installation."""
+    module = importlib.import_module(f"duckdb_extension_{name}")
+    return Path(module.__path__[0]) / "extensions" / f"v{duckdb.__version__}" / f"{name}.duckdb_extension"
+
+
+def _is_conflict(error: duckdb.Error) -> bool:
+    message = str(error).lower()
+    return any(sign in message for sign in _CONFLICTS)

@@ -1,0 +1,130 @@
+"""Reads prediction segments into a typed temporary table, one set-based pass over the JSON.
+
+`events` holds one row per line (half a prediction). Tensors are found by name. Row 0 is typed at once; only
+batches (`rows` > 1) keep their tensors, for `pairing` to type the other rows.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from duckdb import DuckDBPyConnection
+
+from resources.lake.names import identifier, literal
+from resources.lake.schema import Fields
+
+REQUEST = "org.kubeflow.serving.inference.request"
+RESPONSE = "org.kubeflow.serving.inference.response"
+
+TENSOR_LISTS = (
+    "list_transform({tensors}, lambda t: t.name) AS {scope}names,"
+    " list_transform({tensors}, lambda t: t.data) AS {scope}datas"
+)
+"""What `tensor_struct` looks names up in; to be formatted."""
+
+_TENSORS = "STRUCT(name VARCHAR, shape BIGINT[], datatype VARCHAR, data VARCHAR[])[]"
+_LINE = (
+    "{id: 'VARCHAR', type: 'VARCHAR', time: 'VARCHAR', source: 'VARCHAR', latencyms: 'DOUBLE', status: 'INTEGER',"
+    """ metadata: 'STRUCT("x-unit-id" VARCHAR[], "x-assignment" VARCHAR[])',"""
+    """ annotations: 'STRUCT("rampgate.io/version" VARCHAR, "rampgate.io/revision" VARCHAR)',"""
+    f" data: 'STRUCT(inputs {_TENSORS}, outputs {_TENSORS})'}}"
+)
+
+
+def read_events(
+    connection: DuckDBPyConnection, paths: Sequence[Path], features: Fields, outputs: Fields
+) -> None:
+    """Fill the temporary tables `events`, and `malformed` (segment, lines) for files with unusable lines."""
+    connection.execute(
+        f"CREATE OR REPLACE TEMP TABLE parsed AS {_parse()}", {"paths": [str(p) for p in paths]}
+    )
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE events AS {_typed(features, outputs)}")
+    connection.execute(
+        "CREATE OR REPLACE TEMP TABLE malformed AS"
+        " SELECT segment, count(*) AS lines FROM parsed WHERE NOT usable GROUP BY segment"
+    )
+    connection.execute("DROP TABLE parsed")
+
+
+def tensor_struct(struct: str, columns: Fields, *, row: str, scope: str = "") -> tuple[str, str]:
+    """SQL for one row's struct, and for the values in it that do not fit their column, in words (or NULL).
+
+    Expects `<scope>names`, `<scope>datas` (parallel lists) and `<scope>rows` in scope; `row` is the SQL of
+    the row's index from 0. A tensor of a one-column side needs no matching name.
+    """
+    values: list[str] = []
+    misfits: list[tuple[str, str]] = []
+    for name, kind in columns.items():
+        raw = _raw(name, kind, row, scope, only=len(columns) == 1)
+        value = f"TRY_CAST({raw} AS {kind})"
+        values.append(f"{identifier(name)} := {value}")
+        words = f"concat({literal(f'{struct}.{name} == ')}, left(({raw})::VARCHAR, 80), {literal(f' is not {kind}')})"
+        misfits.append((f"({raw} IS NOT NULL AND {value} IS NULL)", words))
+    anything = " OR ".join(misfit for misfit, _ in misfits)
+    which = ", ".join(f"CASE WHEN {misfit} THEN {words} END" for misfit, words in misfits)
+    return f"struct_pack({', '.join(values)})", f"CASE WHEN {anything} THEN concat_ws('; ', {which}) END"
+
+
+def _raw(name: str, kind: str, row: str, scope: str, *, only: bool) -> str:
+    place = f"list_position({scope}names, {literal(name)})"
+    data = f"{scope}datas[{f'coalesce({place}, 1)' if only else place}]"
+    if not kind.endswith("[]"):
+        return f"{data}[{row} + 1]"
+    size = f"(len({data}) // {scope}rows)"
+    return f"{data}[{row} * {size} + 1 : ({row} + 1) * {size}]"
+
+
+def problem(event: dict[str, Any]) -> str | None:
+    """What makes a line of JSON unusable; the same conditions as `usable` in SQL, in words."""
+    annotations = event.get("annotations")
+    revision = annotations.get("rampgate.io/revision") if isinstance(annotations, dict) else None
+    if not isinstance(event.get("id"), str):
+        return "no id"
+    if event.get("type") not in (REQUEST, RESPONSE):
+        return f"type {event.get('type')!r}, must be {REQUEST} or {RESPONSE}"
+    if not isinstance(revision, str) and not isinstance(event.get("source"), str):
+        return "no revision: neither annotations nor source"
+    try:
+        datetime.fromisoformat(str(event.get("time")))
+    except ValueError:
+        return f"time {event.get('time')!r} is not RFC 3339"
+    return None
+
+
+def _parse() -> str:
+    return f"""
+        SELECT *, request_id IS NOT NULL AND kind IS NOT NULL AND revision IS NOT NULL AND seen_at IS NOT NULL
+            AS usable
+        FROM (
+            SELECT id AS request_id,
+                coalesce(annotations."rampgate.io/revision", source) AS revision,
+                CASE type WHEN '{REQUEST}' THEN 'request' WHEN '{RESPONSE}' THEN 'response' END AS kind,
+                TRY_CAST(time AS TIMESTAMPTZ) AS seen_at,
+                metadata."x-unit-id"[1] AS unit_id,
+                annotations."rampgate.io/version" AS version,
+                metadata."x-assignment"[1] AS assignment,
+                latencyms AS latency_ms,
+                status,
+                CASE type WHEN '{REQUEST}' THEN data.inputs WHEN '{RESPONSE}' THEN data.outputs END AS tensors,
+                parse_filename(filename) AS segment
+            FROM read_json($paths, format = 'newline_delimited', columns = {_LINE}, ignore_errors = true,
+                filename = true, maximum_object_size = 33554432)
+        )"""
+
+
+def _typed(features: Fields, outputs: Fields) -> str:
+    inputs, wrong_input = tensor_struct("features", features, row="0")
+    answers, wrong_answer = tensor_struct("outputs", outputs, row="0")
+    answered = "kind = 'response' AND coalesce(status, 200) = 200"
+    return f"""
+        SELECT request_id, revision, kind, seen_at, unit_id, version, assignment, latency_ms, status, "rows",
+            CASE WHEN kind = 'request' THEN {inputs} END AS features,
+            CASE WHEN {answered} THEN {answers} END AS outputs,
+            CASE WHEN kind = 'request' THEN {wrong_input} WHEN {answered} THEN {wrong_answer} END AS wrong,
+            CASE WHEN "rows" > 1 THEN tensors END AS tensors, segment
+        FROM (
+            SELECT *, {TENSOR_LISTS.format(tensors="tensors", scope="")},
+                greatest(1, least(coalesce(tensors[1].shape[1], 1), len(tensors[1].data)))::INTEGER AS "rows"
+            FROM parsed WHERE usable
+        )"""

@@ -1,0 +1,136 @@
+"""What to read from the lake for one experiment."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import NamedTuple
+
+from pipelines.errors import LakeError
+
+
+class MetricKind(StrEnum):
+    """How a unit's many values become one."""
+
+    PROPORTION = "proportion"
+    """1 when any value is above zero, else 0."""
+    MEAN = "mean"
+    """The sum of an outcome's values; the average of a prediction column's."""
+    RATIO = "ratio"
+    """Sum over sum of the denominator."""
+    RETENTION = "retention"
+    """1 when the unit asks again `retention` after its exposure or later."""
+
+
+class Missing(StrEnum):
+    """What a unit without any value becomes once its outcome window has passed."""
+
+    EXCLUDE = "exclude"
+    ZERO = "zero"
+
+
+class StepWindow(NamedTuple):
+    """A time in which the shares of traffic did not change."""
+
+    start: datetime
+    end: datetime
+    step: int
+    """Index of the rollout step, growing with time. One step may have several windows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricQuery:
+    """One metric, and where its values come from."""
+
+    name: str
+    kind: MetricKind
+    source: str
+    """`outcomes.<metric>`, `predictions.features.<name>`, `predictions.outputs.<name>`, `predictions.<name>` (a
+    feature or an output of that name, latency_ms or status), `serving.errors` or `serving.over_slo`."""
+    denominator: str | None = None
+    """For a ratio: its source."""
+    covariate: str | None = None
+    """A source of `predictions`, taken at exposure; a missing one is `covariate_reference`."""
+    covariate_reference: float = 0.0
+    """Subtracted from the covariate: the pre-period mean."""
+    cap: float | None = None
+    """Greater values count as this one."""
+    reference: float = 0.0
+    """Subtracted from each unit's value (against cancellation); not for ratios."""
+    slo_ms: float | None = None
+    """For `serving.over_slo`."""
+    retention: timedelta | None = None
+    missing: Missing | None = None
+    """Default: zero for a proportion, exclude for anything else."""
+    window: timedelta | None = None
+    """How long after exposure values count; default: the experiment's outcome window, or none at all where the
+    unit is a request and the source is known with its answer."""
+
+    def __post_init__(self) -> None:
+        needs = {
+            "denominator": (self.kind is MetricKind.RATIO, self.denominator is not None),
+            "retention": (self.kind is MetricKind.RETENTION, self.retention is not None),
+            "slo_ms": (self.source == "serving.over_slo", self.slo_ms is not None),
+        }
+        for name, (needed, given) in needs.items():
+            if needed != given:
+                raise LakeError(
+                    f"metric {self.name!r} ({self.kind}, {self.source}): {name} is"
+                    f" {'missing' if needed else 'not allowed'}"
+                )
+        if self.kind is MetricKind.RATIO and self.reference:
+            raise LakeError(f"metric {self.name!r}: a ratio takes no reference, got {self.reference}")
+
+    @property
+    def zero_when_missing(self) -> bool:
+        default = Missing.ZERO if self.kind is MetricKind.PROPORTION else Missing.EXCLUDE
+        return (self.missing or default) is Missing.ZERO
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentQuery:
+    """Two versions, the steps they shared traffic in, and what to compare."""
+
+    champion: str
+    """Its version."""
+    challenger: str
+    steps: tuple[StepWindow, ...]
+    metrics: tuple[MetricQuery, ...]
+    outcome_window: timedelta
+    watermark: datetime
+    """All predictions and outcomes up to here are taken to be in the lake; a unit counts once its window has
+    passed by then."""
+    by_request: bool = True
+    """The unit is the request; else the `x-unit-id`."""
+    bucket: timedelta = timedelta(minutes=5)
+    clock_skew: timedelta = timedelta(seconds=5)
+    """An outcome may be this much earlier than its exposure."""
+
+    def __post_init__(self) -> None:
+        if self.champion == self.challenger:
+            raise LakeError(f"champion and challenger are both version {self.champion!r}")
+        if not self.steps:
+            raise LakeError("an experiment needs at least one step window")
+        ordered = sorted(self.steps)
+        for one, next_one in zip(ordered, ordered[1:], strict=False):
+            if next_one.start < one.end or next_one.step < one.step:
+                raise LakeError(f"step windows overlap or go back: {one} and {next_one}")
+        if self.bucket <= timedelta(0):
+            raise LakeError(f"bucket == {self.bucket}, must be > 0")
+
+    @property
+    def start(self) -> datetime:
+        return min(step.start for step in self.steps)
+
+    @property
+    def end(self) -> datetime:
+        return max(step.end for step in self.steps)
+
+    def window_of(self, metric: MetricQuery) -> timedelta:
+        """How long after exposure `metric` counts."""
+        if metric.window is not None:
+            return metric.window
+        if metric.kind is MetricKind.RETENTION:
+            return (metric.retention or timedelta(0)) + self.outcome_window
+        instant = self.by_request and not metric.source.startswith("outcomes.")
+        mixed = metric.denominator is not None and metric.denominator.startswith("outcomes.")
+        return timedelta(0) if instant and not mixed else self.outcome_window

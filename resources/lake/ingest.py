@@ -1,0 +1,120 @@
+"""Loads prediction segments into the lake, exactly once."""
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+
+from duckdb import DuckDBPyConnection
+
+from resources.lake import quarantine, segments
+from resources.lake.connection import Lake
+from resources.lake.events import problem, read_events
+from resources.lake.pairing import Loaded, load_pairs, waiting_halves
+from resources.lake.quarantine import BadLine
+from resources.lake.schema import Fields, ModelSchema, ensure_tables, fields
+
+SOURCE = "predictions"
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestReport:
+    """What one call loaded."""
+
+    segments: int = 0
+    rows: int = 0
+    """Rows of `predictions`; a batch of n is n rows."""
+    bad: int = 0
+    """Lines in the quarantine, and predictions with a value that does not fit its column (loaded as NULL)."""
+    duplicates: int = 0
+    """Halves of predictions that were seen before and were left out."""
+    unpaired: int = 0
+    """Requests and responses that wait for their other half now, those of earlier calls included."""
+
+
+def ingest_predictions(
+    lake: Lake,
+    model: str,
+    schema: ModelSchema,
+    directory: Path,
+    *,
+    duplicates_within: timedelta = timedelta(hours=3),
+    portion_bytes: int = 128 * 1024 * 1024,
+) -> IngestReport:
+    """Load the closed segments of `directory` that are not in the lake yet, oldest first.
+
+    Segments of dead writers are sealed first. Each portion and the record that it was loaded are one
+    transaction; a second ingester on the same segments loses the race and finds them loaded. Raises `LakeError`.
+    """
+    from resources.prediction_log.segments import seal_abandoned
+
+    if directory.is_dir():
+        seal_abandoned(directory)
+    report = IngestReport()
+    with lake.connect() as connection:
+        ensure_tables(lake, connection, model, schema)
+        columns = fields(connection, model)
+        waiting = segments.not_loaded(connection, model, SOURCE, directory)
+        for paths in segments.portions(waiting, portion_bytes):
+            report = _plus(report, _load(lake, connection, model, columns, paths, duplicates_within))
+        return replace(report, unpaired=waiting_halves(connection, model))
+
+
+def _load(
+    lake: Lake,
+    connection: DuckDBPyConnection,
+    model: str,
+    columns: tuple[Fields, Fields],
+    paths: list[Path],
+    duplicates_within: timedelta,
+) -> IngestReport:
+    """One portion. All parsing is done before the transaction: while it is open, others wait."""
+    read_events(connection, paths, *columns)
+    found = dict(connection.execute("SELECT segment, lines FROM malformed").fetchall())
+    bad = quarantine.explain(paths, found, problem)
+    commit = partial(
+        _commit, model=model, columns=columns, paths=paths, bad=bad, duplicates_within=duplicates_within
+    )
+    return lake.transaction(commit, connection)
+
+
+def _commit(
+    connection: DuckDBPyConnection,
+    *,
+    model: str,
+    columns: tuple[Fields, Fields],
+    paths: list[Path],
+    bad: list[BadLine],
+    duplicates_within: timedelta,
+) -> IngestReport:
+    segments.take_fence(connection, model)
+    taken = set(segments.loaded(connection, model, SOURCE, [path.name for path in paths]))
+    if taken:
+        connection.execute("DELETE FROM events WHERE list_contains($taken, segment)", {"taken": list(taken)})
+        bad = [line for line in bad if line.segment not in taken]
+    loaded = load_pairs(connection, model, SOURCE, columns, duplicates_within)
+    quarantine.put(connection, model, SOURCE, bad)
+    fresh = [path.name for path in paths if path.name not in taken]
+    if fresh:
+        segments.record(connection, model, SOURCE, _counts(fresh, bad, loaded))
+    return IngestReport(
+        segments=len(fresh),
+        rows=sum(loaded.rows.values()),
+        bad=len(bad) + sum(loaded.misfits.values()),
+        duplicates=loaded.duplicates,
+    )
+
+
+def _counts(names: list[str], bad: list[BadLine], loaded: Loaded) -> list[tuple[str, int, int]]:
+    lines = Counter(line.segment for line in bad)
+    return [(name, loaded.rows.get(name, 0), lines[name] + loaded.misfits.get(name, 0)) for name in names]
+
+
+def _plus(total: IngestReport, part: IngestReport) -> IngestReport:
+    return IngestReport(
+        segments=total.segments + part.segments,
+        rows=total.rows + part.rows,
+        bad=total.bad + part.bad,
+        duplicates=total.duplicates + part.duplicates,
+    )

@@ -1,0 +1,193 @@
+"""A model's tables: typed from its signature, and grown when a new version needs more."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import duckdb
+from duckdb import DuckDBPyConnection
+
+from pipelines.errors import LakeError
+from resources.lake.connection import Lake
+from resources.lake.names import identifier, table
+
+SQL_TYPES: Mapping[str, str] = {
+    "double": "DOUBLE",
+    "float": "FLOAT",
+    "long": "BIGINT",
+    "integer": "INTEGER",
+    "boolean": "BOOLEAN",
+    "string": "VARCHAR",
+    "datetime": "TIMESTAMP",
+}
+"""MLflow's signature types, and what they are in the lake."""
+
+_WIDENS = {
+    ("INTEGER", "BIGINT"), ("INTEGER", "DOUBLE"), ("BIGINT", "DOUBLE"), ("FLOAT", "DOUBLE"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a signature."""
+
+    name: str
+    type: str
+    """double, float, long, integer, boolean, string or datetime."""
+    many: bool = False
+    """A list per row: a tensor of shape [n, k]."""
+
+    @property
+    def sql_type(self) -> str:
+        """Raises `LakeError` for a type that the lake does not store."""
+        if self.type not in SQL_TYPES:
+            raise LakeError(
+                f"column {self.name!r} has type {self.type!r}, must be one of {', '.join(SQL_TYPES)}"
+            )
+        return SQL_TYPES[self.type] + ("[]" if self.many else "")
+
+
+@dataclass(frozen=True)
+class ModelSchema:
+    """What a model version takes and gives."""
+
+    inputs: tuple[Column, ...]
+    outputs: tuple[Column, ...]
+
+    def __post_init__(self) -> None:
+        for side, columns in (("inputs", self.inputs), ("outputs", self.outputs)):
+            if not columns:
+                raise LakeError(f"the signature has no {side}: nothing to type the prediction log with")
+            _storable(side, columns)
+
+
+Fields = dict[str, str]
+"""Field name -> SQL type, of one struct."""
+
+
+def ensure_tables(lake: Lake, connection: DuckDBPyConnection, model: str, schema: ModelSchema) -> None:
+    """Create the model's tables, or add and widen what `schema` needs and they lack.
+
+    Raises `LakeError` naming column, old and new type where the types do not fit; nothing is changed then.
+    """
+    if not _changes(connection, model, schema):
+        return
+
+    def change(inside: DuckDBPyConnection) -> None:
+        for statement in _changes(inside, model, schema):
+            inside.execute(statement)
+
+    lake.transaction(change, connection)
+
+
+def fields(connection: DuckDBPyConnection, model: str) -> tuple[Fields, Fields]:
+    """The fields of `features` and of `outputs` as the lake holds them. Raises `LakeError` without tables."""
+    found = _existing(connection, model)
+    if found is None:
+        raise LakeError(f"the lake holds nothing of model {model!r} yet")
+    return found
+
+
+def feature_columns(lake: Lake, model: str) -> list[str]:
+    """Names of the model's features, `features.<name>`, in the order they came."""
+    with lake.connect() as connection:
+        return [f"features.{name}" for name in fields(connection, model)[0]]
+
+
+def output_columns(lake: Lake, model: str) -> list[str]:
+    """Names of the model's outputs, `outputs.<name>`."""
+    with lake.connect() as connection:
+        return [f"outputs.{name}" for name in fields(connection, model)[1]]
+
+
+def exists(connection: DuckDBPyConnection, model: str) -> bool:
+    """Whether the model has its tables."""
+    return _existing(connection, model) is not None
+
+
+def _changes(connection: DuckDBPyConnection, model: str, schema: ModelSchema) -> list[str]:
+    existing = _existing(connection, model)
+    if existing is None:
+        return _creation(model, schema)
+    statements: list[str] = []
+    for struct, old, columns in (
+        ("features", existing[0], schema.inputs),
+        ("outputs", existing[1], schema.outputs),
+    ):
+        new = _merged(struct, old, columns)
+        if new != old:
+            statements += [
+                f"ALTER TABLE {table(model, name)} ALTER COLUMN {struct} SET DATA TYPE {_struct(new)}"
+                for name in ("predictions", "unpaired")
+            ]
+    return statements
+
+
+def _merged(struct: str, old: Fields, columns: Iterable[Column]) -> Fields:
+    """`old` with what `columns` add and widen; a column that the lake holds wider already stays as it is."""
+    by_fold = {name.casefold(): name for name in old}
+    new = dict(old)
+    for column in columns:
+        name = by_fold.get(column.name.casefold(), column.name)
+        if name != column.name:
+            raise LakeError(f"{struct}.{column.name} differs from {struct}.{name} by case alone")
+        have, want = old.get(name), column.sql_type
+        if have is None or (have, want) in _WIDENS:
+            new[name] = want
+        elif have != want and (want, have) not in _WIDENS:
+            raise LakeError(
+                f"{struct}.{name} is {have} in the lake and {want} in the new version's signature: these do not"
+                " fit; rename the column or keep its type"
+            )
+    return new
+
+
+def _creation(model: str, schema: ModelSchema) -> list[str]:
+    features = _struct({c.name: c.sql_type for c in schema.inputs})
+    outputs = _struct({c.name: c.sql_type for c in schema.outputs})
+    tensors = "STRUCT(name VARCHAR, shape BIGINT[], datatype VARCHAR, data VARCHAR[])[]"
+    tables = {
+        "predictions": f"""request_id VARCHAR, "row" INTEGER, unit_id VARCHAR, revision VARCHAR, version VARCHAR,
+            assignment VARCHAR, requested_at TIMESTAMPTZ, responded_at TIMESTAMPTZ, latency_ms DOUBLE,
+            status INTEGER, features {features}, outputs {outputs}, segment VARCHAR""",
+        "unpaired": f"""request_id VARCHAR, revision VARCHAR, kind VARCHAR, seen_at TIMESTAMPTZ, unit_id VARCHAR,
+            version VARCHAR, assignment VARCHAR, latency_ms DOUBLE, status INTEGER, "rows" INTEGER,
+            features {features}, outputs {outputs}, wrong VARCHAR, tensors {tensors}, segment VARCHAR""",
+        "outcomes": "id VARCHAR, key VARCHAR, metric VARCHAR, value DOUBLE, at TIMESTAMPTZ, segment VARCHAR",
+        "segments": "source VARCHAR, name VARCHAR, rows BIGINT, bad BIGINT, loaded_at TIMESTAMPTZ",
+        "quarantine": """source VARCHAR, segment VARCHAR, line BIGINT, reason VARCHAR, raw VARCHAR,
+            quarantined_at TIMESTAMPTZ""",
+        "fence": "writes BIGINT",
+    }
+    return [
+        f"CREATE SCHEMA IF NOT EXISTS lake.{identifier(model)}",
+        *(f"CREATE TABLE {table(model, name)} ({_quoted(columns)})" for name, columns in tables.items()),
+        f"INSERT INTO {table(model, 'fence')} VALUES (0)",
+    ]
+
+
+def _quoted(columns: str) -> str:
+    """`at` and `rows` are keywords."""
+    return columns.replace(" at ", ' "at" ').replace(" rows ", ' "rows" ')
+
+
+def _existing(connection: DuckDBPyConnection, model: str) -> tuple[Fields, Fields] | None:
+    try:
+        relation = connection.sql(f"SELECT features, outputs FROM {table(model, 'predictions')} LIMIT 0")
+    except duckdb.CatalogException:
+        return None
+    features, outputs = ({name: str(kind) for name, kind in struct.children} for struct in relation.types)
+    return features, outputs
+
+
+def _struct(columns: Fields) -> str:
+    return "STRUCT(" + ", ".join(f"{identifier(name)} {kind}" for name, kind in columns.items()) + ")"
+
+
+def _storable(side: str, columns: Iterable[Column]) -> None:
+    """Struct fields are told apart without regard to case; each must be something the lake can hold."""
+    seen: set[str] = set()
+    for column in columns:
+        if column.name.casefold() in seen:
+            raise LakeError(f"{side}: there is a second column {column.name!r} (case does not count)")
+        seen.add(column.name.casefold())
+        _struct({column.name: column.sql_type})

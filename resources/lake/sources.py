@@ -1,0 +1,66 @@
+"""Where a metric's values come from, as SQL over the lake's tables."""
+
+from pipelines.errors import LakeError
+from resources.lake.experiment import ExperimentQuery, MetricQuery
+from resources.lake.names import identifier
+from resources.lake.schema import Fields
+
+_PLAIN = ("latency_ms", "status")
+_NUMERIC = ("DOUBLE", "FLOAT", "BIGINT", "INTEGER", "BOOLEAN")
+
+
+def outcome(source: str) -> str | None:
+    """The metric's name in `outcomes`, or None where `source` is something else."""
+    prefix, _, name = source.partition(".")
+    return name if prefix == "outcomes" and name else None
+
+
+def row_value(metric: MetricQuery, source: str, columns: tuple[Fields, Fields]) -> str:
+    """SQL for the value in one row of `predictions`, a DOUBLE. Raises `LakeError` for what is not there.
+
+    What belongs to the whole answer is taken once, from row 0 of a batch.
+    """
+    if source == "serving.errors":
+        return _once("status <> 200")
+    if source == "serving.over_slo" and metric.slo_ms is not None:
+        return _once(f"latency_ms > {float(metric.slo_ms)!r}")
+    prefix, _, name = source.partition(".")
+    if prefix == "predictions" and name in _PLAIN:
+        return _once(name)
+    found = _fields(name, columns) if prefix == "predictions" else []
+    if len(found) != 1:
+        raise LakeError(f"metric {metric.name!r}: source {source!r} {_allowed(found, columns)}")
+    struct, field, kind = found[0]
+    if kind not in _NUMERIC:
+        raise LakeError(f"metric {metric.name!r}: {struct}.{field} is {kind}, must be a number or a boolean")
+    return f"{struct}.{identifier(field)}::DOUBLE"
+
+
+def outcome_names(query: ExperimentQuery) -> list[str]:
+    """The outcome metrics that `query` reads."""
+    sources = [source for metric in query.metrics for source in (metric.source, metric.denominator) if source]
+    return sorted({name for name in map(outcome, sources) if name is not None})
+
+
+def _once(expression: str) -> str:
+    return f'(CASE WHEN "row" = 0 THEN ({expression})::DOUBLE END)'
+
+
+def _fields(name: str, columns: tuple[Fields, Fields]) -> list[tuple[str, str, str]]:
+    """(struct, field, type) of every field that `name` can mean."""
+    return [
+        (struct, field, kind)
+        for struct, held in zip(("features", "outputs"), columns, strict=True)
+        for field, kind in held.items()
+        if name in (field, f"{struct}.{field}")
+    ]
+
+
+def _allowed(found: list[tuple[str, str, str]], columns: tuple[Fields, Fields]) -> str:
+    if found:
+        return "is both: write " + " or ".join(f"predictions.{struct}.{field}" for struct, field, _ in found)
+    names = [*columns[0], *columns[1], *_PLAIN]
+    return (
+        "is not there; allowed: serving.errors, serving.over_slo, outcomes.<metric>, predictions.<column> with"
+        f" one of {', '.join(names)}"
+    )

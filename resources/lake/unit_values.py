@@ -1,0 +1,130 @@
+"""One row per counted unit, with each metric's value, denominator and covariate."""
+
+from datetime import timedelta
+
+from duckdb import DuckDBPyConnection
+
+from pipelines.errors import LakeError
+from resources.lake.cohorts import exposures
+from resources.lake.experiment import ExperimentQuery, MetricKind, MetricQuery
+from resources.lake.names import literal, mentioned, table
+from resources.lake.schema import Fields
+from resources.lake.sources import outcome, outcome_names, row_value
+
+
+def make_unit_values(
+    connection: DuckDBPyConnection, model: str, query: ExperimentQuery, columns: tuple[Fields, Fields]
+) -> None:
+    """Fill the temporary table `unit_values` from `cohort`: step, exposed, challenger, then y<i>, d<i>, x<i> per metric.
+
+    y is NULL where the unit does not count for the metric: not mature by the watermark, without a value, or
+    with one that is not finite. Crossovers are left out.
+    """
+    joins = [*_prediction_join(model, query, columns), *_outcome_join(model, query)]
+    values = ", ".join(_counted(i, metric, query) for i, metric in enumerate(query.metrics))
+    statement = f"""
+        CREATE OR REPLACE TEMP TABLE unit_values AS
+        SELECT step, exposed, challenger, {values}
+        FROM cohort {" ".join(f"LEFT JOIN ({join}) USING (unit)" for join in joins)}
+        WHERE NOT crossover"""
+    parameters = exposures(model, query).parameters | {"metrics": outcome_names(query)}
+    connection.execute(statement, mentioned(statement, parameters))
+
+
+def _prediction_join(model: str, query: ExperimentQuery, columns: tuple[Fields, Fields]) -> list[str]:
+    """At most one query: unit, with what the prediction log says."""
+    found: list[str] = []
+    for i, metric in enumerate(query.metrics):
+        within = _within("requested_at", query.window_of(metric))
+        if metric.kind is MetricKind.RETENTION:
+            found.append(_returned(i, metric, query))
+        else:
+            for letter, source in (("y", metric.source), ("d", metric.denominator)):
+                if source is not None and outcome(source) is None:
+                    value = _aggregate(metric, row_value(metric, source, columns))
+                    found.append(f"{value} FILTER ({_upto(query, within)}) AS {letter}{i}")
+        if metric.covariate is not None:
+            value = row_value(metric, metric.covariate, columns)
+            found.append(f"arg_min({value}, requested_at) AS x{i}")
+    if not found:
+        return []
+    rows = exposures(model, query).rows
+    return [
+        f"SELECT unit, {', '.join(found)} FROM {rows} JOIN (SELECT unit, exposed FROM cohort) USING (unit)"
+        " WHERE requested_at >= exposed GROUP BY unit"
+    ]
+
+
+def _outcome_join(model: str, query: ExperimentQuery) -> list[str]:
+    """At most one query: unit, with what the outcomes say."""
+    found: list[str] = []
+    longest = timedelta(0)
+    for i, metric in enumerate(query.metrics):
+        window = query.window_of(metric)
+        for letter, source in (("y", metric.source), ("d", metric.denominator)):
+            name = None if source is None else outcome(source)
+            if name is not None:
+                longest = max(longest, window)
+                condition = f"metric = {literal(name)} AND {_within('seen_at', window)}"
+                value = _aggregate(metric, "value", average=False)
+                found.append(f"{value} FILTER ({condition}) AS {letter}{i}")
+    if not found:
+        return []
+    skew = _interval(query.clock_skew)
+    return [
+        f"""SELECT unit, {", ".join(found)}
+        FROM (SELECT key AS unit, metric, value, "at" AS seen_at FROM {table(model, "outcomes")}
+            WHERE list_contains($metrics, metric) AND "at" >= $start::TIMESTAMPTZ - {skew})
+        JOIN (SELECT unit, exposed FROM cohort) USING (unit)
+        WHERE seen_at >= exposed - {skew} AND {_within("seen_at", longest)}
+        GROUP BY unit"""
+    ]
+
+
+def _counted(i: int, metric: MetricQuery, query: ExperimentQuery) -> str:
+    """y, d and x as they are summed."""
+    if metric.zero_when_missing:
+        y, d = f"coalesce(y{i}, 0)", f"coalesce(d{i}, 0)"
+    else:
+        y, d = f"y{i}", f"d{i}"
+    capped = f"least({y}, {float(metric.cap)!r})" if metric.cap is not None else y
+    value = f"({capped} - {float(metric.reference)!r})"
+    mature = f"exposed + {_interval(query.window_of(metric))} <= $until"
+    usable = f"{mature} AND isfinite({y})" + (f" AND isfinite({d})" if metric.denominator else "")
+    parts = [f"CASE WHEN {usable} THEN {value} END AS y{i}"]
+    if metric.denominator:
+        parts.append(f"CASE WHEN {usable} THEN {d} END AS d{i}")
+    if metric.covariate:
+        x = f"(x{i} - {float(metric.covariate_reference)!r})"
+        parts.append(f"CASE WHEN {usable} THEN CASE WHEN isfinite(x{i}) THEN {x} ELSE 0 END END AS x{i}")
+    return ", ".join(parts)
+
+
+def _aggregate(metric: MetricQuery, value: str, *, average: bool = True) -> str:
+    """A unit's many values as one."""
+    if metric.kind is MetricKind.PROPORTION:
+        return f"max(({value} > 0)::DOUBLE)"
+    if metric.kind is MetricKind.MEAN and average:
+        return f"avg({value})"
+    return f"sum({value})"
+
+
+def _returned(i: int, metric: MetricQuery, query: ExperimentQuery) -> str:
+    if query.by_request or metric.retention is None:
+        raise LakeError(f"metric {metric.name!r}: retention needs units that can return, not requests")
+    after = f"requested_at >= exposed + {_interval(metric.retention)}"
+    within = _within("requested_at", query.window_of(metric))
+    return f"(count(*) FILTER ({after} AND {within}) > 0)::DOUBLE AS y{i}"
+
+
+def _upto(query: ExperimentQuery, within: str) -> str:
+    """All attempts at a request belong to it; of a returning unit, what its window covers."""
+    return "true" if query.by_request else within
+
+
+def _within(moment: str, window: timedelta) -> str:
+    return f"{moment} <= exposed + {_interval(window)}"
+
+
+def _interval(duration: timedelta) -> str:
+    return f"INTERVAL '{duration // timedelta(microseconds=1)} microseconds'"

@@ -1,0 +1,92 @@
+"""Windows of the prediction log as data frames, for the checks that watch the data."""
+
+from datetime import datetime
+
+import pandas as pd
+from duckdb import DuckDBPyConnection
+
+from resources.lake.connection import Lake
+from resources.lake.names import identifier, table
+from resources.lake.schema import fields
+
+
+def window(
+    lake: Lake,
+    model: str,
+    start: datetime,
+    end: datetime,
+    *,
+    version: str | None = None,
+    assignment: str | None = "weighted",
+    sample: int | None = None,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """The predictions requested in [start, end).
+
+    Columns: request_id, row, unit_id, version, requested_at, latency_ms, status, then `features.<name>` and
+    `outputs.<name>`. `version` and `assignment` None mean any. `sample` keeps that many rows, chosen at
+    random by `seed`; the same rows come back whenever the window and the seed are the same.
+    Raises `LakeError` where the model has no tables.
+    """
+    where, parameters = _where(start, end, version, assignment)
+    with lake.connect() as connection:
+        features, outputs = fields(connection, model)
+        columns = [
+            *(f"features.{identifier(name)} AS {identifier('features.' + name)}" for name in features),
+            *(f"outputs.{identifier(name)} AS {identifier('outputs.' + name)}" for name in outputs),
+        ]
+        predictions = f"{table(model, 'predictions')} WHERE {where}"
+        if sample is not None:
+            predictions += _sampled(connection, predictions, parameters, sample, seed)
+        return connection.execute(
+            f"""SELECT request_id, "row", unit_id, version, requested_at, latency_ms, status, {", ".join(columns)}
+                FROM {predictions}""",
+            parameters,
+        ).df()
+
+
+def window_counts(
+    lake: Lake, model: str, start: datetime, end: datetime, *, assignment: str | None = "weighted"
+) -> pd.DataFrame:
+    """Per version in [start, end): version, rows, requests, failed (status other than 200), first, last."""
+    where, parameters = _where(start, end, None, assignment)
+    with lake.connect() as connection:
+        fields(connection, model)
+        return connection.execute(
+            f"""SELECT version, count(*) AS "rows", count(*) FILTER ("row" = 0) AS requests,
+                    count(*) FILTER ("row" = 0 AND status <> 200) AS failed,
+                    min(requested_at) AS first, max(requested_at) AS last
+                FROM {table(model, "predictions")} WHERE {where} GROUP BY version ORDER BY version""",
+            parameters,
+        ).df()
+
+
+def _where(
+    start: datetime, end: datetime, version: str | None, assignment: str | None
+) -> tuple[str, dict[str, object]]:
+    conditions = ["requested_at >= $start", "requested_at < $end"]
+    parameters: dict[str, object] = {"start": start, "end": end}
+    for name, value in (("version", version), ("assignment", assignment)):
+        if value is not None:
+            conditions.append(f"{name} = ${name}")
+            parameters[name] = value
+    return " AND ".join(conditions), parameters
+
+
+def _sampled(
+    connection: DuckDBPyConnection, predictions: str, parameters: dict[str, object], sample: int, seed: int
+) -> str:
+    """The end of a query on `predictions` that keeps the `sample` rows with the smallest hashes.
+
+    A reservoir is repeatable on one thread only; hashes do not depend on threads, files or order. The cut-off
+    spares sorting the whole window.
+    """
+    if sample < 1:
+        raise ValueError(f"sample == {sample}, must be >= 1")
+    row = connection.execute(f"SELECT count(*) FROM {predictions}", parameters).fetchone()
+    rows = row[0] if row else 0
+    if rows <= sample:
+        return ""
+    key = f'hash(request_id, revision, "row", {int(seed)})'
+    share = (sample + 6 * sample**0.5 + 6) / rows
+    return f" AND {key} <= {min(2**64 - 1, int(share * 2**64))}::UBIGINT ORDER BY {key} LIMIT {int(sample)}"
