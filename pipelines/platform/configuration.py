@@ -1,0 +1,115 @@
+"""The files that the parts read when they start, written below `Settings.home`."""
+
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from pipelines.platform.parts import Part
+from resources.serving.embedded import Layout
+from resources.serving.embedded.predictors import escape
+from resources.settings import ROOT, Settings
+
+TELEMETRY_OFF = {
+    "DAGSTER_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "GX_ANALYTICS_ENABLED": "false",
+}
+
+# The instance keeps no more than a person still looks at; decisions are in the ledger for good.
+_DAGSTER = """\
+telemetry: {enabled: false}
+nux: {enabled: false}
+storage: {sqlite: {base_dir: storage}}
+sensors: {use_threads: true, num_workers: 4}
+schedules: {use_threads: true, num_workers: 2}
+run_queue: {max_concurrent_runs: 2, dequeue_interval_seconds: 1}
+run_monitoring:
+  enabled: true
+  start_timeout_seconds: 180
+  cancel_timeout_seconds: 60
+  free_slots_after_run_end_seconds: 30
+retention:
+  schedule: {purge_after_days: {skipped: 1, success: 30, failure: 30, started: -1}}
+  sensor: {purge_after_days: {skipped: 1, success: 30, failure: 30, started: -1}}
+"""
+
+
+def supervisord_file(settings: Settings) -> Path:
+    """Where the supervisor's configuration lies."""
+    return settings.home / "supervisor" / "supervisord.conf"
+
+
+def write_configuration(settings: Settings, parts: Iterable[Part]) -> None:
+    """Write supervisord.conf and dagster.yaml and make the directories that the parts expect."""
+    Layout(settings.home).create()
+    for folder in ("mlflow", "dagster", "evidently", "reports"):
+        (settings.home / folder).mkdir(parents=True, exist_ok=True)
+    (settings.home / "dagster" / "dagster.yaml").write_text(_DAGSTER)
+    supervisord_file(settings).write_text(_supervisord(settings, parts))
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """What every part and predictor finds in its environment, on top of what `up` was started with."""
+    ports = {f"RAMPGATE_{name.upper()}_PORT": str(port) for name, port in vars(settings.ports).items()}
+    return {
+        **TELEMETRY_OFF,
+        **ports,
+        "RAMPGATE_HOME": str(settings.home),
+        "RAMPGATE_MANIFESTS": str(settings.manifests),
+        "MLFLOW_TRACKING_URI": settings.mlflow_uri,
+        "DAGSTER_HOME": str(settings.home / "dagster"),
+        "PYTHONPATH": str(ROOT),
+        "PYTHONUNBUFFERED": "1",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+    }
+
+
+def _supervisord(settings: Settings, parts: Iterable[Part]) -> str:
+    layout = Layout(settings.home)
+    folder = settings.home / "supervisor"
+    head = f"""\
+[unix_http_server]
+file={escape(str(layout.socket))}
+chmod=0700
+
+[rpcinterface:supervisor]
+supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
+
+[supervisord]
+logfile={escape(str(folder / "supervisord.log"))}
+logfile_maxbytes=10MB
+logfile_backups=2
+pidfile={escape(str(folder / "supervisord.pid"))}
+childlogdir={escape(str(layout.logs))}
+directory={escape(str(ROOT))}
+environment={_pairs(environment(settings))}
+
+[include]
+files={escape(str(layout.programs))}/*.conf
+"""
+    return "\n".join([head, *(_program(part, layout.logs) for part in parts)])
+
+
+def _program(part: Part, logs: Path) -> str:
+    extra = f"environment={_pairs(part.environment)}\n" if part.environment else ""
+    return f"""\
+[program:{part.name}]
+command={escape(part.command)}
+{extra}autostart=false
+autorestart=true
+startsecs=2
+startretries=1000
+stopwaitsecs=20
+stopasgroup=true
+killasgroup=true
+redirect_stderr=true
+stdout_logfile={escape(str(logs / f"{part.name}.log"))}
+stdout_logfile_maxbytes=10MB
+stdout_logfile_backups=2
+"""
+
+
+def _pairs(values: Mapping[str, str]) -> str:
+    return ",".join(f'{name}="{escape(value)}"' for name, value in values.items())

@@ -1,0 +1,122 @@
+"""Up and down: one supervisord, every part answering; then nothing left running."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+from pipelines.errors import RampgateError, ServingError
+from pipelines.platform.configuration import supervisord_file, write_configuration
+from pipelines.platform.occupied import holder
+from pipelines.platform.parts import Part
+from resources.serving.embedded import Layout, restore
+from resources.serving.embedded.ports import is_free
+from resources.serving.embedded.supervisor import STOPPED, Supervisor, last_lines, wait_until
+from resources.settings import HOST, Settings
+
+Say = Callable[[str], None]
+
+
+class PlatformError(RampgateError):
+    """The platform could not be started or stopped; the message names the part."""
+
+
+def up(settings: Settings, parts: Sequence[Part], *, say: Say = print, seconds: float = 180.0) -> None:
+    """Start what does not run and wait until every part works.
+
+    Raises `PlatformError` naming the port that is taken, or the part that does not answer and its last
+    words. Repeating it is safe; parts that run are left alone.
+    """
+    supervisor = Supervisor(Layout(settings.home).socket)
+    running = _running(supervisor)
+    _require_free_ports([part for part in parts if part.name not in running])
+    if not supervisor.alive():
+        write_configuration(settings, parts)
+        restore(settings)
+        _start_supervisord(settings, supervisor)
+    _start_parts(settings, supervisor, parts, say=say, seconds=seconds)
+
+
+def down(settings: Settings, *, say: Say = print, seconds: float = 90.0) -> None:
+    """Stop every part and supervisord, and wait for them. Data stays."""
+    supervisor = Supervisor(Layout(settings.home).socket)
+    if not supervisor.alive():
+        say("nothing is running")
+        return
+    pid = supervisor.pid()
+    supervisor.shutdown()
+    if not wait_until(lambda: not _exists(pid), seconds=seconds):
+        raise PlatformError(f"supervisord ({pid}) has not stopped within {seconds:g} s")
+    say("stopped")
+
+
+def _start_supervisord(settings: Settings, supervisor: Supervisor) -> None:
+    command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(supervisord_file(settings))]
+    started = subprocess.run(command, capture_output=True, text=True, check=False, cwd=settings.home)
+    if started.returncode or not wait_until(supervisor.alive, seconds=10):
+        raise PlatformError(f"supervisord did not start: {started.stdout}{started.stderr}".strip())
+
+
+def _start_parts(
+    settings: Settings, supervisor: Supervisor, parts: Sequence[Part], *, say: Say, seconds: float
+) -> None:
+    """Start each part as soon as the one that it needs works, and report each once."""
+    began = time.monotonic()
+    waiting, works = list(parts), set[str]()
+    started: set[str] = set()
+    while waiting:
+        names = {part.name for part in parts}
+        for part in waiting:
+            if part.name not in started and (part.after not in names or part.after in works):
+                _start(supervisor, part)
+                started.add(part.name)
+        for part in [each for each in waiting if each.name in started and each.trouble() is None]:
+            works.add(part.name)
+            waiting.remove(part)
+            say(f"  {part.name:<10} {time.monotonic() - began:5.1f} s  {part.url}")
+        if waiting and time.monotonic() - began > seconds:
+            raise PlatformError(_stuck(settings, waiting[0], seconds))
+        time.sleep(0.1)
+
+
+def _start(supervisor: Supervisor, part: Part) -> None:
+    processes = supervisor.processes()
+    if part.name not in processes:
+        raise PlatformError(
+            f"{part.name}: the running supervisord does not know this part; run `down`, then `up`"
+        )
+    if processes[part.name].state in STOPPED:
+        supervisor.start(part.name)
+
+
+def _stuck(settings: Settings, part: Part, seconds: float) -> str:
+    log = Layout(settings.home).logs / f"{part.name}.log"
+    return f"{part.name} does not work after {seconds:g} s: {part.trouble()}\n{log}:\n{last_lines(log)}"
+
+
+def _require_free_ports(parts: Sequence[Part]) -> None:
+    taken = [
+        f"port {each.port} for {part.name} is held by {holder(each.port)}; set {each.setting} to another"
+        for part in parts
+        for each in part.ports
+        if not is_free(each.port)
+    ]
+    if taken:
+        raise PlatformError(f"on {HOST}: " + "\n".join(taken))
+
+
+def _running(supervisor: Supervisor) -> set[str]:
+    try:
+        processes = supervisor.processes()
+    except ServingError:
+        return set()
+    return {name for name, process in processes.items() if process.state not in STOPPED}
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True

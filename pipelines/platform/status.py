@@ -1,0 +1,62 @@
+"""What runs, and where to find it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipelines.errors import ServingError
+from pipelines.platform.parts import Part
+from resources.serving.embedded import Layout
+from resources.serving.embedded.supervisor import Process, Supervisor
+from resources.settings import Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartStatus:
+    """One line of `status`."""
+
+    name: str
+    state: str
+    pid: int
+    trouble: str
+    url: str
+
+
+def status(settings: Settings, parts: Sequence[Part]) -> list[PartStatus]:
+    """The parts, then the predictor processes; everything is `down` without a supervisord."""
+    try:
+        processes = Supervisor(Layout(settings.home).socket).processes()
+    except ServingError:
+        processes = {}
+    rows = [_of_part(part, processes.pop(part.name, None)) for part in parts]
+    return rows + [_of_process(process) for process in processes.values()]
+
+
+def table(rows: Sequence[PartStatus]) -> str:
+    """Aligned text for a terminal."""
+    width = max(len(row.name) for row in rows)
+    lines = [
+        f"{row.name:<{width}}  {row.state:<8}  {row.pid or '-':>7}  {row.trouble or 'ok'}  {row.url}".rstrip()
+        for row in rows
+    ]
+    return "\n".join([f"{'part':<{width}}  {'state':<8}  {'pid':>7}  health, address", *lines])
+
+
+def _of_part(part: Part, process: Process | None) -> PartStatus:
+    if process is None or not process.pid:
+        state = "down" if process is None else process.state.lower()
+        return PartStatus(name=part.name, state=state, pid=0, trouble="not running", url=part.url)
+    trouble = (part.trouble() or "").splitlines()
+    return PartStatus(
+        name=part.name,
+        state=process.state.lower(),
+        pid=process.pid,
+        trouble=trouble[0] if trouble else "",
+        url=part.url,
+    )
+
+
+def _of_process(process: Process) -> PartStatus:
+    trouble = "" if process.state == "RUNNING" else process.description
+    return PartStatus(
+        name=process.name, state=process.state.lower(), pid=process.pid, trouble=trouble, url=""
+    )

@@ -1,0 +1,217 @@
+"""The serving backend of one machine: supervisord, Envoy and KServe model servers.
+
+Every call changes the desired state under a lock held for milliseconds, then brings the processes and the
+gateway there without holding it. Whoever repeats a call after a crash continues where the files say it was.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from pipelines.errors import NotMeasured, ServingError
+from resources.serving.backend import Capabilities, Counters, ModelArtefact, ServiceStatus
+from resources.serving.embedded.artefacts import pin
+from resources.serving.embedded.counting import count, stats_pattern
+from resources.serving.embedded.definition import ServiceDefinition
+from resources.serving.embedded.gateway import EmbeddedGateway
+from resources.serving.embedded.layout import Layout
+from resources.serving.embedded.lifecycle import Lifecycle
+from resources.serving.embedded.predictors import PredictorCommand, Predictors, model_server
+from resources.serving.embedded.report import report
+from resources.serving.embedded.state import (
+    Canary,
+    Deployed,
+    ServiceState,
+    begin_canary,
+    promoted,
+    rolled_back,
+    with_share,
+)
+from resources.serving.embedded.store import StateStore
+from resources.serving.embedded.supervisor import Supervisor
+from resources.settings import Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Share:
+    """What a command wants for the canary."""
+
+    percent: float
+    mirror: bool = False
+    salt: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.percent <= 100:
+            raise ServingError(f"percent == {self.percent}, must be 0 to 100")
+
+    def holds_for(self, canary: Canary) -> bool:
+        """Whether the canary already has this share."""
+        salt = canary.salt if self.salt is None else self.salt
+        return (canary.percent, canary.mirror, canary.salt) == (self.percent, self.mirror, salt)
+
+
+class EmbeddedBackend:
+    """`ServingBackend` for the InferenceServices in `models` (name -> the YAML as a mapping).
+
+    A canary runs `ceil(minReplicas * percent / 100)` processes, at least one; they are started before a
+    share that needs them is given, and `promote` waits for all of `minReplicas`.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        models: Mapping[str, Mapping[str, Any]],
+        *,
+        predictor_command: PredictorCommand = model_server,
+        durability: str = "process",
+        start_seconds: float = 180.0,
+        drain_seconds: float = 30.0,
+    ) -> None:
+        layout = Layout(settings.home)
+        layout.create()
+        self._models = models
+        self._layout = layout
+        self._store = StateStore(layout.states)
+        self._gateway = EmbeddedGateway(settings, self._store)
+        self._predictors = Predictors(layout, Supervisor(layout.socket))
+        self._lifecycle = Lifecycle(
+            settings,
+            self._store,
+            self._gateway,
+            self._predictors,
+            command=predictor_command,
+            durability=durability,
+            start_seconds=start_seconds,
+            drain_seconds=drain_seconds,
+        )
+
+    def capabilities(self, service: str) -> Capabilities:
+        """Everything: the gateway hashes units and mirrors requests."""
+        self._definition(service)
+        return Capabilities(sticky=True, mirror=True, percent_step=0.01)
+
+    def status(self, service: str) -> ServiceStatus:
+        """The desired state, with the readiness that supervisord and the gateway report."""
+        return report(self._store.read(service), self._gateway, self._predictors)
+
+    def deploy_canary(
+        self, service: str, artefact: ModelArtefact, *, percent: float, salt: str, mirror: bool = False
+    ) -> ServiceStatus:
+        """Pin the artefact, start it, wait for it, give it its share."""
+        definition = self._definition(service)
+        share = _Share(percent=percent, mirror=mirror, salt=salt)
+        pin(self._layout.models, artefact)
+        with self._store.changing(service) as state:
+            begun = begin_canary(state, artefact, salt=salt)
+            self._store.write(replace(begun, timeout_ms=definition.timeout_ms))
+        return self._give(service, artefact.version, share)
+
+    def set_canary_percent(self, service: str, version: str, percent: float) -> ServiceStatus:
+        """Change the share; mirroring ends. Percent 0 only rewrites the routes."""
+        share = _Share(percent=percent)
+        if percent > 0:
+            return self._give(service, version, share)
+        with self._store.changing(service) as state:
+            if _refuse_if_stable(state, version):
+                self._store.write(with_share(state, version, percent=0.0))
+            self._gateway.publish("routes")
+        self._gateway.confirm("routes")
+        return self.status(service)
+
+    def promote(self, service: str, version: str) -> ServiceStatus:
+        """Bring the canary to full strength, switch the routes, drain and stop the previous revision."""
+        definition = self._definition(service)
+        if not _is_stable(self._store.read(service), version):
+            command = self._lifecycle.strengthen(service, version, definition, definition.replicas)
+            with self._store.changing(service) as state:
+                _require_current(state, version, command)
+                self._store.write(promoted(state, version))
+        return self._settle(service)
+
+    def roll_back(self, service: str, version: str) -> ServiceStatus:
+        """Routes first, then the processes."""
+        with self._store.changing(service) as state:
+            self._store.write(rolled_back(state, version))
+        return self._settle(service)
+
+    def counters(self, service: str) -> Counters:
+        """From the gateway's statistics; see `counting` for what counts as an error.
+
+        The epoch names the gateway's start and the stable revision: both start the counts anew.
+        """
+        state = self._store.read(service)
+        try:
+            instance = self._gateway.admin.instance()
+            stats = self._gateway.admin.stats(stats_pattern(state))
+            restarted = instance != self._gateway.admin.instance()
+        except ServingError as error:
+            raise NotMeasured(f"counters of {service}: {error}") from error
+        if restarted:
+            raise NotMeasured(f"counters of {service}: the gateway restarted while they were read")
+        epoch = f"{instance}/{state.stable.name if state.stable else ''}"
+        return Counters(at=datetime.now(UTC), epoch=epoch, revisions=count(state, stats))
+
+    def predict(self, service: str, version: str, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        """One pinned request through the gateway, in no revision's counters."""
+        state = self._store.read(service)
+        return self._gateway.probe(state, _running(state, version), request)
+
+    def _give(self, service: str, version: str, share: _Share) -> ServiceStatus:
+        """Start what the share needs, then give it, unless somebody decided otherwise meanwhile."""
+        definition = self._definition(service)
+        replicas = definition.canary_replicas(share.percent)
+        command = self._lifecycle.strengthen(service, version, definition, replicas)
+        with self._store.changing(service) as state:
+            canary = state.canary_of(version)
+            if not share.holds_for(canary):
+                _require_current(state, version, command)
+                changed = with_share(
+                    state, version, percent=share.percent, mirror=share.mirror, salt=share.salt
+                )
+                self._store.write(changed)
+            self._gateway.publish("routes")
+        self._gateway.confirm("routes")
+        return self.status(service)
+
+    def _settle(self, service: str) -> ServiceStatus:
+        self._gateway.publish("routes")
+        self._gateway.confirm("routes")
+        self._lifecycle.retire(service)
+        return self.status(service)
+
+    def _definition(self, service: str) -> ServiceDefinition:
+        if service not in self._models:
+            known = ", ".join(sorted(self._models)) or "none"
+            raise ServingError(f"no InferenceService {service!r}; there are: {known}")
+        return ServiceDefinition.of(self._models[service])
+
+
+def _is_stable(state: ServiceState, version: str) -> bool:
+    return state.stable is not None and state.stable.version == version
+
+
+def _refuse_if_stable(state: ServiceState, version: str) -> bool:
+    """Whether `version` is the canary; taking the stable revision's traffic away is refused."""
+    if state.canary is not None and state.canary.revision.version == version:
+        return True
+    if _is_stable(state, version):
+        raise ServingError(f"{state.service}: version {version} is the stable revision, not the canary")
+    return False
+
+
+def _require_current(state: ServiceState, version: str, command: int) -> None:
+    canary = state.canary_of(version)
+    if canary.command != command:
+        raise ServingError(
+            f"{state.service}: version {version} was given {canary.percent:g} % by another command meanwhile"
+        )
+
+
+def _running(state: ServiceState, version: str) -> Deployed:
+    live = [state.canary.revision] if state.canary else []
+    live += [state.stable] if state.stable else []
+    for revision in live:
+        if revision.version == version:
+            return revision
+    raise ServingError(f"{state.service}: version {version} is not deployed")

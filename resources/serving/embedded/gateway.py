@@ -1,0 +1,119 @@
+"""The embedded gateway: desired states -> Envoy's files -> confirmed to be in force."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+
+from pipelines.errors import ServingError
+from resources.serving.embedded.admin import Admin
+from resources.serving.embedded.layout import Layout, gateway_of
+from resources.serving.embedded.state import Deployed, ServiceState
+from resources.serving.embedded.store import StateStore
+from resources.serving.embedded.supervisor import wait_until
+from resources.serving.envoy import (
+    CDS,
+    RDS,
+    TOTAL_WEIGHT,
+    Endpoint,
+    Revision,
+    Service,
+    clusters,
+    publish,
+    published_version,
+    route_configuration,
+)
+from resources.serving.envoy.routes import PIN_HEADER, REVISION_HEADER, TOKEN_HEADER
+from resources.settings import HOST, Settings
+
+_FILES = {"clusters": CDS, "routes": RDS}
+
+
+class EmbeddedGateway:
+    """Publishes from the states of all services, so that whoever publishes last publishes everything."""
+
+    def __init__(self, settings: Settings, store: StateStore, *, apply_seconds: float = 5.0) -> None:
+        self.admin = Admin(settings.ports.gateway_admin)
+        self._gateway = gateway_of(settings)
+        self._layout = Layout(settings.home)
+        self._store = store
+        self._apply_seconds = apply_seconds
+
+    def publish(self, kind: str) -> None:
+        """Write `clusters` or `routes`. Takes the shared lock for as long as the writing takes."""
+        token = self._layout.probe_token()
+        with self._store.everything():
+            services = [describe(state) for state in self._store.read_all()]
+            resources = (
+                clusters(services)
+                if kind == "clusters"
+                else [route_configuration(services, probe_token=token)]
+            )
+            publish(self._gateway.discovery / _FILES[kind], resources)
+
+    def confirm(self, kind: str) -> None:
+        """Wait until what was published last is in force. Raises `ServingError` if the gateway refuses it.
+
+        A later publication by somebody else includes ours, so confirming theirs confirms ours.
+        """
+        file = self._gateway.discovery / _FILES[kind]
+
+        def in_force() -> bool:
+            return self.admin.applied_version(kind) == published_version(file)
+
+        if not wait_until(in_force, seconds=self._apply_seconds, every=0.002):
+            raise ServingError(
+                f"the gateway did not apply {file} within {self._apply_seconds:g} s:"
+                f" it runs version {self.admin.applied_version(kind) or 'none'},"
+                f" published is {published_version(file)}; its log says why"
+            )
+
+    def active_requests(self, revision: Deployed) -> int:
+        """Requests that its replicas are answering now."""
+        stats = self.admin.stats(rf"^cluster\..*{revision.name}\.upstream_rq_active$")
+        return sum(stats.counters.values())
+
+    def healthy_ports(self, revision: Deployed) -> set[int]:
+        """Ports of the replicas that would get traffic."""
+        health = self.admin.health().get(revision.name, {})
+        return {port for port in revision.ports if health.get(port, False)}
+
+    def probe(self, state: ServiceState, revision: Deployed, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        """One pinned v2 request. Raises `ServingError` with the answer if it is not a prediction."""
+        url = f"http://{HOST}:{self._gateway.port}/v2/models/{state.service}/infer"
+        headers = {PIN_HEADER: revision.name, TOKEN_HEADER: self._layout.probe_token()}
+        try:
+            with httpx.Client(trust_env=False, timeout=state.timeout_ms / 1000 + 5) as client:
+                answer = client.post(url, json=dict(request), headers=headers)
+        except httpx.HTTPError as error:
+            raise ServingError(f"{revision.name}: no answer through the gateway at {url}: {error}") from error
+        return _prediction(revision, answer)
+
+
+def describe(state: ServiceState) -> Service:
+    """What the gateway should do for a service."""
+    canary = state.canary
+    return Service(
+        name=state.service,
+        stable=_revision(state.stable) if state.stable else None,
+        canary=_revision(canary.revision) if canary else None,
+        retiring=tuple(_revision(each) for each in state.retiring),
+        canary_weight=round(canary.percent * TOTAL_WEIGHT / 100) if canary else 0,
+        salt=canary.salt if canary else "",
+        mirror=canary.mirror if canary else False,
+        timeout_ms=state.timeout_ms,
+    )
+
+
+def _revision(revision: Deployed) -> Revision:
+    endpoints = tuple(Endpoint(host=HOST, port=port) for port in revision.ports)
+    return Revision(name=revision.name, endpoints=endpoints)
+
+
+def _prediction(revision: Deployed, answer: httpx.Response) -> Mapping[str, Any]:
+    served = answer.headers.get(REVISION_HEADER, "")
+    if not answer.is_success:
+        raise ServingError(f"{revision.name} answered {answer.status_code}: {answer.text[:2000]}")
+    if served != revision.name:
+        raise ServingError(f"a probe of {revision.name} was answered by {served or 'the gateway'}")
+    return answer.json()

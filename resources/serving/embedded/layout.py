@@ -1,0 +1,92 @@
+"""Where the embedded backend keeps its files, all below `Settings.home`."""
+
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.errors import ServingError
+from resources.serving.envoy import Gateway
+from resources.settings import HOST, Settings
+
+_LONGEST_SOCKET_PATH = 107
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Paths only; nothing is created by asking for one."""
+
+    home: Path
+
+    @property
+    def states(self) -> Path:
+        """<service>.json: what each service should be."""
+        return self.home / "serving"
+
+    @property
+    def models(self) -> Path:
+        """<model>/<version>-<digest12>/: pinned artefacts."""
+        return self.home / "models"
+
+    @property
+    def programs(self) -> Path:
+        """One supervisord program file per predictor process."""
+        return self.home / "supervisor" / "predictors"
+
+    @property
+    def discovery(self) -> Path:
+        """The files that Envoy watches."""
+        return self.home / "gateway"
+
+    @property
+    def logs(self) -> Path:
+        """What processes print."""
+        return self.home / "log"
+
+    @property
+    def socket(self) -> Path:
+        """Supervisord's socket. Raises `ServingError` where the kernel could not open such a path."""
+        path = self.home / "supervisor.sock"
+        if len(os.fsencode(path)) > _LONGEST_SOCKET_PATH:
+            raise ServingError(
+                f"RAMPGATE_HOME: the socket path {path} has {len(os.fsencode(path))} bytes,"
+                f" must be at most {_LONGEST_SOCKET_PATH}: choose a shorter home"
+            )
+        return path
+
+    def create(self) -> None:
+        """Make the directories that the backend writes to."""
+        for folder in (self.states, self.models, self.programs, self.discovery, self.logs):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def probe_token(self) -> str:
+        """The secret that lets a request choose its revision; made on first use, for the owner's eyes."""
+        path = self.states / "probe-token"
+        if not path.exists():
+            draft = path.with_name(f".{path.name}.{os.getpid()}")
+            with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+                file.write(secrets.token_hex(16))
+            _publish_once(draft, path)
+        return path.read_text()
+
+
+def gateway_of(settings: Settings) -> Gateway:
+    """The gateway that `settings` describe."""
+    layout = Layout(settings.home)
+    return Gateway(
+        host=HOST,
+        port=settings.ports.gateway,
+        admin_port=settings.ports.gateway_admin,
+        discovery=layout.discovery,
+        access_log=layout.logs / "gateway-access.jsonl",
+    )
+
+
+def _publish_once(draft: Path, path: Path) -> None:
+    """Put `draft` at `path` unless another process was first."""
+    try:
+        path.hardlink_to(draft)
+    except FileExistsError:
+        return
+    finally:
+        draft.unlink()

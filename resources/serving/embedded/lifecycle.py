@@ -1,0 +1,151 @@
+"""Starting the processes that a revision needs, and retiring those that nothing needs any more."""
+
+import shutil
+import time
+
+from pipelines.errors import ServingError
+from resources.serving.embedded.artefacts import pinned_path
+from resources.serving.embedded.definition import ServiceDefinition
+from resources.serving.embedded.gateway import EmbeddedGateway
+from resources.serving.embedded.layout import Layout
+from resources.serving.embedded.ports import allocate
+from resources.serving.embedded.predictors import Launch, PredictorCommand, Predictors
+from resources.serving.embedded.state import Canary, Deployed, ServiceState, with_ports, without
+from resources.serving.embedded.store import StateStore
+from resources.serving.embedded.supervisor import last_lines
+from resources.settings import Settings
+
+_POLL_SECONDS = 0.1
+
+
+class Lifecycle:
+    """No lock is held while it waits; every wait looks again at what is wanted."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: StateStore,
+        gateway: EmbeddedGateway,
+        predictors: Predictors,
+        *,
+        command: PredictorCommand,
+        durability: str,
+        start_seconds: float,
+        drain_seconds: float,
+    ) -> None:
+        self._settings = settings
+        self._layout = Layout(settings.home)
+        self._store = store
+        self._gateway = gateway
+        self._predictors = predictors
+        self._command = command
+        self._durability = durability
+        self._start_seconds = start_seconds
+        self._drain_seconds = drain_seconds
+
+    def strengthen(self, service: str, version: str, definition: ServiceDefinition, replicas: int) -> int:
+        """Run the canary with at least `replicas` ready processes.
+
+        Returns the number of the command that was in force at the start. Raises `ServingError` if a process
+        dies or is not ready in time, or if the canary is taken away meanwhile.
+        """
+        with self._store.changing(service) as state:
+            canary = self._with_replicas(state, version, replicas)
+        self._start(service, canary.revision, definition)
+        # Clusters before routes: a route to a cluster that is not there answers 503.
+        self._gateway.publish("clusters")
+        self._gateway.confirm("clusters")
+        self._wait_ready(service, canary.revision)
+        return canary.command
+
+    def retire(self, service: str) -> None:
+        """Drain and stop the revisions that the routes no longer name, then forget them."""
+        for revision in self._store.read(service).retiring:
+            self._drain(revision)
+            self._predictors.stop(revision)
+            with self._store.changing(service) as state:
+                self._store.write(without(state, revision.name))
+            self._gateway.publish("clusters")
+            self._discard_artefact(revision)
+        self._gateway.confirm("clusters")
+
+    def _with_replicas(self, state: ServiceState, version: str, replicas: int) -> Canary:
+        canary = state.canary_of(version)
+        missing = replicas - len(canary.revision.ports)
+        if missing <= 0:
+            return canary
+        with self._store.everything():
+            used = [port for each in self._store.read_all() for one in each.deployed() for port in one.ports]
+            reserved = vars(self._settings.ports) | {"predictors": 0}
+            ports = allocate(self._settings.ports.predictors, missing, taken=[*used, *reserved.values()])
+            grown = with_ports(state, version, canary.revision.ports + ports)
+            self._store.write(grown)
+        return grown.canary_of(version)
+
+    def _start(self, service: str, revision: Deployed, definition: ServiceDefinition) -> None:
+        commands = {port: self._command(self._launch(service, revision, port)) for port in revision.ports}
+        self._predictors.start(revision, commands, definition.environment)
+
+    def _launch(self, service: str, revision: Deployed, port: int) -> Launch:
+        return Launch(
+            model_dir=pinned_path(
+                self._layout.models, model=revision.model, version=revision.version, digest=revision.digest
+            ),
+            service=service,
+            version=revision.version,
+            revision=revision.name,
+            port=port,
+            log_dir=self._settings.prediction_log / revision.model,
+            durability=self._durability,
+        )
+
+    def _wait_ready(self, service: str, revision: Deployed) -> None:
+        pids: dict[str, int] = {}
+        deadline = time.monotonic() + self._start_seconds
+        while self._gateway.healthy_ports(revision) != set(revision.ports):
+            self._require_wanted(service, revision)
+            self._predictors.require_alive(revision, pids)
+            if time.monotonic() >= deadline:
+                raise ServingError(self._too_late(revision))
+            time.sleep(_POLL_SECONDS)
+        self._require_wanted(service, revision)
+
+    def _require_wanted(self, service: str, revision: Deployed) -> None:
+        canary = self._store.read(service).canary
+        if canary is None or canary.revision.name != revision.name:
+            raise ServingError(
+                f"{revision.name} (version {revision.version}) was rolled back while it started"
+            )
+
+    def _too_late(self, revision: Deployed) -> str:
+        healthy = self._gateway.healthy_ports(revision)
+        silent = [
+            process
+            for process in self._predictors.processes(revision)
+            if not any(process.name.endswith(f".{port}") for port in healthy)
+        ]
+        words = "\n".join(f"{each.name} ({each.state}):\n{last_lines(each.log)}" for each in silent)
+        return f"{revision.name} was not ready within {self._start_seconds:g} s\n{words}"
+
+    def _drain(self, revision: Deployed) -> None:
+        """Wait until its replicas are idle, twice in a row; SIGTERM lets the rest finish after the deadline."""
+        deadline = time.monotonic() + self._drain_seconds
+        idle = 0
+        while idle < 2 and time.monotonic() < deadline:
+            idle = idle + 1 if self._gateway.active_requests(revision) == 0 else 0
+            time.sleep(_POLL_SECONDS)
+
+    def _discard_artefact(self, revision: Deployed) -> None:
+        with self._store.everything():
+            deployed = [each for state in self._store.read_all() for each in state.deployed()]
+            if any((each.model, each.digest) == (revision.model, revision.digest) for each in deployed):
+                return
+            shutil.rmtree(
+                pinned_path(
+                    self._layout.models,
+                    model=revision.model,
+                    version=revision.version,
+                    digest=revision.digest,
+                ),
+                ignore_errors=True,
+            )

@@ -1,0 +1,147 @@
+"""Predictor processes: one supervised program per replica of a revision."""
+
+import re
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.errors import ServingError
+from resources.serving.embedded.layout import Layout
+from resources.serving.embedded.state import Deployed
+from resources.serving.embedded.supervisor import FAILED, Process, Supervisor, last_lines
+from resources.settings import ROOT
+
+_STOP_SECONDS = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """Everything that a predictor process is told."""
+
+    model_dir: Path
+    service: str
+    version: str
+    revision: str
+    port: int
+    log_dir: Path
+    durability: str
+
+
+PredictorCommand = Callable[[Launch], Sequence[str]]
+
+
+def model_server(launch: Launch) -> Sequence[str]:
+    """The command of the real predictor."""
+    return [sys.executable, "-m", "resources.serving.predictor", *options(launch)]
+
+
+def options(launch: Launch) -> list[str]:
+    """The arguments that every predictor takes."""
+    return [
+        "--model-dir", str(launch.model_dir),
+        "--model-name", launch.service,
+        "--model-version", launch.version,
+        "--revision", launch.revision,
+        "--port", str(launch.port),
+        "--log-dir", str(launch.log_dir),
+        "--durability", launch.durability,
+    ]  # fmt: skip
+
+
+class Predictors:
+    """Starts and stops the processes of revisions."""
+
+    def __init__(self, layout: Layout, supervisor: Supervisor) -> None:
+        self._layout = layout
+        self._supervisor = supervisor
+
+    def start(
+        self, revision: Deployed, commands: Mapping[int, Sequence[str]], environment: Mapping[str, str]
+    ) -> None:
+        """Run one process per port; those that run already are left alone."""
+        for port, command in commands.items():
+            name = program_name(revision, port)
+            log = self._layout.logs / f"{name}.log"
+            self._file(name).write_text(_program(name, command, environment, log))
+            self._supervisor.add(name)
+
+    def stop(self, revision: Deployed) -> None:
+        """Stop its processes: SIGTERM, and SIGKILL for those that do not go."""
+        for port in revision.ports:
+            name = program_name(revision, port)
+            self._supervisor.stop(name, seconds=_STOP_SECONDS + 5)
+            self._file(name).unlink(missing_ok=True)
+            self._supervisor.forget(name)
+
+    def processes(self, revision: Deployed) -> list[Process]:
+        """Its processes as supervisord sees them, in the order of its ports."""
+        known = self._supervisor.processes()
+        names = (program_name(revision, port) for port in revision.ports)
+        return [known[name] for name in names if name in known]
+
+    def require_alive(self, revision: Deployed, pids: dict[str, int]) -> None:
+        """Raise `ServingError` with the last words of a process that died since `pids` was last updated."""
+        for process in self.processes(revision):
+            died = process.state in FAILED or pids.get(process.name, process.pid) != process.pid
+            if died:
+                raise ServingError(
+                    f"{process.name} died while starting ({process.description}):\n{last_lines(process.log)}"
+                )
+            if process.pid:
+                pids[process.name] = process.pid
+
+    def _file(self, name: str) -> Path:
+        return self._layout.programs / f"{name}.conf"
+
+
+def forget_unknown(layout: Layout, revisions: Sequence[Deployed]) -> None:
+    """Remove program files that no revision owns, e.g. after a crash while one was being stopped."""
+    wanted = {f"{program_name(each, port)}.conf" for each in revisions for port in each.ports}
+    for file in layout.programs.glob("*.conf"):
+        if file.name not in wanted:
+            file.unlink()
+
+
+def program_name(revision: Deployed, port: int) -> str:
+    """Supervisord's name for the process on this port."""
+    return f"{revision.name}.{port}"
+
+
+def _program(name: str, command: Sequence[str], environment: Mapping[str, str], log: Path) -> str:
+    return "\n".join(
+        [
+            f"[program:{name}]",
+            f"command={escape(shlex.join(command))}",
+            f"directory={escape(str(ROOT))}",
+            f"environment={','.join(_assignment(key, environment[key]) for key in sorted(environment))}",
+            "priority=500",
+            "autostart=true",
+            "autorestart=true",
+            "startsecs=3",
+            "startretries=1000",
+            "stopsignal=TERM",
+            f"stopwaitsecs={_STOP_SECONDS}",
+            "stopasgroup=true",
+            "killasgroup=true",
+            "redirect_stderr=true",
+            f"stdout_logfile={escape(str(log))}",
+            "stdout_logfile_maxbytes=10MB",
+            "stdout_logfile_backups=2",
+            "",
+        ]
+    )
+
+
+def escape(value: str) -> str:
+    """A value in a supervisord file, where % starts an expansion."""
+    return value.replace("%", "%%")
+
+
+def _assignment(key: str, value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", key) or '"' in value or "\n" in value:
+        raise ServingError(
+            f"environment variable {key!r}: names are letters, digits and _; values hold no quote"
+        )
+    return f'{key}="{escape(value)}"'

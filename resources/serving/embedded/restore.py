@@ -1,0 +1,25 @@
+"""What must be on disk before the gateway and supervisord start."""
+
+import json
+
+from resources.serving.embedded.gateway import EmbeddedGateway
+from resources.serving.embedded.layout import Layout, gateway_of
+from resources.serving.embedded.predictors import forget_unknown
+from resources.serving.embedded.store import StateStore
+from resources.serving.envoy import bootstrap
+from resources.settings import Settings
+
+
+def restore(settings: Settings) -> None:
+    """Write the gateway's files from the desired states and drop program files that nobody owns.
+
+    The gateway then starts with the routes that were in force, and supervisord with every predictor.
+    """
+    layout = Layout(settings.home)
+    layout.create()
+    store = StateStore(layout.states)
+    gateway = EmbeddedGateway(settings, store)
+    gateway.publish("clusters")
+    gateway.publish("routes")
+    (layout.discovery / "envoy.json").write_text(json.dumps(bootstrap(gateway_of(settings)), indent=1))
+    forget_unknown(layout, [revision for state in store.read_all() for revision in state.deployed()])

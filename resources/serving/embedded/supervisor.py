@@ -1,0 +1,128 @@
+"""Supervisord over its unix socket."""
+
+import http.client
+import time
+import xmlrpc.client
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from pipelines.errors import ServingError
+
+STOPPED = frozenset({"STOPPED", "EXITED", "FATAL", "UNKNOWN"})
+FAILED = frozenset({"BACKOFF", "EXITED", "FATAL"})
+_ALREADY_ADDED, _BAD_NAME, _NOT_RUNNING, _ALREADY_STARTED = 90, 10, 70, 60
+
+
+@dataclass(frozen=True, kw_only=True)
+class Process:
+    """One supervised program."""
+
+    name: str
+    state: str
+    """Supervisord's word: STARTING, RUNNING, BACKOFF, STOPPING, STOPPED, EXITED, FATAL."""
+    pid: int
+    log: Path
+    description: str
+
+
+class Supervisor:
+    """A short conversation with supervisord; every call opens its own connection."""
+
+    def __init__(self, socket: Path) -> None:
+        self._socket = socket
+
+    def alive(self) -> bool:
+        """Whether a supervisord answers at the socket."""
+        try:
+            self._call("getState")
+        except ServingError:
+            return False
+        return True
+
+    def processes(self) -> dict[str, Process]:
+        """Every program by name."""
+        rows = cast(list[dict[str, Any]], self._call("getAllProcessInfo"))
+        return {row["name"]: _process(row) for row in rows}
+
+    def add(self, name: str) -> None:
+        """Start a program whose file is in place; nothing happens if it runs already."""
+        self._call("reloadConfig")
+        self._call("addProcessGroup", name, unless=_ALREADY_ADDED)
+        if self.processes()[name].state in STOPPED:
+            self._call("startProcess", name, False, unless=_ALREADY_STARTED)
+
+    def stop(self, name: str, *, seconds: float) -> None:
+        """Stop a program and wait until it is gone. An unknown one counts as stopped."""
+        if name not in self.processes():
+            return
+        self._call("stopProcess", name, False, unless=_NOT_RUNNING)
+        gone = wait_until(lambda: self.processes()[name].state in STOPPED, seconds=seconds)
+        if not gone:
+            raise ServingError(f"{name} is still {self.processes()[name].state} after {seconds:g} s")
+
+    def forget(self, name: str) -> None:
+        """Drop a stopped program whose file is gone."""
+        self._call("reloadConfig")
+        self._call("removeProcessGroup", name, unless=_BAD_NAME)
+
+    def start(self, name: str) -> None:
+        """Start a known program without waiting for it."""
+        self._call("startProcess", name, False, unless=_ALREADY_STARTED)
+
+    def shutdown(self) -> None:
+        """Ask supervisord to stop its programs and itself."""
+        self._call("shutdown")
+
+    def pid(self) -> int:
+        """Supervisord's own process id."""
+        return cast(int, self._call("getPID"))
+
+    def _call(self, method: str, *arguments: Any, unless: int | None = None) -> Any:
+        """One XML-RPC call; the fault code `unless` means that there was nothing to do."""
+        proxy = xmlrpc.client.ServerProxy("http://127.0.0.1", transport=_transport(self._socket))
+        try:
+            with proxy:
+                return getattr(proxy.supervisor, method)(*arguments)
+        except xmlrpc.client.Fault as fault:
+            if fault.faultCode == unless:
+                return None
+            raise ServingError(f"supervisord refused {method}{arguments}: {fault.faultString}") from fault
+        except (OSError, http.client.HTTPException, xmlrpc.client.ProtocolError) as error:
+            raise ServingError(
+                f"supervisord does not answer at {self._socket} ({error}); is the platform up?"
+            ) from error
+
+
+def wait_until(done: Callable[[], bool], *, seconds: float, every: float = 0.05) -> bool:
+    """Poll until `done` or the deadline; returns whether it was done."""
+    deadline = time.monotonic() + seconds
+    while not done():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(every)
+    return True
+
+
+def last_lines(log: Path, count: int = 15) -> str:
+    """The end of what a program printed, or a note that it printed nothing."""
+    if not log.is_file() or not (text := log.read_text(errors="replace").strip()):
+        return f"(nothing in {log})"
+    return "\n".join(text.splitlines()[-count:])
+
+
+def _process(row: dict[str, Any]) -> Process:
+    return Process(
+        name=row["name"],
+        state=row["statename"],
+        pid=row["pid"],
+        log=Path(row["stdout_logfile"]),
+        description=row["spawnerr"] or row["description"],
+    )
+
+
+def _transport(socket: Path) -> Any:
+    from supervisor.xmlrpc import SupervisorTransport
+
+    return SupervisorTransport(serverurl=f"unix://{socket}")

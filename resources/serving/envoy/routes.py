@@ -1,0 +1,145 @@
+"""Routes: probes to a named revision, everything else by a sticky weighted split."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from resources.serving.envoy.clusters import absent_cluster, failover_cluster, probe_cluster, shadow_cluster
+from resources.serving.envoy.description import TOTAL_WEIGHT, Revision, Service
+from resources.serving.envoy.discovery import ROUTES
+from resources.serving.envoy.types import typed
+
+UNIT_HEADER = "x-unit-id"
+ASSIGNMENT_HEADER = "x-assignment"
+PIN_HEADER = "x-model-revision"
+TOKEN_HEADER = "x-probe-token"
+REVISION_HEADER = "x-served-revision"
+REQUEST_ID_HEADER = "x-request-id"
+
+
+def route_configuration(services: Iterable[Service], *, probe_token: str | None) -> dict[str, Any]:
+    """One virtual host for all services.
+
+    A request is pinned only if it names a revision and carries `probe_token`; a client that merely
+    names a revision is assigned like everybody else. Without a token nothing can be pinned.
+    """
+    routes = [route for service in services for route in _routes(service, probe_token)]
+    return typed(
+        "envoy.config.route.v3.RouteConfiguration",
+        name=ROUTES,
+        # A rejected update would keep old weights in force for every service; a route to a cluster
+        # that is not there answers 503 for itself alone.
+        validate_clusters=False,
+        virtual_hosts=[_virtual_host(routes)],
+    )
+
+
+def _virtual_host(routes: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "name": "services",
+        "domains": ["*"],
+        "routes": routes,
+        "include_request_attempt_count": True,
+        "request_headers_to_remove": [PIN_HEADER, TOKEN_HEADER],
+        "response_headers_to_add": [
+            _set(REVISION_HEADER, "%UPSTREAM_METADATA(envoy.lb:revision)%"),
+            _set(REQUEST_ID_HEADER, "%REQ(X-REQUEST-ID)%"),
+        ],
+    }
+
+
+def _routes(service: Service, probe_token: str | None) -> list[dict[str, Any]]:
+    matches: list[dict[str, Any]] = [
+        {"path_separated_prefix": f"/v2/models/{service.name}"},
+        {"prefix": f"/v1/models/{service.name}:"},
+    ]
+    pinned = [
+        _pinned(service, revision, match, probe_token)
+        for match in matches
+        for revision in service.live()
+        if probe_token
+    ]
+    return pinned + [_weighted(service, match) for match in matches]
+
+
+def _pinned(
+    service: Service, revision: Revision, match: dict[str, Any], probe_token: str | None
+) -> dict[str, Any]:
+    headers = [_is(PIN_HEADER, revision.name), _is(TOKEN_HEADER, probe_token)]
+    action = {"cluster": probe_cluster(revision), "timeout": _seconds(service.timeout_ms)}
+    return _route(service, match | {"headers": headers}, action, assignment="pinned")
+
+
+def _weighted(service: Service, match: dict[str, Any]) -> dict[str, Any]:
+    action: dict[str, Any] = {
+        "weighted_clusters": _split(service),
+        "hash_policy": [_unit_hash(service.salt)],
+        "timeout": _seconds(service.timeout_ms),
+        "retry_policy": _retry(service.timeout_ms),
+    }
+    if service.mirror and service.canary is not None:
+        action["request_mirror_policies"] = [_mirror(service.canary)]
+    return _route(service, match, action, assignment="weighted")
+
+
+def _route(
+    service: Service, match: dict[str, Any], action: dict[str, Any], *, assignment: str
+) -> dict[str, Any]:
+    return {
+        "match": match,
+        "route": action,
+        "metadata": {"filter_metadata": {"rampgate": {"service": service.name, "salt": service.salt}}},
+        # Whatever the client claims about its assignment is overwritten.
+        "request_headers_to_add": [_set(ASSIGNMENT_HEADER, assignment)],
+    }
+
+
+def _split(service: Service) -> dict[str, Any]:
+    """The canary first: it owns the hashes below its weight, so a growing share only adds units."""
+    stable = service.stable.name if service.stable else absent_cluster(service)
+    shares = [{"name": stable, "weight": TOTAL_WEIGHT - service.canary_weight}]
+    if service.canary is not None:
+        name = failover_cluster(service.canary, service.stable) if service.stable else service.canary.name
+        shares.insert(0, {"name": name, "weight": service.canary_weight})
+    return {"clusters": shares, "use_hash_policy": True}
+
+
+def _unit_hash(salt: str) -> dict[str, Any]:
+    """xxh64 of `<salt>:<unit>`. A request without a unit has no hash and is assigned at random."""
+    prefix = salt.replace("\\", "\\\\")
+    rewrite = {"pattern": {"regex": "^(.*)$"}, "substitution": rf"{prefix}:\1"}
+    return {"header": {"header_name": UNIT_HEADER, "regex_rewrite": rewrite}, "terminal": True}
+
+
+def _retry(timeout_ms: int) -> dict[str, Any]:
+    """Once, and after a canary's failure by the stable revision: predictions change nothing."""
+    priorities = typed(
+        "envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig", update_frequency=1
+    )
+    return {
+        "retry_on": "connect-failure,refused-stream,reset-before-request,gateway-error,retriable-status-codes",
+        "retriable_status_codes": [500],
+        "num_retries": 1,
+        "retry_back_off": {"base_interval": "0.005s", "max_interval": "0.02s"},
+        "per_try_timeout": _seconds(timeout_ms // 2),
+        "retry_priority": {"name": "envoy.retry_priorities.previous_priorities", "typed_config": priorities},
+    }
+
+
+def _mirror(canary: Revision) -> dict[str, Any]:
+    return {
+        "cluster": shadow_cluster(canary),
+        "disable_shadow_host_suffix_append": True,
+        "request_headers_mutations": [{"append": _set(ASSIGNMENT_HEADER, "shadow")}],
+    }
+
+
+def _set(name: str, value: str) -> dict[str, Any]:
+    return {"header": {"key": name, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+
+
+def _is(name: str, value: str | None) -> dict[str, Any]:
+    return {"name": name, "string_match": {"exact": value}}
+
+
+def _seconds(milliseconds: int) -> str:
+    return f"{milliseconds / 1000:g}s"

@@ -1,0 +1,132 @@
+"""Where a backend is put to the test: a service of its own, versions that behave as told, traffic."""
+
+import random
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import httpx
+
+from pipelines.platform.control import down, up
+from pipelines.platform.parts import parts
+from resources.artefact_digest import digest_of
+from resources.serving.backend import ModelArtefact, ServingBackend
+from resources.serving.embedded import EmbeddedBackend, Launch, options
+from resources.settings import HOST, Settings
+
+LIGHT_PREDICTOR = Path(__file__).with_name("light_predictor.py")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a client got."""
+
+    status: int
+    version: str
+    """Version that answered."""
+    revision: str = ""
+    request_id: str = ""
+
+
+class Arena(Protocol):
+    """What the conformance tests need around a backend."""
+
+    backend: ServingBackend
+    service: str
+    carries_traffic: bool
+    """Whether `send` works; a fake cluster has an API but no network."""
+
+    def artefact(self, version: str, **behaviour: Any) -> ModelArtefact: ...
+
+    def send(self, unit: str | None = None, **headers: str) -> Answer: ...
+
+
+@dataclass
+class EmbeddedArena:
+    """Real supervisord, real Envoy, predictor processes that start at once."""
+
+    settings: Settings
+    service: str
+    models: dict[str, Any] = field(default_factory=dict)
+    carries_traffic: bool = True
+    start_seconds: float = 20.0
+
+    def __post_init__(self) -> None:
+        self.models[self.service] = {"spec": {"predictor": {"minReplicas": 2, "timeout": 4}}}
+        self.backend = self.another_backend()
+        self.client = httpx.Client(trust_env=False, timeout=10)
+
+    def another_backend(self) -> EmbeddedBackend:
+        """A second controller, as another process would have it."""
+        return EmbeddedBackend(
+            self.settings,
+            self.models,
+            predictor_command=light_command,
+            start_seconds=self.start_seconds,
+            drain_seconds=5,
+        )
+
+    def retire(self) -> None:
+        """Free its processors for the next test: the canary goes, the stable processes stay."""
+        self.client.close()
+        canary = self.backend.status(self.service).canary
+        if canary is not None:
+            self.backend.roll_back(self.service, canary.version)
+
+    def artefact(self, version: str, **behaviour: Any) -> ModelArtefact:
+        import json
+
+        folder = self.settings.home / "registry" / self.service / version
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "behaviour.json").write_text(json.dumps(behaviour))
+        return ModelArtefact(
+            model=self.service, version=version, uri=folder.as_uri(), digest=digest_of(folder)
+        )
+
+    def send(self, unit: str | None = None, **headers: str) -> Answer:
+        names = {name.replace("_", "-"): value for name, value in headers.items()}
+        if unit is not None:
+            names["x-unit-id"] = unit
+        url = f"http://{HOST}:{self.settings.ports.gateway}/v2/models/{self.service}/infer"
+        answer = self.client.post(url, json={"inputs": []}, headers=names)
+        revision = answer.headers.get("x-served-revision", "")
+        version = answer.json()["model_version"] if answer.is_success else ""
+        return Answer(answer.status_code, version, revision, answer.headers.get("x-request-id", ""))
+
+
+def light_command(launch: Launch) -> list[str]:
+    """The light predictor with the real one's arguments."""
+    return [sys.executable, "-S", str(LIGHT_PREDICTOR), *options(launch)]
+
+
+@contextmanager
+def gateway_alone() -> Iterator[Settings]:
+    """A home of its own with supervisord and Envoy, stopped and removed afterwards."""
+    home = Path(tempfile.mkdtemp(prefix="rg-", dir="/tmp"))
+    settings = Settings.from_environment({"RAMPGATE_HOME": str(home), "RAMPGATE_PORT_BASE": str(free_base())})
+    gateway = [part for part in parts(settings) if part.name == "gateway"]
+    try:
+        up(settings, gateway, seconds=30)
+        yield settings
+    finally:
+        down(settings)
+        shutil.rmtree(home)
+
+
+def free_base(count: int = 8) -> int:
+    """The first of `count` neighbouring free ports below the ephemeral range."""
+    for base in random.sample(range(12_000, 32_000, 120), 100):
+        if all(_free(port) for port in range(base, base + count)):
+            return base
+    raise RuntimeError("no free ports")
+
+
+def _free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((HOST, port)) != 0

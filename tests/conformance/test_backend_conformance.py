@@ -1,0 +1,224 @@
+"""What every serving backend promises, whatever it runs on."""
+
+import threading
+import time
+
+import pytest
+import xxhash
+
+from pipelines.errors import ServingError
+from resources.serving.backend import RevisionCounters
+from tests.conformance.arena import Arena
+
+UNITS = [f"unit-{number}" for number in range(200)]
+
+
+@pytest.fixture
+def stable(arena: Arena) -> Arena:
+    """Version 1 serves everything."""
+    arena.backend.deploy_canary(arena.service, arena.artefact("1"), percent=0, salt="first")
+    arena.backend.promote(arena.service, "1")
+    return arena
+
+
+def canaries(arena: Arena, units: list[str]) -> set[str]:
+    return {unit for unit in units if arena.send(unit).version == "2"}
+
+
+def expected(salt: str, percent: float, units: list[str]) -> set[str]:
+    return {u for u in units if xxhash.xxh64(f"{salt}:{u}".encode()).intdigest() % 10_000 < percent * 100}
+
+
+def counted(arena: Arena, version: str, *, requests: int) -> RevisionCounters:
+    """The counters once they show that many requests, latencies included."""
+    deadline = time.monotonic() + 5
+    while True:
+        for each in arena.backend.counters(arena.service).revisions:
+            if each.version == version and (each.requests >= requests or time.monotonic() > deadline):
+                return each
+        assert time.monotonic() < deadline, f"version {version} is not counted"
+        time.sleep(0.05)
+
+
+def test_a_service_that_was_never_deployed_has_nothing(arena: Arena) -> None:
+    status = arena.backend.status(arena.service)
+    assert (status.stable, status.canary) == (None, None)
+
+
+def test_the_first_version_becomes_stable_by_promotion(stable: Arena) -> None:
+    status = stable.backend.status(stable.service)
+    assert status.canary is None
+    assert status.stable is not None
+    assert (status.stable.version, status.stable.percent, status.stable.ready) == ("1", 100, True)
+
+
+def test_deploying_again_changes_nothing(stable: Arena) -> None:
+    artefact = stable.artefact("2")
+    first = stable.backend.deploy_canary(stable.service, artefact, percent=10, salt="a")
+    again = stable.backend.deploy_canary(stable.service, artefact, percent=10, salt="a")
+    assert again == first
+    assert first.canary is not None
+    assert (first.canary.version, first.canary.percent, first.salt) == ("2", 10, "a")
+    assert first.stable is not None
+    assert first.stable.percent == 90
+
+
+def test_a_second_canary_is_refused_and_the_first_stays(stable: Arena) -> None:
+    stable.backend.deploy_canary(stable.service, stable.artefact("2"), percent=10, salt="a")
+    with pytest.raises(ServingError, match="2"):
+        stable.backend.deploy_canary(stable.service, stable.artefact("3"), percent=10, salt="b")
+    canary = stable.backend.status(stable.service).canary
+    assert canary is not None
+    assert canary.version == "2"
+
+
+def test_the_share_follows_the_command(stable: Arena) -> None:
+    stable.backend.deploy_canary(stable.service, stable.artefact("2"), percent=0, salt="a")
+    for percent in (10, 50, 0, 0, 100):
+        status = stable.backend.set_canary_percent(stable.service, "2", percent)
+        assert status.canary is not None
+        assert status.canary.percent == percent
+
+
+def test_the_brake_on_a_version_that_is_gone_does_nothing(stable: Arena) -> None:
+    status = stable.backend.set_canary_percent(stable.service, "9", 0)
+    assert status.canary is None
+
+
+def test_a_share_for_a_version_that_is_not_the_canary_is_refused(stable: Arena) -> None:
+    with pytest.raises(ServingError, match="9"):
+        stable.backend.set_canary_percent(stable.service, "9", 10)
+
+
+def test_promoting_twice_ends_in_the_same_place(stable: Arena) -> None:
+    stable.backend.deploy_canary(stable.service, stable.artefact("2"), percent=50, salt="a")
+    first = stable.backend.promote(stable.service, "2")
+    assert stable.backend.promote(stable.service, "2") == first
+    assert first.canary is None
+    assert first.stable is not None
+    assert (first.stable.version, first.stable.percent) == ("2", 100)
+
+
+def test_promoting_what_is_not_there_is_refused(stable: Arena) -> None:
+    with pytest.raises(ServingError, match="9"):
+        stable.backend.promote(stable.service, "9")
+
+
+def test_rolling_back_twice_ends_in_the_same_place(stable: Arena) -> None:
+    stable.backend.deploy_canary(stable.service, stable.artefact("2"), percent=50, salt="a")
+    first = stable.backend.roll_back(stable.service, "2")
+    assert stable.backend.roll_back(stable.service, "2") == first
+    assert first.canary is None
+    assert first.stable is not None
+    assert (first.stable.version, first.stable.percent) == ("1", 100)
+
+
+def test_rolling_back_what_was_never_there_does_nothing(stable: Arena) -> None:
+    before = stable.backend.status(stable.service)
+    assert stable.backend.roll_back(stable.service, "9") == before
+
+
+def test_after_a_roll_back_the_next_version_starts_clean(stable: Arena) -> None:
+    stable.backend.deploy_canary(stable.service, stable.artefact("2"), percent=50, salt="a")
+    failed = stable.backend.status(stable.service).canary
+    stable.backend.roll_back(stable.service, "2")
+    status = stable.backend.deploy_canary(stable.service, stable.artefact("3"), percent=10, salt="b")
+    assert status.canary is not None
+    assert failed is not None
+    assert (status.canary.version, status.salt) == ("3", "b")
+    assert status.canary.name != failed.name
+
+
+def test_assignment_is_sticky_monotone_and_known_offline(traffic: Arena) -> None:
+    traffic.backend.deploy_canary(traffic.service, traffic.artefact("2"), percent=0, salt="ramp-1")
+    for percent in (0, 10, 50, 100, 10):
+        traffic.backend.set_canary_percent(traffic.service, "2", percent)
+        assert canaries(traffic, UNITS) == expected("ramp-1", percent, UNITS)
+
+
+def test_a_new_salt_assigns_other_units(traffic: Arena) -> None:
+    artefact = traffic.artefact("2")
+    traffic.backend.deploy_canary(traffic.service, artefact, percent=20, salt="one")
+    first = canaries(traffic, UNITS)
+    traffic.backend.deploy_canary(traffic.service, artefact, percent=20, salt="two")
+    second = canaries(traffic, UNITS)
+    assert (first, second) == (expected("one", 20, UNITS), expected("two", 20, UNITS))
+    assert first != second
+
+
+def test_a_canary_at_zero_is_reachable_by_probes_alone(traffic: Arena) -> None:
+    traffic.backend.deploy_canary(traffic.service, traffic.artefact("2"), percent=0, salt="a")
+    assert canaries(traffic, UNITS[:50]) == set()
+    answer = traffic.backend.predict(traffic.service, "2", {"inputs": []})
+    assert answer["model_version"] == "2"
+    answer = traffic.backend.predict(traffic.service, "1", {"inputs": []})
+    assert answer["model_version"] == "1"
+
+
+def test_a_probe_of_a_version_that_is_not_deployed_is_refused(traffic: Arena) -> None:
+    with pytest.raises(ServingError, match="9"):
+        traffic.backend.predict(traffic.service, "9", {"inputs": []})
+
+
+def test_after_the_brake_no_request_reaches_the_canary(traffic: Arena) -> None:
+    traffic.backend.deploy_canary(traffic.service, traffic.artefact("2"), percent=100, salt="a")
+    assert canaries(traffic, UNITS[:20]) == set(UNITS[:20])
+    traffic.backend.set_canary_percent(traffic.service, "2", 0)
+    assert canaries(traffic, UNITS) == set()
+
+
+def test_a_failing_canary_is_counted_while_clients_are_served(traffic: Arena) -> None:
+    traffic.backend.deploy_canary(traffic.service, traffic.artefact("2", status=500), percent=50, salt="a")
+    answers = [traffic.send(unit) for unit in UNITS]
+    assert {(answer.status, answer.version) for answer in answers} == {(200, "1")}
+    harmed = len(expected("a", 50, UNITS))
+    canary, stable = counted(traffic, "2", requests=harmed), counted(traffic, "1", requests=200 - harmed)
+    assert (canary.requests, canary.errors) == (harmed, harmed)
+    assert (stable.requests, stable.errors) == (200 - harmed, 0)
+
+
+def test_probes_are_not_counted(traffic: Arena) -> None:
+    traffic.backend.deploy_canary(traffic.service, traffic.artefact("2", status=500), percent=0, salt="a")
+    with pytest.raises(ServingError, match="500"):
+        traffic.backend.predict(traffic.service, "2", {"inputs": []})
+    assert {each.requests for each in traffic.backend.counters(traffic.service).revisions} == {0}
+
+
+def test_slow_answers_are_counted_against_each_threshold(traffic: Arena) -> None:
+    traffic.backend.deploy_canary(traffic.service, traffic.artefact("2", delay=0.12), percent=100, salt="a")
+    for unit in UNITS[:10]:
+        assert traffic.send(unit).version == "2"
+    deadline = time.monotonic() + 5
+    while counted(traffic, "2", requests=10).over_slo[100] < 10 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    over = counted(traffic, "2", requests=10).over_slo
+    assert (over[1], over[100], over[1000]) == (10, 10, 0)
+
+
+def test_a_roll_back_overtakes_a_deployment_that_waits_for_its_model(stable: Arena) -> None:
+    slow = stable.artefact("2", start_delay=8)
+    failure: list[Exception] = []
+
+    def deploy() -> None:
+        try:
+            stable.backend.deploy_canary(stable.service, slow, percent=50, salt="a")
+        except ServingError as error:
+            failure.append(error)
+
+    deployment = threading.Thread(target=deploy)
+    deployment.start()
+    _wait_for_canary(stable)
+    stable.backend.set_canary_percent(stable.service, "2", 0)
+    status = stable.backend.roll_back(stable.service, "2")
+    assert status.canary is None
+    deployment.join(timeout=30)
+    assert not deployment.is_alive()
+    assert "rolled back" in str(failure[0])
+    assert stable.backend.status(stable.service).canary is None
+
+
+def _wait_for_canary(arena: Arena) -> None:
+    deadline = time.monotonic() + 5
+    while arena.backend.status(arena.service).canary is None:
+        assert time.monotonic() < deadline, "the deployment does not begin"
+        time.sleep(0.02)
