@@ -294,3 +294,12 @@ def test_zero_is_patched_while_the_model_is_not_ready():
     lab.patch({"timeout": 30}, ticks=2)  # a new revision of the canary that is not ready
     assert isinstance(lab.run(lambda view: knative.set_percent(view, "2", 0), limit=4), Done)
     assert lab.shares() == {V1: 100}
+
+
+def test_our_first_patch_holds_the_weight_at_zero_whoever_dies_after_it():
+    lab = Lab().tick(3)
+    step = knative.deploy(lab.view(), Wanted({}, "2", "d2", "salt2", V2, 10))
+    assert isinstance(step, Patch) and step.spec["predictor"]["canaryTrafficPercent"] == 0
+    lab.isvc = merged(lab.isvc, {"spec": step.spec})
+    lab.tick(20)
+    assert lab.shares() == {V1: 100}
