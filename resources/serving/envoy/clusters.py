@@ -10,6 +10,9 @@ from resources.serving.envoy.types import typed
 HEALTH_PATH = "/v2/health/ready"
 SHADOW = "shadow/"
 FAILOVER = "/else/"
+_ONE_REPLICA_IS_ENOUGH = 10_000
+"""Percent. By default Envoy gives the next cluster a share as soon as a third of the replicas is down: a
+canary that starts another replica would lose units to the stable revision."""
 _CONNECT_TIMEOUT = "0.25s"
 
 
@@ -62,8 +65,12 @@ def _failovers(service: Service) -> list[tuple[Revision, Revision]]:
 def _revision(revision: Revision) -> dict[str, Any]:
     return _base(revision.name, revision.endpoints, revision.name) | {
         "health_checks": [_health_check()],
-        # Never send traffic to replicas known to be down, even when all of them are.
-        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+        "common_lb_config": {
+            # Never send traffic to replicas known to be down, even when all of them are.
+            "healthy_panic_threshold": {"value": 0},
+            # Workers learn of a replica's health at once, not up to a second later.
+            "update_merge_window": "0s",
+        },
         "outlier_detection": _outlier_detection(),
         "circuit_breakers": {"thresholds": [_thresholds()]},
     }
@@ -81,7 +88,11 @@ def _base(name: str, endpoints: tuple[Endpoint, ...], revision: str = "") -> dic
         type="STATIC" if all(_is_address(endpoint.host) for endpoint in endpoints) else "STRICT_DNS",
         connect_timeout=_CONNECT_TIMEOUT,
         lb_policy="LEAST_REQUEST",
-        load_assignment={"cluster_name": name, "endpoints": [_locality(hosts, revision)]},
+        load_assignment={
+            "cluster_name": name,
+            "endpoints": [_locality(hosts, revision)],
+            "policy": {"overprovisioning_factor": _ONE_REPLICA_IS_ENOUGH},
+        },
         typed_extension_protocol_options=_http1(),
     )
 
