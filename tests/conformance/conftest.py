@@ -7,8 +7,16 @@ import pytest
 
 from resources.settings import Settings
 from tests.conformance.arena import Arena, EmbeddedArena, gateway_alone
+from tests.conformance.kserve_arena import kserve_cluster_arena, kserve_knative_arena, kserve_standard_arena
 
-BACKENDS = ["embedded"]
+__all__ = ["kserve_cluster_arena", "kserve_knative_arena", "kserve_standard_arena"]
+
+BACKENDS = [
+    "embedded",
+    "kserve_knative",
+    "kserve_standard",
+    pytest.param("kserve_cluster", marks=pytest.mark.cluster),
+]
 _names = itertools.count(1)
 
 

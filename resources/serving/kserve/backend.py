@@ -14,6 +14,7 @@ from resources.serving.kserve.identity import Identity, logger
 from resources.serving.kserve.knative_view import KnativeView
 from resources.serving.kserve.mode import Installation, Mode, check_split, detect, read_installation
 from resources.serving.kserve.observe import Observers
+from resources.serving.kserve.overtaken import Deployment
 from resources.serving.kserve.probe import Probe
 from resources.serving.kserve.prometheus import Measured, Prometheus
 from resources.serving.kserve.standard_view import StandardView
@@ -60,11 +61,11 @@ class KServeBackend:
         share = _whole(service, percent)
         identity = Identity(version=artefact.version, digest=artefact.digest, salt=salt, uri=uri)
         extra = {"logger": logger(self.logger_url)} if self.logger_url else {}
-        wanted = Wanted(extra, artefact.version, artefact.digest, salt, uri, share)
+        deployment = Deployment(Wanted(extra, artefact.version, artefact.digest, salt, uri, share))
         return self._run(
             service,
-            lambda view: knative.deploy(view, wanted),
-            lambda view: standard.deploy(view, wanted),
+            deployment.on_knative,
+            deployment.on_standard,
             create=lambda: self._create(service, identity, extra),
         )
 

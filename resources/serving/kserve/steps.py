@@ -67,3 +67,8 @@ class Wanted:
     salt: str
     uri: str
     percent: int
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """See `Identity.key`."""
+        return (self.version, self.digest, self.salt)

@@ -1,0 +1,110 @@
+"""Arenas for the KServe backend: the fake API server in both modes, and a real cluster where there is one.
+
+A real cluster needs KUBECONFIG and RAMPGATE_CLUSTER_MODELS: three storageUris, separated by blanks, for the
+versions 1, 2 and 3 of one model; RAMPGATE_CLUSTER_NAMESPACE and RAMPGATE_CLUSTER_MANIFESTS (a folder with
+`conformance/inferenceservice.yaml`) say where and what.
+"""
+
+import itertools
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resources.serving.backend import ModelArtefact, ServingBackend
+from resources.serving.kserve import Cluster, KServeBackend, Timing, from_folder
+from tests.conformance.arena import Answer
+from tests.fake_kubernetes.backends import MANIFEST
+from tests.fake_kubernetes.server import FakeKubernetes, serving
+from tests.fake_kubernetes.world import Behaviour, World
+
+_names = itertools.count(1)
+_TICKS_PER_SECOND = 50
+
+
+@dataclass
+class FakeClusterArena:
+    """The fake API server; its controllers work once per request and once per look of the backend."""
+
+    fake: FakeKubernetes
+    service: str
+    carries_traffic: bool = False
+
+    def __post_init__(self) -> None:
+        def sleep(seconds: float) -> None:
+            time.sleep(seconds)
+            with self.fake.lock:
+                self.fake.run(1)
+
+        self.backend: ServingBackend = KServeBackend(
+            cluster=Cluster.at(self.fake.url),
+            manifests=lambda service: MANIFEST,
+            timing=Timing(model=20, traffic=10, api=5, failing=2, poll=1 / _TICKS_PER_SECOND),
+            sleep=sleep,
+        )
+
+    def artefact(self, version: str, **behaviour: Any) -> ModelArtefact:
+        uri = f"s3://models/{self.service}/{version}"
+        ticks = 1 + int(behaviour.get("start_delay", 0) * _TICKS_PER_SECOND)
+        self.fake.world.models[uri] = Behaviour(ready_after=ticks)
+        return ModelArtefact(model=self.service, version=version, uri=uri, digest=f"sha256:{version}")
+
+    def send(self, unit: str | None = None, **headers: str) -> Answer:
+        raise NotImplementedError("a fake cluster has an API, but no network")
+
+
+@dataclass
+class RealClusterArena:
+    """A real KServe. Splits are per request there, so that only the state is looked at."""
+
+    cluster: Cluster
+    service: str
+    uris: list[str]
+    carries_traffic: bool = False
+
+    def __post_init__(self) -> None:
+        folder = Path(os.environ["RAMPGATE_CLUSTER_MANIFESTS"])
+        read = from_folder(folder)
+        self.backend: ServingBackend = KServeBackend(
+            cluster=self.cluster, manifests=lambda service: read("conformance")
+        )
+
+    def artefact(self, version: str, **behaviour: Any) -> ModelArtefact:
+        if behaviour:
+            pytest.skip("a real model does not behave as told")
+        uri = self.uris[(int(version) - 1) % len(self.uris)]
+        return ModelArtefact(model=self.service, version=version, uri=uri, digest=f"sha256:{version}")
+
+    def send(self, unit: str | None = None, **headers: str) -> Answer:
+        raise NotImplementedError("the split on a real cluster is per request")
+
+
+@pytest.fixture
+def kserve_knative_arena() -> Iterator[FakeClusterArena]:
+    with serving(World(default_mode="Serverless")) as fake:
+        yield FakeClusterArena(fake, f"model-{next(_names)}")
+
+
+@pytest.fixture
+def kserve_standard_arena() -> Iterator[FakeClusterArena]:
+    with serving(World(default_mode="Standard")) as fake:
+        yield FakeClusterArena(fake, f"model-{next(_names)}")
+
+
+@pytest.fixture
+def kserve_cluster_arena() -> Iterator[RealClusterArena]:
+    if not os.environ.get("KUBECONFIG") or not os.environ.get("RAMPGATE_CLUSTER_MODELS"):
+        pytest.skip("needs KUBECONFIG and RAMPGATE_CLUSTER_MODELS")
+    namespace = os.environ.get("RAMPGATE_CLUSTER_NAMESPACE", "default")
+    cluster = Cluster.connect(namespace=namespace)
+    arena = RealClusterArena(
+        cluster, f"conformance-{next(_names)}", os.environ["RAMPGATE_CLUSTER_MODELS"].split()
+    )
+    try:
+        yield arena
+    finally:
+        cluster.delete(arena.service)
