@@ -4,12 +4,13 @@ import hashlib
 import shutil
 import tempfile
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlparse
 
 from pipelines.errors import RegistryError
 from resources.artefact_digest import digest_of
 from resources.registry.mlflow_client import mlflow_calls
+from resources.registry.rest import RegistryApi
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class ArtefactCache:
     """`<root>/<model>/<version>-<8 hex of where it came from>`: a deleted and reused number is another folder."""
 
     root: Path
-    uri: str
+    api: RegistryApi
     """The MLflow server, for artefacts that it keeps itself."""
 
     def directory(self, model: str, version: str, source: str) -> Path:
@@ -43,24 +44,40 @@ class ArtefactCache:
                 files.rename(place)
 
     def _fetch(self, what: str, source: str, scratch: Path) -> Path:
-        local = _local_path(source)
-        if local is None:
-            import mlflow.artifacts
-
-            with mlflow_calls(self.uri, f"downloading {what} from {source}"):
-                found = mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=str(scratch))
-            return Path(found)
-        try:
-            return Path(shutil.copytree(local, scratch / "files"))
-        except OSError as error:
-            raise RegistryError(f"{what} cannot be copied from {local}: {error}") from error
+        parsed = urlparse(source)
+        if parsed.scheme in ("", "file"):
+            return _copy(what, Path(unquote(parsed.path)), scratch / "files")
+        if parsed.scheme == "mlflow-artifacts" and not parsed.netloc:
+            return _mirror(self.api, parsed.path.strip("/"), scratch / "files")
+        return _download(what, source, scratch, self.api.uri)
 
 
-def _local_path(source: str) -> Path | None:
-    parsed = urlparse(source)
-    if parsed.scheme in ("", "file"):
-        return Path(unquote(parsed.path))
-    return None
+def _copy(what: str, local: Path, place: Path) -> Path:
+    try:
+        return Path(shutil.copytree(local, place))
+    except OSError as error:
+        raise RegistryError(f"{what} cannot be copied from {local}: {error}") from error
+
+
+def _mirror(api: RegistryApi, path: str, place: Path) -> Path:
+    """A folder that the MLflow server keeps itself: over HTTP, without the mlflow library."""
+    place.mkdir()
+    for item in api.files(path):
+        # Listings name entries relative to the folder or to the root, depending on the store behind.
+        name = _safe("artefact file", PurePosixPath(item["path"]).name)
+        if item.get("is_dir"):
+            _mirror(api, f"{path}/{name}", place / name)
+        else:
+            api.download(f"{path}/{name}", place / name)
+    return place
+
+
+def _download(what: str, source: str, scratch: Path, uri: str) -> Path:
+    """From a store that only the mlflow library knows: s3, gs, abfss and so on."""
+    import mlflow.artifacts
+
+    with mlflow_calls(uri, f"downloading {what} from {source}"):
+        return Path(mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=str(scratch)))
 
 
 def _safe(what: str, name: str) -> str:

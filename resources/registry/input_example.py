@@ -19,13 +19,19 @@ def v2_request(example: Mapping[str, Any], schema: ModelSchema) -> dict[str, Any
 
     `example` is a scoring request as MLflow saves it. Raises `VersionRefused` where it does not fit.
     """
-    columns = _columns(example)
+    try:
+        columns = _columns(example)
+    except (LookupError, TypeError, AttributeError) as error:
+        raise VersionRefused(f"the input example cannot be read: {error!r}; expected {_FORMATS}") from error
     missing = [column.name for column in schema.inputs if column.name not in columns]
     if missing:
         raise VersionRefused(
             f"the input example has no column {missing[0]!r}, which the signature names; it has"
             f" {', '.join(columns) or 'none'}"
         )
+    rows = {name: len(columns[name]) for name in (column.name for column in schema.inputs)}
+    if 0 in rows.values() or len(set(rows.values())) != 1:
+        raise VersionRefused(f"the input example has no rows, or not as many in each column: {rows}")
     return {"inputs": [_tensor(column, columns[column.name]) for column in schema.inputs]}
 
 

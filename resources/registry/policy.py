@@ -24,9 +24,14 @@ def violations(logged: LoggedModel, allow: tuple[str, ...]) -> tuple[str, ...]:
 
     `allow`: `pickle`, `cloudpickle`, `custom_code`, as in the manifest's `artefact.allow`.
     """
-    found = [*_sklearn(logged), *_python_function(logged), *_files(logged)]
+    found = [*_loadable(logged), *_sklearn(logged), *_python_function(logged), *_files(logged)]
     refused = [(kind, text) for kind, text in found if kind not in allow]
     return tuple(dict.fromkeys(f"{text}; allow it with artefact.allow: [{kind}]" for kind, text in refused))
+
+
+def _loadable(logged: LoggedModel) -> Iterator[tuple[str, str]]:
+    if "python_function" not in logged.flavors:
+        yield "custom_code", "MLmodel has no flavor python_function, so what loading it does is unknown"
 
 
 def _sklearn(logged: LoggedModel) -> Iterator[tuple[str, str]]:

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pipelines.errors import RegistryError
 from resources.lake.schema import ModelSchema
 from resources.registry.artefacts import ArtefactCache
 from resources.registry.input_example import v2_request
@@ -38,8 +39,9 @@ class Registry:
 
     def versions(self, model: str) -> tuple[VersionInfo, ...]:
         """The model's versions, newest first, at most 200; none where there is no such model."""
-        quoted = model.replace("'", "''")
-        answer = self._api.call("GET", "model-versions/search", filter=f"name='{quoted}'", max_results="200")
+        if "'" in model:
+            raise RegistryError(f"model == {model!r}, must have no quotes")
+        answer = self._api.call("GET", "model-versions/search", filter=f"name='{model}'", max_results="200")
         found = [VersionInfo.from_rest(item) for item in answer.get("model_versions", ())]
         return tuple(sorted(found, key=lambda info: int(info.version), reverse=True))
 
@@ -118,4 +120,4 @@ class Registry:
 
     @cached_property
     def _cache(self) -> ArtefactCache:
-        return ArtefactCache(self.cache, self.uri)
+        return ArtefactCache(self.cache, self._api)

@@ -5,17 +5,21 @@ two requests of it.
 """
 
 import os
+import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache
+from pathlib import Path
 from typing import Any, cast
+from urllib.parse import quote
 
 import httpx
 
 from pipelines.errors import RegistryError
 
 _API = "/api/2.0/mlflow/"
+_ARTEFACTS = "/api/2.0/mlflow-artifacts/artifacts"
 _TRANSIENT = frozenset({429, 500, 502, 503, 504})
 
 
@@ -46,7 +50,10 @@ class RegistryApi:
 
         Raises `NotInRegistry` for what does not exist and `RegistryError` for every other failure.
         """
-        what = f"{method} {path}"
+        return self._request(method, _API + path, values)
+
+    def _request(self, method: str, path: str, values: Mapping[str, str]) -> dict[str, Any]:
+        what = f"{method} {path.removeprefix(_API)}"
         problem = ""
         for attempt in range(self.attempts):
             if attempt:
@@ -61,14 +68,40 @@ class RegistryApi:
             problem = f"MLflow at {self.uri} answered {answer.status_code} to {what}: {_told(answer)[1]}"
         raise RegistryError(f"{problem}; tried {self.attempts} times")
 
-    def _send(self, method: str, path: str, values: Mapping[str, str]) -> httpx.Response:
-        if method == "GET":
-            return self._client.request(method, _API + path, params=values)
-        return self._client.request(method, _API + path, json=values)
+    def download(self, path: str, place: Path) -> None:
+        """One file of the artefacts that the server keeps, to `place`. Raises `RegistryError`."""
+        url = _ARTEFACTS + "/" + quote(path)
+        try:
+            with self._client() as client, client.stream("GET", url) as answer:
+                if not answer.is_success:
+                    raise RegistryError(f"MLflow at {self.uri} answered {answer.status_code} to {path}")
+                with place.open("wb") as file:
+                    for chunk in answer.iter_bytes():
+                        file.write(chunk)
+        except httpx.TransportError as error:
+            raise RegistryError(f"downloading {path} from MLflow at {self.uri} failed: {error}") from error
 
-    @cached_property
+    def files(self, path: str) -> list[dict[str, Any]]:
+        """What lies in a folder of the artefacts that the server keeps: `path`, `is_dir`."""
+        return self._request("GET", _ARTEFACTS, {"path": path}).get("files", [])
+
+    def _send(self, method: str, path: str, values: Mapping[str, str]) -> httpx.Response:
+        with self._client() as client:
+            if method == "GET":
+                return client.request(method, path, params=values)
+            return client.request(method, path, json=values)
+
     def _client(self) -> httpx.Client:
-        return httpx.Client(base_url=self.uri.rstrip("/"), timeout=self.timeout, **_credentials())
+        """A new one for each call: cheap on plain HTTP, nothing to close, safe in threads and forks."""
+        verify = _certificates() if self.uri.startswith("https://") else False
+        return httpx.Client(
+            base_url=self.uri.rstrip("/"), timeout=self.timeout, verify=verify, **_credentials()
+        )
+
+
+@cache
+def _certificates() -> ssl.SSLContext:
+    return httpx.create_ssl_context()
 
 
 def _credentials() -> dict[str, Any]:

@@ -90,7 +90,9 @@ def _answer(probe: Probe, request: dict[str, Any], schema: ModelSchema) -> Mappi
         if tensor is None:
             named = ", ".join(map(str, outputs)) or "none"
             raise VersionRefused(f"the predictor's answer has no output {column.name!r}; it has {named}")
-        shape = list(tensor["shape"])
+        shape = tensor.get("shape")
+        if not isinstance(shape, list):
+            raise VersionRefused(f"output {column.name!r} has no shape")
         if shape[:1] != [rows] or (not column.many and shape not in ([rows], [rows, 1])):
             expected = f"[{rows}, k]" if column.many else f"[{rows}]"
             raise VersionRefused(f"output {column.name!r} has shape {shape}, expected {expected}")

@@ -74,7 +74,7 @@ def test_missing_weather_is_answered(models: Mapping[str, Any]):
 def test_a_strict_version_fails_on_part_of_the_traffic_and_not_on_its_example(models: Mapping[str, Any]):
     import mlflow.exceptions
 
-    flights = load_flights([6])
+    flights: Any = load_flights([6])
     seen = set(load_flights([1]).query("origin == 'LGA'")["dest"])
     unseen = flights[~flights["dest"].isin(seen)]
     assert 0.15 < len(unseen) / len(flights) < 0.4
@@ -97,11 +97,11 @@ def test_an_alarming_version_ranks_as_well_and_costs_more(
 
 
 def test_flights_come_in_order_of_departure_with_their_features():
-    flights = load_flights([2, 1])
+    flights: Any = load_flights([2, 1])
     assert flights["scheduled"].is_monotonic_increasing
     assert flights["scheduled"].dt.tz_convert("America/New_York").dt.month.unique().tolist() == [1, 2]
     assert set(flights[LABEL].unique()) == {0, 1}
-    assert (flights[list(NUMBERS)].dtypes == "float64").all()
+    assert {str(kind) for kind in flights[list(NUMBERS)].dtypes} == {"float64"}
     assert not flights[["carrier", "origin", "dest", "dep_delay"]].isna().to_numpy().any()
 
 

@@ -1,0 +1,86 @@
+"""A real MLflow server with a handful of versions, started once."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from resources.registry import Registry
+
+
+@pytest.fixture(scope="session")
+def mlflow_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    home = tmp_path_factory.mktemp("mlflow-server")
+    port = _free_port()
+    command = [
+        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+        "--backend-store-uri", f"sqlite:///{home / 'mlflow.db'}", "--artifacts-destination", str(home / "artefacts"),
+    ]  # fmt: skip
+    env = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+    with (home / "log").open("wb") as log:
+        server = subprocess.Popen(
+            command, cwd=home, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    try:
+        yield _when_up(f"http://127.0.0.1:{port}", server, home / "log")
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(30)
+
+
+@pytest.fixture(scope="session")
+def publish(mlflow_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., str]]:
+    """Registers a version through the mlflow library, in a process of its own, and returns its number."""
+    env = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_TRACKING_URI": mlflow_uri}
+    with subprocess.Popen(
+        [sys.executable, "-W", "ignore", str(Path(__file__).with_name("publisher.py"))],
+        cwd=tmp_path_factory.mktemp("publisher"), env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as publisher:  # fmt: skip
+        assert publisher.stdin is not None
+        assert publisher.stdout is not None
+        send, receive = publisher.stdin, publisher.stdout
+
+        def publish(model: str, **options: Any) -> str:
+            send.write(json.dumps({"model": model, **options}) + "\n")
+            send.flush()
+            return json.loads(receive.readline())["version"]
+
+        yield publish
+        send.close()
+
+
+@pytest.fixture(scope="session")
+def good_version(publish: Callable[..., str]) -> str:
+    """A version of `churn` with signature and example, stored with skops."""
+    return publish("churn", described=True)
+
+
+@pytest.fixture
+def registry(mlflow_uri: str, tmp_path: Path) -> Registry:
+    return Registry(mlflow_uri, tmp_path / "models-cache")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _when_up(uri: str, server: subprocess.Popen[bytes], log: Path) -> str:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            if httpx.get(f"{uri}/health").is_success:
+                return uri
+        except httpx.TransportError:
+            time.sleep(0.2)
+    raise RuntimeError(f"the MLflow server did not start:\n{log.read_text()[-2000:]}")

@@ -1,0 +1,89 @@
+"""What a version must show before traffic, against a real MLflow server."""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+
+from pipelines.errors import RegistryError, ServingError
+from resources.registry import Registry, validate_version
+
+
+def _answer(*shape: int, name: str = "score") -> Mapping[str, Any]:
+    return {"outputs": [{"name": name, "shape": list(shape), "datatype": "FP64", "data": [0.5] * shape[0]}]}
+
+
+def test_a_good_version_passes_with_its_facts(registry: Registry, good_version: str):
+    asked: list[Mapping[str, Any]] = []
+
+    def probe(request: dict[str, Any]) -> Mapping[str, Any]:
+        asked.append(request)
+        return _answer(3)
+
+    report = validate_version(registry, "churn", good_version, probe=probe)
+    assert report.ok, report.reason
+    assert [step.name for step in report.steps] == [
+        "artefact",
+        "policy",
+        "signature",
+        "input example",
+        "probe",
+    ]
+    assert report.facts["digest"] == registry.artefact("churn", good_version).digest
+    assert asked == [registry.input_example("churn", good_version)]
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (_answer(2), r"output 'score' has shape \[2\], expected \[3\]"),
+        (_answer(3, 2), r"output 'score' has shape \[3, 2\]"),
+        (_answer(3, name="other"), "no output 'score'; it has other"),
+        ({}, "no output 'score'; it has none"),
+        ({"outputs": [{"name": "score"}]}, "output 'score' has no shape"),
+    ],
+)
+def test_an_answer_of_the_wrong_shape_is_refused(
+    registry: Registry, good_version: str, answer: Mapping[str, Any], message: str
+):
+    report = validate_version(registry, "churn", good_version, probe=lambda _: answer)
+    assert not report.ok
+    assert re.search(message, report.reason)
+
+
+def test_a_predictor_that_cannot_answer_refuses_the_version(registry: Registry, good_version: str):
+    def probe(_: dict[str, Any]) -> Mapping[str, Any]:
+        raise ServingError("500: unknown categories ['LAX']")
+
+    report = validate_version(registry, "churn", good_version, probe=probe)
+    assert (report.ok, report.reason) == (False, "500: unknown categories ['LAX']")
+
+
+def test_a_bare_version_is_refused_without_a_probe(registry: Registry, publish: Callable[..., str]):
+    def probe(_: dict[str, Any]) -> Mapping[str, Any]:
+        raise AssertionError("must not be asked")
+
+    report = validate_version(registry, "undescribed", publish("undescribed"), probe=probe)
+    assert "has no signature" in report.reason
+
+
+def test_a_pickled_version_never_reaches_the_predictor(registry: Registry, publish: Callable[..., str]):
+    version = publish("pickled", serialization="cloudpickle", described=True)
+    asked: list[object] = []
+
+    def probe(request: dict[str, Any]) -> Mapping[str, Any]:
+        asked.append(request)
+        return _answer(3)
+
+    report = validate_version(registry, "pickled", version, probe=probe)
+    assert "stored as cloudpickle" in report.reason
+    assert asked == []
+    allowed = validate_version(registry, "pickled", version, allow=("cloudpickle",), probe=probe)
+    assert allowed.ok, allowed.reason
+
+
+def test_a_registry_that_cannot_be_asked_says_nothing_about_the_version(registry: Registry):
+    dead = Registry("http://127.0.0.1:9", registry.cache, timeout=0.2, attempts=1)
+    with pytest.raises(RegistryError, match="does not answer"):
+        validate_version(dead, "churn", "1")
