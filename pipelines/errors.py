@@ -9,6 +9,7 @@ RampgateError
  ├─ LedgerError         the ledger could not be read or written
  │   └─ LedgerConflict  somebody else wrote that (rollout_id, seq) first: re-read and decide again
  ├─ CorruptLedger       events that do not fold into a state
+ ├─ CommandRefused      a rollout cannot be started or ordered to do that now
  └─ NotMeasured         a metric could not be measured; evidence built on it is unknown
 """
 
@@ -47,6 +48,10 @@ class LedgerConflict(LedgerError):
 
 class CorruptLedger(RampgateError):
     """Events that do not fold into a rollout: damaged, or written by a newer version."""
+
+
+class CommandRefused(RampgateError):
+    """A rollout cannot be started, or ordered to do that, in the state it is in."""
 
 
 class NotMeasured(RampgateError):

@@ -56,8 +56,10 @@ def _alert(state: RolloutState, event: Event) -> Alert | None:
             return _decision(state, event, event.decision)
         case Failed():
             return _failure(state, event)
-        case Done():
-            return None
+        case Done(landed=True):
+            return _make(
+                state, event, "landed", "critical", "promoted before it could roll back", event.message
+            )
         case Command():
             body = f"by {event.by}: {event.reason}"
             return _make(state, event, f"command:{event.seq}", "info", f"ordered: {event.order}", body)

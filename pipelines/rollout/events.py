@@ -133,6 +133,8 @@ class Done(_Event):
     kind: Literal["done"] = "done"
     action_id: str
     message: str = ""
+    landed: bool = False
+    """Of a rollback: the version had become the stable one before it; there is nothing to go back to."""
 
 
 class Failed(_Event):

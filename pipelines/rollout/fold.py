@@ -170,13 +170,17 @@ def _pending(state: RolloutState, event: Done | Failed) -> Intent:
 def _done(state: RolloutState, event: Done) -> RolloutState:
     intent = _pending(state, event)
     state = replace(state, pending=None, trouble=None)
+    if event.landed:
+        return _weighed(replace(state, landed=True), event, intent, 100.0)
     match intent.action:
         case Action.DEPLOY:
             return replace(state, deployed=True, phase=Phase.VALIDATING)
         case Action.SHADOW:
             return replace(_entered(state, event, intent), phase=Phase.SHADOW, mirror=True)
         case Action.SET_PERCENT:
-            entered = replace(_entered(state, event, intent), phase=Phase.STEPPING, mirror=False)
+            entered = replace(
+                _entered(state, event, intent), phase=Phase.STEPPING, mirror=state.mirror and intent.dry
+            )
             return _weighed(entered, event, intent, intent.percent or 0.0)
         case Action.PROMOTE:
             return _weighed(_finished(state, intent), event, intent, 100.0)
@@ -194,7 +198,7 @@ def _entered(state: RolloutState, event: Done, intent: Intent) -> RolloutState:
 
 
 def _finished(state: RolloutState, intent: Intent) -> RolloutState:
-    return replace(state, done=state.done | {intent.action}, promotion_uncertain=False)
+    return replace(state, done=state.done | {intent.action})
 
 
 def _weighed(state: RolloutState, event: Done, intent: Intent, percent: float) -> RolloutState:
@@ -216,14 +220,17 @@ def _failed(state: RolloutState, event: Failed) -> RolloutState:
     )
     state = replace(state, pending=None, trouble=trouble)
     if intent.action is Action.PROMOTE:
-        return replace(state, phase=_before_promotion(state), forced=None, promotion_uncertain=True)
+        return replace(before_promotion(state), forced=None)
     return state
 
 
-def _before_promotion(state: RolloutState) -> Phase:
+def before_promotion(state: RolloutState) -> RolloutState:
+    """The state as if the promotion under way had not been decided."""
     if state.step < 0:
-        return Phase.VALIDATING if state.deployed else Phase.STARTING
-    return Phase.SHADOW if state.mirror else Phase.STEPPING
+        phase = Phase.VALIDATING if state.deployed else Phase.STARTING
+    else:
+        phase = Phase.SHADOW if state.policy.ramp[state.step] == "shadow" else Phase.STEPPING
+    return replace(state, phase=phase, pending=None)
 
 
 def _ended(state: RolloutState, event: Ended) -> RolloutState:

@@ -111,7 +111,7 @@ def _status(state: RolloutState, item: Evidence, now: datetime) -> tuple[Status,
         return Status.UNKNOWN, f"measured {words(item.at - now)} ahead of the clock"
     if item.verdict is Verdict.UNKNOWN:
         return (Status.PENDING if item.pending else Status.UNKNOWN), item.reason
-    if item.at < state.since and state.phase not in _BEFORE_TRAFFIC:
+    if item.at <= state.since and state.phase not in _BEFORE_TRAFFIC:
         return Status.PENDING, "not measured since this step came into force"
     return Status.PASS, item.reason
 

@@ -86,8 +86,8 @@ class RolloutState:
     done: frozenset[Action] = frozenset()
     """What is finished of the promotion or rollback under way."""
     trouble: Trouble | None = None
-    promotion_uncertain: bool = False
-    """A promotion failed; the serving side may or may not have carried it out."""
+    landed: bool = False
+    """A promotion turned out to have taken effect before the rollback that was to prevent it."""
     weights: tuple[Weight, ...] = ()
     last: Decided | None = None
     """The last decision."""
@@ -97,9 +97,12 @@ class RolloutState:
     @property
     def ending(self) -> Decided | None:
         """The decision to promote or to roll back that is being carried out."""
-        if self.last is None or self.phase not in (Phase.PROMOTING, Phase.ROLLING_BACK):
-            return None
-        return self.last
+        return self.last if self.winding_up else None
+
+    @property
+    def winding_up(self) -> bool:
+        """A promotion or rollback was decided."""
+        return self.phase in _WINDING_UP
 
     @property
     def decided(self) -> DecisionKind | None:
@@ -135,6 +138,8 @@ def _steps(state: RolloutState) -> tuple[Action, ...]:
     if state.phase is Phase.PROMOTING and state.policy.dry_run:
         return (Action.PROMOTE, Action.RESTORE, Action.REGISTER)
     steps = _WINDING_UP[state.phase]
+    if state.landed:
+        return (Action.REGISTER,)
     if not state.exposed:
         steps = tuple(action for action in steps if action is not Action.TRAFFIC_OFF)
     return steps

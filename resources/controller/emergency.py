@@ -1,0 +1,183 @@
+"""The short way out: traffic to zero first, the record after it, the rest for whoever drives next."""
+
+import logging
+from collections.abc import Sequence
+from contextlib import suppress
+
+from pipelines.errors import LedgerConflict, LedgerError, ServingError
+from pipelines.rollout.decide import decide
+from pipelines.rollout.decision import Decision, DecisionKind, End
+from pipelines.rollout.events import Action, Command, Done, Event, Failed, Intent, Order
+from pipelines.rollout.fold import before_promotion, merge, step
+from pipelines.rollout.ids import named
+from pipelines.rollout.standing import champion_trouble
+from pipelines.rollout.state import Phase, RolloutState
+from resources.controller.drafts import (
+    action_id,
+    command,
+    decided,
+    done,
+    failed,
+    intent,
+    recorded,
+    worth_recording,
+)
+from resources.controller.driver import ROUNDS, note
+from resources.controller.parts import Parts
+from resources.controller.spool import Emergency
+
+log = logging.getLogger(__name__)
+
+
+class EmergencyExit:
+    """Rollbacks that do not wait."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    def roll_back(self, emergency: Emergency) -> Decision:
+        """Traffic off, then the record, which goes to the spool where the ledger is away."""
+        try:
+            state = self._parts.journal.read(emergency.rollout_id)
+        except LedgerError as error:
+            return self._blindly(emergency, error)
+        planned = _decision(state, emergency)
+        if planned.kind is DecisionKind.HOLD:
+            self._hold(state, planned, emergency)
+            return planned
+        tried = self._traffic_off(state) if _has_traffic(state) else None
+        try:
+            return self._record(emergency, tried)
+        except LedgerError as error:
+            log.warning("%s: rolled back; the ledger is told when it is back: %s", state.rollout_id, error)
+            self._parts.spool.keep(emergency)
+            return planned
+
+    def _hold(self, state: RolloutState, planned: Decision, emergency: Emergency) -> None:
+        if state.winding_up:
+            return
+        event = decided(state, planned, emergency.evidence, at=emergency.at, by=emergency.by)
+        with suppress(LedgerConflict):
+            note(self._parts, state, event, emergency.evidence)
+
+    def settle(self, rollout_id: str) -> None:
+        """Tell the ledger about a rollback that it missed. Raises LedgerError while it is still away."""
+        emergency = self._parts.spool.get(rollout_id)
+        if emergency is not None:
+            self._record(emergency, None)
+            self._parts.spool.drop(rollout_id)
+
+    def _blindly(self, emergency: Emergency, error: LedgerError) -> Decision:
+        trouble = champion_trouble(merge({}, emergency.evidence), emergency.at)
+        if trouble is not None and not emergency.ordered:
+            reason = f"the champion is unhealthy: {trouble}; the ledger is away: {error}"
+            return Decision(
+                kind=DecisionKind.HOLD, rule="champion_unhealthy", reason=reason, severity="critical"
+            )
+        self._parts.spool.keep(emergency)
+        model, version = named(emergency.rollout_id)
+        reason = f"{emergency.reason}; the ledger is told when it is back: {error}"
+        try:
+            self._parts.effects.traffic_off(model, version)
+        except ServingError as failure:
+            log.error("%s: traffic could not be taken away: %s", emergency.rollout_id, failure)
+            reason += f"; traffic could not be taken away yet: {failure}"
+        return Decision(
+            kind=DecisionKind.ROLL_BACK,
+            rule="emergency",
+            reason=reason,
+            end=End.ROLLED_BACK,
+            evidence=tuple(item.name for item in emergency.evidence),
+            severity="critical",
+        )
+
+    def _traffic_off(self, state: RolloutState) -> Sequence[Event]:
+        """Intent and outcome of the traffic change that is made here."""
+        begun = intent(state, Action.TRAFFIC_OFF, at=self._parts.clock(), by=self._parts.by)
+        failure: str | None = None
+        with self._parts.patiently(state.model):
+            try:
+                self._parts.effects.traffic_off(state.model, state.version)
+            except ServingError as error:
+                log.error("%s: traffic could not be taken away: %s", state.rollout_id, error)
+                failure = str(error)
+        at, by = self._parts.clock(), self._parts.by
+        if failure is not None:
+            return begun, failed(begun, failure, at=at, by=by)
+        return begun, done(begun, at=at, by=by)
+
+    def _record(self, emergency: Emergency, tried: Sequence[Event] | None) -> Decision:
+        for _ in range(ROUNDS):
+            state = self._parts.journal.read(emergency.rollout_id)
+            events = _events(state, emergency, tried or ())
+            try:
+                state = self._parts.journal.append(state, events) if events else state
+            except LedgerConflict:
+                continue
+            return decide(state, (), emergency.at)
+        raise LedgerConflict(f"{emergency.rollout_id}: the rollback could not be written")
+
+
+def _has_traffic(state: RolloutState) -> bool:
+    gone = state.phase is Phase.ROLLING_BACK and Action.TRAFFIC_OFF in state.done
+    promoted = state.phase is Phase.PROMOTING and Action.PROMOTE in state.done
+    over = state.phase is Phase.ENDED or gone or promoted
+    return state.exposed and not state.policy.dry_run and not over
+
+
+def _order(state: RolloutState, emergency: Emergency) -> Command:
+    return command(state, Order.ROLL_BACK_NOW, at=emergency.at, by=emergency.by, reason=emergency.reason)
+
+
+def _preamble(state: RolloutState, emergency: Emergency) -> tuple[Event, ...]:
+    """An order, unless the evidence alone is enough (or forbids it)."""
+    if not emergency.ordered:
+        by_evidence = decide(state, emergency.evidence, emergency.at)
+        if by_evidence.kind is DecisionKind.ROLL_BACK or by_evidence.rule == "champion_unhealthy":
+            return ()
+    return (_order(state, emergency),)
+
+
+def _decision(state: RolloutState, emergency: Emergency) -> Decision:
+    """What would be decided; `hold` only where the champion must not get the traffic back."""
+    if state.phase in (Phase.ENDED, Phase.ROLLING_BACK) or Action.PROMOTE in state.done:
+        return decide(state, (), emergency.at)
+    state = before_promotion(state) if state.phase is Phase.PROMOTING else state
+    for event in _preamble(state, emergency):
+        state = step(state, event.model_copy(update={"seq": state.seq + 1}))
+    return decide(state, emergency.evidence, emergency.at)
+
+
+def _events(state: RolloutState, emergency: Emergency, tried: Sequence[Event]) -> list[Event]:
+    """What the ledger has to be told, given what it knows by now."""
+    if state.phase is Phase.ENDED:
+        return []
+    if state.phase is Phase.PROMOTING:
+        return _warnings(state, emergency)
+    events: list[Event] = []
+    if state.phase is not Phase.ROLLING_BACK:
+        events = list(_preamble(state, emergency))
+        decision = _decision(state, emergency)
+        events.append(decided(state, decision, emergency.evidence, at=emergency.at, by=emergency.by))
+        if decision.kind is not DecisionKind.ROLL_BACK:
+            return events
+    free = state.phase is not Phase.ROLLING_BACK or state.pending is None
+    return events + _renamed(state, tried, place=len(events) + 1) if free else events
+
+
+def _warnings(state: RolloutState, emergency: Emergency) -> list[Event]:
+    """While a promotion is under way: whoever carries it out looks at this first, and may still turn back."""
+    if Action.PROMOTE in state.done:
+        return []
+    news = worth_recording(state, emergency.evidence)
+    events: list[Event] = [recorded(state, news, at=emergency.at, by=emergency.by)] if news else []
+    if emergency.ordered and state.ordered is None:
+        events.append(_order(state, emergency))
+    return events
+
+
+def _renamed(state: RolloutState, tried: Sequence[Event], *, place: int) -> list[Event]:
+    """The traffic change's intent and outcome, with the id that fits where they are written."""
+    identity = action_id(state, Action.TRAFFIC_OFF, place=place)
+    known = (Intent, Done, Failed)
+    return [event.model_copy(update={"action_id": identity}) for event in tried if isinstance(event, known)]

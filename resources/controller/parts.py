@@ -1,0 +1,51 @@
+"""What the controller's parts share."""
+
+from collections.abc import Callable, Generator, Iterable
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from pipelines.errors import LedgerError
+from pipelines.rollout.decide import decide
+from pipelines.rollout.decision import DecisionKind
+from pipelines.rollout.evidence import Evidence
+from pipelines.rollout.fold import before_promotion
+from pipelines.rollout.state import RolloutState
+from resources.controller.effects import Effects
+from resources.controller.journal import Journal
+from resources.controller.spool import Spool
+from resources.ledger import Ledger
+
+EMERGENCY_PATIENCE = timedelta(milliseconds=500)
+"""How long an emergency waits for a traffic change under way; then it goes first."""
+PATIENCE = timedelta(seconds=10)
+"""How long an advance waits for another traffic change of the same model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """The systems and the clock; `by` is who writes unless a call says otherwise."""
+
+    ledger: Ledger
+    journal: Journal
+    effects: Effects
+    spool: Spool
+    clock: Callable[[], datetime]
+    by: str
+
+    def changing_traffic(self, model: str, wait: timedelta) -> AbstractContextManager[bool]:
+        """One traffic change of a model at a time; False when `wait` was not enough."""
+        return self.ledger.exclusive(f"traffic:{model}", wait=wait)
+
+    @contextmanager
+    def patiently(self, model: str) -> Generator[None]:
+        """Wait a moment for a traffic change under way, then go on, whether it is over or the ledger away."""
+        with ExitStack() as stack:
+            with suppress(LedgerError):
+                stack.enter_context(self.changing_traffic(model, EMERGENCY_PATIENCE))
+            yield
+
+
+def would_roll_back(state: RolloutState, evidence: Iterable[Evidence], now: datetime) -> bool:
+    """Whether a rollback would be decided if the promotion under way were not."""
+    return decide(before_promotion(state), evidence, now).kind is DecisionKind.ROLL_BACK

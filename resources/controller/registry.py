@@ -1,0 +1,72 @@
+"""What the controller needs of the model registry, and what it writes there."""
+
+from typing import Protocol
+
+from pipelines.rollout.decision import End
+from pipelines.rollout.state import Phase, RolloutState
+
+CHAMPION, CHALLENGER = "champion", "challenger"
+STATUS_TAG, ROLLOUT_TAG, REASON_TAG = "rampgate.status", "rampgate.rollout", "rampgate.reason"
+DRY_RUN = "dry_run"
+_REASON_LENGTH = 1000
+
+
+class Versioned(Protocol):
+    """Something that names a model version."""
+
+    @property
+    def version(self) -> str: ...
+
+
+class Registry(Protocol):
+    """Aliases and tags. Every call may be repeated. Errors are RegistryError."""
+
+    def version_with_alias(self, model: str, alias: str) -> Versioned | None:
+        """The version that has the alias, if any."""
+        ...
+
+    def set_alias(self, model: str, alias: str, version: str) -> None:
+        """Give the alias to this version."""
+        ...
+
+    def remove_alias(self, model: str, alias: str) -> None:
+        """Take the alias away; nothing happens where it is not set."""
+        ...
+
+    def tag(self, model: str, version: str, key: str, value: str) -> None:
+        """Set a tag of a version."""
+        ...
+
+
+def outcome(state: RolloutState) -> tuple[End, str]:
+    """How a rollout that is winding up ends, and why."""
+    if state.ending is None:
+        raise ValueError(f"{state.rollout_id} is {state.phase}, expected promoting or rolling_back")
+    decision = state.ending.decision
+    if state.landed:
+        return End.PROMOTED, f"the promotion had taken effect before the rollback: {decision.reason}"
+    if state.policy.dry_run:
+        return End.ABORTED, f"dry run, would have ended {decision.end}: {decision.reason}"
+    fallback = End.PROMOTED if state.phase is Phase.PROMOTING else End.ROLLED_BACK
+    return decision.end or fallback, decision.reason
+
+
+def register(registry: Registry, state: RolloutState) -> None:
+    """Write the end into the registry: aliases after a promotion, then tags, the status last."""
+    end, reason = outcome(state)
+    if end is End.PROMOTED:
+        registry.set_alias(state.model, CHAMPION, state.version)
+        challenger = registry.version_with_alias(state.model, CHALLENGER)
+        if challenger is not None and challenger.version == state.version:
+            registry.remove_alias(state.model, CHALLENGER)
+    status = DRY_RUN if state.policy.dry_run else end.value
+    tag_version(registry, state.model, state.version, state.rollout_id, status, reason)
+
+
+def tag_version(
+    registry: Registry, model: str, version: str, rollout_id: str, status: str, reason: str
+) -> None:
+    """The three tags of a version whose rollout is over."""
+    registry.tag(model, version, ROLLOUT_TAG, rollout_id)
+    registry.tag(model, version, REASON_TAG, reason[:_REASON_LENGTH])
+    registry.tag(model, version, STATUS_TAG, status)

@@ -1,0 +1,178 @@
+"""A serving side and a registry in memory that keep the contracts, for tests of the controller alone."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+from pipelines.errors import ServingError
+from resources.serving.backend import (
+    Capabilities,
+    Counters,
+    ModelArtefact,
+    RevisionStatus,
+    ServiceStatus,
+)
+
+Hook = Callable[[str], None]
+
+
+def _no_hook(call: str) -> None: ...
+
+
+class Effect(NamedTuple):
+    """A change of what is in force."""
+
+    call: str
+    version: str
+    percent: float
+
+
+@dataclass
+class World:
+    """What survives a crash of whoever calls: the serving side, the registry, and the order of changes."""
+
+    status: dict[str, ServiceStatus] = field(default_factory=dict)
+    aliases: dict[tuple[str, str], str] = field(default_factory=dict)
+    tags: dict[tuple[str, str, str], str] = field(default_factory=dict)
+    effects: list[Effect] = field(default_factory=list)
+
+    def of(self, service: str) -> ServiceStatus:
+        return self.status.get(service, ServiceStatus(service=service, stable=None, canary=None))
+
+    def change(self, call: str, version: str, status: ServiceStatus) -> None:
+        before = self.of(status.service)
+        if status != before:
+            self.status[status.service] = status
+            self.effects.append(Effect(call, version, _share(status, version)))
+
+    def share(self, service: str, version: str) -> float:
+        return _share(self.of(service), version)
+
+    def serving(self, service: str, version: str) -> None:
+        """Make this version the stable one, and the champion."""
+        stable = RevisionStatus(name=f"{service}-{version}", version=version, percent=100, ready=True)
+        self.status[service] = ServiceStatus(service=service, stable=stable, canary=None)
+        self.aliases[service, "champion"] = version
+
+
+def _share(status: ServiceStatus, version: str) -> float:
+    sides = (status.stable, status.canary)
+    return sum(side.percent for side in sides if side is not None and side.version == version)
+
+
+class MemoryBackend:
+    """`hook` is called with the name of each call before and after it takes effect."""
+
+    def __init__(self, world: World, hook: Hook = _no_hook, *, mirror: bool = True) -> None:
+        self.world, self._hook, self._mirror = world, hook, mirror
+
+    def capabilities(self, service: str) -> Capabilities:
+        return Capabilities(sticky=True, mirror=self._mirror, percent_step=0.01)
+
+    def status(self, service: str) -> ServiceStatus:
+        return self.world.of(service)
+
+    def deploy_canary(
+        self, service: str, artefact: ModelArtefact, *, percent: float, salt: str, mirror: bool = False
+    ) -> ServiceStatus:
+        def effect() -> ServiceStatus:
+            status = self.world.of(service)
+            if status.stable is not None and status.stable.version == artefact.version:
+                return status
+            if status.canary is not None and status.canary.version != artefact.version:
+                raise ServingError(f"{service}: version {status.canary.version} is the canary")
+            canary = RevisionStatus(
+                name=f"{service}-{artefact.version}",
+                version=artefact.version,
+                percent=percent,
+                ready=True,
+            )
+            return _weighted(replace(status, canary=canary, salt=salt, mirror=mirror), percent)
+
+        return self._call("deploy_canary", artefact.version, service, effect)
+
+    def set_canary_percent(self, service: str, version: str, percent: float) -> ServiceStatus:
+        def effect() -> ServiceStatus:
+            status = self.world.of(service)
+            if status.canary is None or status.canary.version != version:
+                raise ServingError(f"{service}: version {version} is not the canary")
+            return _weighted(status, percent)
+
+        return self._call("set_canary_percent", version, service, effect)
+
+    def promote(self, service: str, version: str) -> ServiceStatus:
+        def effect() -> ServiceStatus:
+            status = self.world.of(service)
+            if status.stable is not None and status.stable.version == version:
+                return status
+            if status.canary is None or status.canary.version != version:
+                raise ServingError(f"{service}: version {version} is not the canary")
+            stable = replace(status.canary, percent=100.0)
+            return replace(status, stable=stable, canary=None, mirror=False)
+
+        return self._call("promote", version, service, effect)
+
+    def roll_back(self, service: str, version: str) -> ServiceStatus:
+        def effect() -> ServiceStatus:
+            status = self.world.of(service)
+            if status.stable is not None and status.stable.version == version:
+                raise ServingError(f"{service}: version {version} is the stable one")
+            if status.canary is None or status.canary.version != version:
+                return status
+            return replace(_weighted(status, 0.0), canary=None, mirror=False)
+
+        return self._call("roll_back", version, service, effect)
+
+    def counters(self, service: str) -> Counters:
+        raise ServingError(f"{service}: nothing is counted in memory")
+
+    def predict(self, service: str, version: str, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        raise ServingError(f"{service}: version {version} does not predict in memory")
+
+    def _call(
+        self, name: str, version: str, service: str, effect: Callable[[], ServiceStatus]
+    ) -> ServiceStatus:
+        self._hook(f"before {name}")
+        self.world.change(name, version, effect())
+        self._hook(f"after {name}")
+        return self.world.of(service)
+
+
+def _weighted(status: ServiceStatus, percent: float) -> ServiceStatus:
+    stable = status.stable
+    return replace(
+        status,
+        stable=None if stable is None else replace(stable, percent=100.0 - percent),
+        canary=None if status.canary is None else replace(status.canary, percent=percent),
+    )
+
+
+@dataclass(frozen=True)
+class MemoryVersion:
+    version: str
+
+
+class MemoryRegistry:
+    """Aliases and tags."""
+
+    def __init__(self, world: World, hook: Hook = _no_hook) -> None:
+        self.world, self._hook = world, hook
+
+    def version_with_alias(self, model: str, alias: str) -> MemoryVersion | None:
+        self._hook("before version_with_alias")
+        version = self.world.aliases.get((model, alias))
+        return None if version is None else MemoryVersion(version)
+
+    def set_alias(self, model: str, alias: str, version: str) -> None:
+        self._change("set_alias", lambda: self.world.aliases.__setitem__((model, alias), version))
+
+    def remove_alias(self, model: str, alias: str) -> None:
+        self._change("remove_alias", lambda: self.world.aliases.pop((model, alias), None))
+
+    def tag(self, model: str, version: str, key: str, value: str) -> None:
+        self._change("tag", lambda: self.world.tags.__setitem__((model, version, key), value))
+
+    def _change(self, name: str, effect: Callable[[], object]) -> None:
+        self._hook(f"before {name}")
+        effect()
+        self._hook(f"after {name}")
