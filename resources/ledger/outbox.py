@@ -40,7 +40,7 @@ class Outbox:
         rows = ({"key": a.key, "at": a.at, "body": _ALERT.dump_json(a).decode()} for a in alerts)
         self._database.insert_new(connection, ALERTS, rows)
 
-    def waiting(self, limit: int = 500) -> tuple[Alert, ...]:
+    def waiting(self, limit: int = 5000) -> tuple[Alert, ...]:
         """Alerts that some channel has not got yet, oldest first."""
         query = (
             select(ALERTS.c.body)
