@@ -2,9 +2,10 @@
 
 from resources.serving.kserve.backend import KServeBackend
 from resources.serving.kserve.client import Cluster
+from resources.serving.kserve.connect import connect
 from resources.serving.kserve.driver import Timing
 from resources.serving.kserve.probe import Probe
 from resources.serving.kserve.prometheus import Prometheus
 from resources.serving.kserve.service import from_folder
 
-__all__ = ["Cluster", "KServeBackend", "Probe", "Prometheus", "Timing", "from_folder"]
+__all__ = ["Cluster", "KServeBackend", "Probe", "Prometheus", "Timing", "connect", "from_folder"]

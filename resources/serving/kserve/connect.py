@@ -1,0 +1,57 @@
+"""The backend as environment variables describe it (docs/kubernetes.md lists them)."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from pipelines.errors import ServingError
+from resources.serving.kserve.backend import KServeBackend
+from resources.serving.kserve.client import Cluster
+from resources.serving.kserve.driver import Timing
+from resources.serving.kserve.probe import Probe
+from resources.serving.kserve.prometheus import Prometheus
+from resources.serving.kserve.queries import PRESETS
+
+
+def connect(services: Mapping[str, Mapping[str, Any]], env: Mapping[str, str] | None = None) -> KServeBackend:
+    """A backend on the cluster of KUBECONFIG, or the one that this process runs in.
+
+    `services` are the models' InferenceServices as the teams wrote them, by service name.
+    """
+    env = os.environ if env is None else env
+
+    def manifest(service: str) -> Mapping[str, Any]:
+        if service not in services:
+            raise ServingError(f"{service}: no InferenceService in the cluster, and no model of that name")
+        return services[service]
+
+    return KServeBackend(
+        cluster=Cluster.connect(namespace=env.get("RAMPGATE_NAMESPACE", "default")),
+        manifests=manifest,
+        prometheus=_prometheus(env),
+        probe=Probe(ingress=env.get("RAMPGATE_INGRESS_URL", "")),
+        logger_url=env.get("RAMPGATE_SINK_URL", ""),
+        sticky=env.get("RAMPGATE_STICKY_GATEWAY", "") == "true",
+        kserve_namespace=env.get("RAMPGATE_KSERVE_NAMESPACE", "kserve"),
+        timing=Timing(model=_seconds(env, "RAMPGATE_MODEL_TIMEOUT", 600.0)),
+    )
+
+
+def _prometheus(env: Mapping[str, str]) -> Prometheus | None:
+    url, preset = env.get("RAMPGATE_PROMETHEUS_URL", ""), env.get("RAMPGATE_PROMETHEUS_QUERIES", "")
+    if preset and preset not in PRESETS:
+        raise ServingError(f"RAMPGATE_PROMETHEUS_QUERIES == {preset!r}, must be one of {', '.join(PRESETS)}")
+    return (
+        Prometheus(url=url, queries=preset, token=env.get("RAMPGATE_PROMETHEUS_TOKEN", "")) if url else None
+    )
+
+
+def _seconds(env: Mapping[str, str], name: str, default: float) -> float:
+    text = env.get(name, "")
+    try:
+        value = float(text) if text else default
+    except ValueError:
+        value = -1.0
+    if not 0 < value < 86400:
+        raise ServingError(f"{name} == {text!r}, must be seconds, more than 0 and less than 86400")
+    return value
