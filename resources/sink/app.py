@@ -1,0 +1,140 @@
+"""The sink as an ASGI application: POST / takes an event, GET /metrics and GET /healthz tell how it goes."""
+
+import base64
+import binascii
+import hmac
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from resources.prediction_log.segments import LogNotWritten
+from resources.sink.committer import Busy, Committer
+from resources.sink.event import BadEvent, parse
+
+_LOG = logging.getLogger(__name__)
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+class Refused(Exception):
+    """An answer that is not 200."""
+
+    def __init__(self, status: int, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.status, self.reason = status, reason
+
+
+@dataclass(frozen=True)
+class Sink:
+    """200 means durable. 503 means that more waits than may wait, or that the disk refused."""
+
+    committer: Committer
+    token: str = ""
+    """Where set, what callers must send: `Authorization: Bearer`, or as the password in the logger's URL."""
+    max_body: int = 4 * 1024 * 1024
+
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        elif scope["method"] == "POST":
+            await self._post(scope, receive, send)
+        elif scope["path"] == "/metrics":
+            await _respond(send, 200, metrics(self.committer), "text/plain; version=0.0.4")
+        elif scope["path"] == "/healthz":
+            await _respond(send, 200, "ok")
+        else:
+            await _respond(send, 404, "POST /, GET /metrics or GET /healthz")
+
+    async def _post(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        try:
+            self._authorise(headers)
+            event = parse(headers, await self._body(headers, receive))
+            await self.committer.commit(event)
+        except Refused as refused:
+            await self._refuse(send, refused)
+        except BadEvent as error:
+            await self._refuse(send, Refused(400, "bad_event", str(error)))
+        except Busy:
+            await self._refuse(send, Refused(503, "busy", "too many events wait; retry later"))
+        except LogNotWritten as error:
+            _LOG.error("%s", error)
+            await self._refuse(send, Refused(503, "not_written", "the event could not be made durable"))
+        else:
+            await _respond(send, 200, "")
+
+    def _authorise(self, headers: Mapping[str, str]) -> None:
+        given = _credential(headers.get("authorization", ""))
+        if self.token and not hmac.compare_digest(given.encode(), self.token.encode()):
+            raise Refused(401, "unauthorised", "a token is needed")
+
+    async def _body(self, headers: Mapping[str, str], receive: Receive) -> bytes:
+        chunks: list[bytes] = []
+        size = 0
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise Refused(400, "disconnected", "the connection went away")
+            chunks.append(message.get("body", b""))
+            size += len(chunks[-1])
+            if size > self.max_body:
+                raise Refused(413, "too_large", f"more than {self.max_body} bytes")
+            if not message.get("more_body", False):
+                return b"".join(chunks)
+
+    async def _refuse(self, send: Send, refused: Refused) -> None:
+        counts = self.committer.counts.refused
+        counts[refused.reason] = counts.get(refused.reason, 0) + 1
+        await _respond(send, refused.status, str(refused))
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                self.committer.start()
+                await send({"type": "lifespan.startup.complete"})
+            elif message["type"] == "lifespan.shutdown":
+                await self.committer.stop()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+
+def metrics(committer: Committer) -> str:
+    """The counters in Prometheus' text format."""
+    counts = committer.counts
+    values = {
+        "rampgate_sink_events_written_total": counts.written,
+        "rampgate_sink_bytes_written_total": counts.bytes,
+        "rampgate_sink_commits_total": counts.commits,
+        "rampgate_sink_events_failed_total": counts.failed,
+    }
+    lines = [f"# TYPE {name} counter\n{name} {value}" for name, value in values.items()]
+    lines.append("# TYPE rampgate_sink_events_refused_total counter")
+    lines += [f'rampgate_sink_events_refused_total{{reason="{r}"}} {n}' for r, n in counts.refused.items()]
+    lines.append(
+        f"# TYPE rampgate_sink_events_pending gauge\nrampgate_sink_events_pending {committer.pending}"
+    )
+    return "\n".join(lines) + "\n"
+
+
+def _credential(header: str) -> str:
+    """The token of a Bearer header, or the password of a Basic one (Go sends it for user:token@host)."""
+    kind, _, value = header.partition(" ")
+    if kind.lower() == "bearer":
+        return value.strip()
+    if kind.lower() == "basic":
+        try:
+            return base64.b64decode(value, validate=True).decode().partition(":")[2]
+        except (binascii.Error, UnicodeDecodeError):
+            return ""
+    return ""
+
+
+async def _respond(send: Send, status: int, text: str, kind: str = "text/plain") -> None:
+    body = text.encode()
+    headers = [(b"content-type", kind.encode()), (b"content-length", str(len(body)).encode())]
+    if status == 503:
+        headers.append((b"retry-after", b"1"))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
