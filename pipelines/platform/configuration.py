@@ -21,7 +21,6 @@ TELEMETRY_OFF = {
 _DAGSTER = """\
 telemetry: {enabled: false}
 nux: {enabled: false}
-storage: {sqlite: {base_dir: storage}}
 sensors: {use_threads: true, num_workers: 4}
 schedules: {use_threads: true, num_workers: 2}
 run_queue: {max_concurrent_runs: 2, dequeue_interval_seconds: 1}

@@ -16,6 +16,7 @@ from resources.serving.embedded.supervisor import STOPPED, Supervisor, last_line
 from resources.settings import HOST, Settings
 
 Say = Callable[[str], None]
+_POLL_SECONDS = 0.25
 
 
 class PlatformError(RampgateError):
@@ -77,7 +78,7 @@ def _start_parts(
             say(f"  {part.name:<10} {time.monotonic() - began:5.1f} s  {part.url}")
         if waiting and time.monotonic() - began > seconds:
             raise PlatformError(_stuck(settings, waiting[0], seconds))
-        time.sleep(0.1)
+        time.sleep(_POLL_SECONDS)
 
 
 def _start(supervisor: Supervisor, part: Part) -> None:

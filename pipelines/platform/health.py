@@ -1,6 +1,7 @@
 """Whether a part works, asked over the network as its users would. None means yes."""
 
 import socket
+from functools import cache
 from typing import Any
 
 import httpx
@@ -18,7 +19,7 @@ _RELOAD = "mutation { reloadWorkspace { __typename } }"
 def no_answer(url: str) -> str | None:
     """Trouble unless a GET succeeds."""
     try:
-        answer = httpx.get(url, timeout=_TIMEOUT, trust_env=False, follow_redirects=True)
+        answer = _client().get(url, follow_redirects=True)
     except httpx.HTTPError as error:
         return f"{url} does not answer: {error}"
     return None if answer.is_success else f"{url} answers {answer.status_code}"
@@ -55,6 +56,12 @@ def daemons(url: str) -> str | None:
     return f"no heartbeat from: {', '.join(silent)}" if silent else None
 
 
+@cache
+def _client() -> httpx.Client:
+    """Made once (it loads certificates); every question has its own connection, so nothing stays open."""
+    return httpx.Client(timeout=_TIMEOUT, trust_env=False, limits=httpx.Limits(max_keepalive_connections=0))
+
+
 def _location_trouble(entry: dict[str, Any]) -> str | None:
     loaded = entry["locationOrLoadError"] or {}
     if loaded.get("__typename") == "PythonError":
@@ -65,7 +72,7 @@ def _location_trouble(entry: dict[str, Any]) -> str | None:
 def _query(url: str, query: str) -> dict[str, Any] | str:
     """The data of an answer, or what is wrong."""
     try:
-        answer = httpx.post(f"{url}/graphql", json={"query": query}, timeout=_TIMEOUT, trust_env=False)
+        answer = _client().post(f"{url}/graphql", json={"query": query})
         return answer.raise_for_status().json()["data"]
     except httpx.HTTPError as error:
         return f"{url}/graphql does not answer: {error}"

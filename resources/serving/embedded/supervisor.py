@@ -72,7 +72,8 @@ class Supervisor:
         self._call("startProcess", name, False, unless=_ALREADY_STARTED)
 
     def shutdown(self) -> None:
-        """Ask supervisord to stop its programs and itself."""
+        """Ask supervisord to stop its programs, all at the same time, and then itself."""
+        self._call("stopAllProcesses", False)
         self._call("shutdown")
 
     def pid(self) -> int:
