@@ -1,5 +1,6 @@
 """Two windows made ready to compare, column by column."""
 
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ _LEVELS = 50
 _RARE = 5
 _FINE = 1e-3
 """Below this standard deviation Evidently's normed distance divides by a constant and goes blind."""
+_LONG = 60
 OTHER = "(rare)"
 MISSING = " is null"
 
@@ -96,7 +98,14 @@ def _clean(values: pd.Series) -> pd.Series:
         numbers = values.to_numpy(dtype=np.float64, na_value=np.nan)
         return pd.Series(np.where(np.isfinite(numbers), numbers, np.nan))
     text = values.reset_index(drop=True)
-    return text.astype(str).where(text.notna(), None).astype(object)
+    return text.map(lambda value: _harmless(str(value)), na_action="ignore").astype(object)
+
+
+def _harmless(text: str) -> str:
+    """A category fit for a legend. Callers send these, and reports put them into a script as they are."""
+    if len(text) > _LONG:
+        text = f"{text[:_LONG]}…{zlib.crc32(text.encode()):08x}"
+    return text.replace("<", "‹").replace(">", "›")
 
 
 def _nulls(name: str, was: pd.Series, now: pd.Series) -> Column:

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from html import escape
 from pathlib import Path
@@ -48,12 +48,21 @@ def _render(record: Any) -> str:
     from great_expectations.render.view import DefaultJinjaPageView
 
     for outcome in record.results:
-        # The renderer chokes on numpy 2 scalars, whose repr names their type.
-        observed = outcome.result.get("observed_value")
-        if isinstance(observed, np.generic):
-            outcome.result["observed_value"] = observed.item()
+        outcome.result = _harmless(outcome.result)
+        outcome.exception_info = _harmless(outcome.exception_info)
     document = ValidationResultsPageRenderer().render(record)
     return DefaultJinjaPageView().render(document)
+
+
+def _harmless(value: Any) -> Any:
+    """The renderer puts values that callers sent into the page as they are, and chokes on numpy 2 scalars."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, str):
+        return escape(value)
+    if isinstance(value, Mapping):
+        return {_harmless(key): _harmless(entry) for key, entry in value.items()}
+    return [_harmless(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
 def _offline(html: str, summary: str) -> str:

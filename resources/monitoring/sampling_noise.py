@@ -2,12 +2,13 @@
 
 The score between two finite windows of one distribution is not zero; it shrinks with the square root of
 the row count. Here the labels "reference" and "current" are shuffled (whole units where the assignment
-was by unit), every column is scored again, and a column's threshold is the score that the most extreme
-column of a shuffle reaches in one of `SHUFFLES + 1` windows without drift (max-z, Westfall and Young).
+was by unit), every column is scored again, and the thresholds are such that without drift any of the columns
+passes its own with probability `FAMILY_WISE` (max-z, Westfall and Young 1993).
 The assignment to a canary is randomised, so there the shuffle is the true null. Two windows in time are
 not exchangeable, so there it is only a floor under a threshold from elsewhere.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,10 +17,10 @@ from numpy.typing import NDArray
 
 from resources.monitoring.columns import Column
 
-SHUFFLES = 200
-FAMILY_WISE = 1 / (SHUFFLES + 1)
-"""The chance that any column passes its threshold without drift."""
-_ROWS = 6000
+SHUFFLES = 400
+FAMILY_WISE = 0.01
+"""The chance that any column passes its threshold without drift, per comparison."""
+_ROWS = 4000
 _SEED = 20260102
 
 Labels = NDArray[np.float32]
@@ -32,7 +33,7 @@ def noise_thresholds(
     """One threshold per column, in the units of its score.
 
     `units` holds the unit ids of the reference and the current rows; rows of one unit stay together.
-    Above 6,000 rows a sample is shuffled and the result scaled by the square root of the row counts.
+    Above 4,000 rows a sample is shuffled and the result scaled by the square root of the row counts.
     """
     if not columns:
         return ()
@@ -127,7 +128,8 @@ def _divergence(p: NDArray[np.float64], middle: NDArray[np.float64]) -> NDArray[
 
 
 def _family_wise(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Per column (rows of `scores`): mean + z * deviation, with one z for all, reached by one shuffle."""
+    """Per column (rows of `scores`): mean + z * deviation, with one z for all columns."""
     mean, deviation = scores.mean(axis=1), scores.std(axis=1)
     z = (scores - mean[:, None]) / np.where(deviation > 0, deviation, np.inf)[:, None]
-    return mean + z.max(initial=0) * deviation
+    rank = math.ceil((SHUFFLES + 1) * (1 - FAMILY_WISE))
+    return mean + np.sort(z.max(axis=0))[rank - 1] * deviation
