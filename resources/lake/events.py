@@ -121,7 +121,8 @@ def _typed(features: Fields, outputs: Fields) -> str:
         SELECT request_id, revision, kind, seen_at, unit_id, version, assignment, latency_ms, status, "rows",
             CASE WHEN kind = 'request' THEN {inputs} END AS features,
             CASE WHEN {answered} THEN {answers} END AS outputs,
-            CASE WHEN kind = 'request' THEN {wrong_input} WHEN {answered} THEN {wrong_answer} END AS wrong,
+            CASE WHEN kind = 'request' AND len(tensors) > 0 THEN {wrong_input}
+                WHEN kind = 'request' THEN 'no input tensors' WHEN {answered} THEN {wrong_answer} END AS wrong,
             CASE WHEN "rows" > 1 THEN tensors END AS tensors, segment
         FROM (
             SELECT *, {TENSOR_LISTS.format(tensors="tensors", scope="")},

@@ -2,12 +2,14 @@
 
 import os
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from pipelines.errors import LakeError
 from resources.lake.names import literal
+from resources.lake.writer_lock import writer_lock
 
 _SQLITE = "sqlite:"
 _POSTGRES = "postgres:"
@@ -30,6 +32,12 @@ class Location:
         """The catalogue's file, if it is one."""
         return Path(self.catalog.removeprefix(_SQLITE)) if self.catalog.startswith(_SQLITE) else None
 
+    def writing(self) -> AbstractContextManager[None]:
+        """Where the catalogue is a file: waits until no other writer is at work, and keeps others waiting."""
+        if self.sqlite_file is None:
+            return nullcontext()
+        return writer_lock(Path(f"{self.sqlite_file}.writer"), timeout=120)
+
     @property
     def on_s3(self) -> bool:
         return self.data_path.startswith("s3://")
@@ -41,13 +49,14 @@ class Location:
         return ("ducklake", catalog, "httpfs") if self.on_s3 else ("ducklake", catalog)
 
     def prepare(self) -> None:
-        """Create the local directories."""
+        """Create the local directories, and an empty catalogue (which is a valid SQLite database)."""
         if self.sqlite_file is not None:
             self.sqlite_file.parent.mkdir(parents=True, exist_ok=True)
+            self.sqlite_file.touch()
         if not self.on_s3:
             Path(self.data_path).mkdir(parents=True, exist_ok=True)
 
-    def attach_statement(self, *, read_only: bool) -> str:
+    def attach_statement(self) -> str:
         """ATTACH ... AS lake.
 
         Data inlining stays off: with a SQLite catalogue it is slower than small Parquet files, and text inside
@@ -56,8 +65,6 @@ class Location:
         options = [f"DATA_PATH {literal(self.data_path)}", "DATA_INLINING_ROW_LIMIT 0"]
         if self.sqlite_file is not None:
             options += ["META_JOURNAL_MODE 'WAL'", "META_BUSY_TIMEOUT 30000"]
-        if read_only:
-            options.append("READ_ONLY")
         return f"ATTACH {literal('ducklake:' + self.catalog)} AS lake ({', '.join(options)})"
 
     def redact(self, message: str) -> str:

@@ -1,0 +1,35 @@
+"""A lake of its own for every test."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resources.lake import Lake
+from tests.resources.lake.segments_by_hand import MODEL, Log
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    return Lake(f"sqlite:{tmp_path}/lake/catalog.db", str(tmp_path / "lake" / "data"), tmp_path)
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Log:
+    log = Log(tmp_path / "log" / "predictions" / MODEL, tmp_path / "log" / "outcomes" / MODEL)
+    log.predictions.mkdir(parents=True)
+    log.outcomes.mkdir(parents=True)
+    return log
+
+
+@pytest.fixture
+def rows(lake: Lake) -> Callable[[str], list[tuple[Any, ...]]]:
+    """Runs a query with the model's tables in scope."""
+
+    def read(query: str) -> list[tuple[Any, ...]]:
+        with lake.connect() as connection:
+            connection.execute(f'USE lake."{MODEL}"')
+            return connection.execute(query).fetchall()
+
+    return read
