@@ -59,8 +59,9 @@ class Prediction:
 
 
 def prediction_lines(attributes: Mapping[str, Any], prediction: Prediction) -> bytes:
-    """Request and response line of one prediction, both ended by a newline; NaN becomes null.
+    """Request and response line of one prediction, both ended by a newline.
 
+    NaN and infinity become null, integers beyond 64 bits strings of digits.
     `attributes` come from `Origin.attributes()`, made once per process.
     """
     shared = {
@@ -81,10 +82,27 @@ def prediction_lines(attributes: Mapping[str, Any], prediction: Prediction) -> b
         "status": prediction.status,
         "data": prediction.answer,
     }
-    return orjson.dumps(request, option=_OPTIONS) + orjson.dumps(response, option=_OPTIONS)
+    return _line(request) + _line(response)
 
 
-_OPTIONS = orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY
+def _line(event: Mapping[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(event, option=orjson.OPT_APPEND_NEWLINE)
+    except (
+        TypeError
+    ):  # an integer beyond 64 bits: a caller may send one, and the record must still be written
+        return orjson.dumps(_with_small_integers(event), option=orjson.OPT_APPEND_NEWLINE)
+
+
+def _with_small_integers(value: Any) -> Any:
+    """The same value, with integers beyond 64 bits as strings of digits."""
+    if isinstance(value, Mapping):
+        return {name: _with_small_integers(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_small_integers(one) for one in value]
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        return str(value)
+    return value
 
 
 def _timestamp(moment: datetime) -> str:

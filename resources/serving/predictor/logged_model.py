@@ -22,8 +22,6 @@ REQUEST_ID = "x-request-id"
 RECORDED_HEADERS = ("x-unit-id", "x-assignment")
 
 _log = logging.getLogger(__name__)
-_failures = logging.getLogger(f"{__name__}.failures")
-"""Stack traces of the model; the command limits their rate."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +91,7 @@ class LoggedModel(Model):
             outputs = self._outputs([_tensor(item) for item in payload.inputs])
         except NoPrediction as failure:
             if isinstance(failure, PredictionFailed):
-                _failures.error("request %s: %s", request_id, failure, exc_info=failure.__cause__)
+                _log.error("request %s: %s", request_id, failure, exc_info=failure.__cause__)
             return Answer(body={"error": str(failure)}, failure=failure)
         return Answer(
             body={
@@ -117,7 +115,7 @@ class LoggedModel(Model):
         try:
             self._writer.append(prediction_lines(self._attributes, prediction))
         except LogNotWritten as error:
-            _failures.error("request %s: %s", prediction.request_id, error)
+            _log.error("request %s: %s", prediction.request_id, error)
             raise NotRecorded(f"not answered because it could not be logged: {error}") from error
 
     def get_input_types(self) -> list[dict[str, Any]]:

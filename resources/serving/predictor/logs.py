@@ -6,8 +6,8 @@ import time
 _TRACES_PER_MINUTE = 5
 
 
-class RateLimit(logging.Filter):
-    """Lets `per_minute` records through and counts the rest, so that a broken model cannot fill the disk."""
+class ErrorLimit(logging.Filter):
+    """Lets `per_minute` errors through and counts the rest: a broken model must not fill the disk with traces."""
 
     def __init__(self, per_minute: int) -> None:
         super().__init__()
@@ -16,7 +16,9 @@ class RateLimit(logging.Filter):
         self._seen = 0
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether to write the record; the first of a minute tells how many were left out."""
+        """Whether to write the record; the first error of a minute tells how many were left out before."""
+        if record.levelno < logging.ERROR:
+            return True
         now = time.monotonic()
         if now - self._window >= 60:
             left_out = max(0, self._seen - self._per_minute)
@@ -34,13 +36,14 @@ def configure_logging() -> None:
             "version": 1,
             "disable_existing_loggers": False,
             "formatters": {"line": {"format": "%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"}},
-            "filters": {"few": {"()": RateLimit, "per_minute": _TRACES_PER_MINUTE}},
-            "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+            "filters": {"few": {"()": ErrorLimit, "per_minute": _TRACES_PER_MINUTE}},
+            "handlers": {
+                "stderr": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["few"]}
+            },
             "root": {"level": "INFO", "handlers": ["stderr"]},
             "loggers": {
-                "kserve.trace": {"level": "WARNING"},
+                "kserve": {"level": "WARNING"},
                 "uvicorn.access": {"level": "WARNING"},
-                "resources.serving.predictor.logged_model.failures": {"filters": ["few"]},
             },
         }
     )

@@ -68,6 +68,11 @@ def test_a_value_that_json_lacks_is_null() -> None:
     assert response["data"] == {"outputs": [{"data": [None]}]}
 
 
+def test_an_integer_beyond_64_bits_is_written_as_digits() -> None:
+    request, _ = events(prediction(inputs=[TENSOR | {"data": [2**64, 2**64 - 1, -(2**63) - 1, True]}]))
+    assert request["data"]["inputs"][0]["data"] == [str(2**64), 2**64 - 1, str(-(2**63) - 1), True]  # type: ignore[index]
+
+
 # What JSON can carry: a lone surrogate cannot come out of a JSON request that was decoded.
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 VALUES = st.none() | st.booleans() | st.floats(allow_nan=False) | st.integers(-(2**63), 2**63 - 1) | TEXT

@@ -33,9 +33,9 @@ class Predictor:
     log: Path
     stderr: Path
 
-    def infer(self, frame: pd.DataFrame, **headers: str) -> httpx.Response:
-        """POST the frame's rows as one request; `x_unit_id` becomes the header `x-unit-id`."""
-        return self.post({"inputs": v2_inputs(frame)}, **headers)
+    def infer(self, frame: pd.DataFrame, *more: dict[str, Any], **headers: str) -> httpx.Response:
+        """POST the frame's rows and `more` tensors as one request; `x_unit_id` becomes the header `x-unit-id`."""
+        return self.post({"inputs": [*v2_inputs(frame), *more]}, **headers)
 
     def post(self, body: Any, **headers: str) -> httpx.Response:
         """POST any body to the infer route."""
@@ -188,9 +188,10 @@ def save_pipeline(flights: pd.DataFrame, tmp_path_factory: pytest.TempPathFactor
 SLEEPER = """
 import time
 import mlflow
+import pandas as pd
 
 class Sleeper(mlflow.pyfunc.PythonModel):
-    def predict(self, context, model_input, params=None):
+    def predict(self, context, model_input: pd.DataFrame, params=None):
         time.sleep(model_input["seconds"].max())
         return model_input[["seconds"]]
 

@@ -112,6 +112,15 @@ def test_a_wrong_column_is_a_logged_400(predictor: Any, flights: pd.DataFrame) -
     assert (answer["status"], answer["data"]) == (400, response.json())
 
 
+def test_an_integer_beyond_64_bits_is_a_logged_400(predictor: Any, flights: pd.DataFrame) -> None:
+    huge = {"name": "hour", "shape": [1], "datatype": "INT64", "data": [2**70]}
+    assert (
+        predictor.infer(flights.head(1).drop(columns="hour"), huge, x_request_id="r-huge").status_code == 400
+    )
+    _, answer = predictor.logged("r-huge")
+    assert answer["status"] == 400
+
+
 @pytest.mark.parametrize("body", [{"instances": []}, [], "x", {"inputs": [{"name": "hour"}]}])
 def test_what_is_no_v2_request_is_a_400(predictor: Any, body: Any) -> None:
     response = predictor.post(body)
