@@ -21,6 +21,8 @@ _REMOTE = (
     re.compile(r"<img\b[^>]*\bsrc=\"https?://[^>]*>"),
     re.compile(r"<footer\b.*?</footer>", re.DOTALL),
 )
+_ELSEWHERE = re.compile(r"\bhref=\"(?:\.\./)+[^\"]*\"")
+"""Links to pages of a whole Data Docs site: there is none around this page."""
 _COLOUR = {Verdict.PASS: "success", Verdict.FAIL: "danger", Verdict.UNKNOWN: "warning"}
 _FILE = re.compile(r"(?P<at>\d{8}T\d{6}Z)\.(?P<failed>\d+)f(?P<unknown>\d+)u(?P<passed>\d+)p\.html")
 
@@ -69,6 +71,7 @@ def _offline(html: str, summary: str) -> str:
     """The page with our verdicts on top and one local style in place of everything it would download."""
     for remote in _REMOTE:
         html = remote.sub("", html)
+    html = _ELSEWHERE.sub("", html)
     html = html.replace("</head>", f"<style>{PAGE_STYLE}</style></head>", 1)
     return html.replace("<body>", f"<body>{summary}", 1)
 

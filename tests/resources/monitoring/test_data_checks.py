@@ -120,6 +120,7 @@ def test_the_page_needs_no_network_and_shows_what_could_not_run(run, window):
     page = run(frame, *GOOD, Check(column="features.gone", type="not_null")).page
     html = page.read_text()
     assert not re.findall(r"""(?:src|href)=["'](?:https?:)?//""", html)
+    assert not re.findall(r"""href=["']\.\./""", html)
     assert "features_gone__not_null" in html
     assert "An unexpected Exception" not in html
     assert "<b>" not in html
