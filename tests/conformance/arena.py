@@ -1,5 +1,6 @@
 """Where a backend is put to the test: a service of its own, versions that behave as told, traffic."""
 
+import json
 import random
 import shutil
 import socket
@@ -56,9 +57,10 @@ class EmbeddedArena:
     models: dict[str, Any] = field(default_factory=dict)
     carries_traffic: bool = True
     start_seconds: float = 20.0
+    replicas: int = 2
 
     def __post_init__(self) -> None:
-        self.models[self.service] = {"spec": {"predictor": {"minReplicas": 2, "timeout": 4}}}
+        self.models[self.service] = {"spec": {"predictor": {"minReplicas": self.replicas, "timeout": 4}}}
         self.backend = self.another_backend()
         self.client = httpx.Client(trust_env=False, timeout=10)
 
@@ -80,8 +82,6 @@ class EmbeddedArena:
             self.backend.roll_back(self.service, canary.version)
 
     def artefact(self, version: str, **behaviour: Any) -> ModelArtefact:
-        import json
-
         folder = self.settings.home / "registry" / self.service / version
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "behaviour.json").write_text(json.dumps(behaviour))
@@ -98,6 +98,12 @@ class EmbeddedArena:
         revision = answer.headers.get("x-served-revision", "")
         version = answer.json()["model_version"] if answer.is_success else ""
         return Answer(answer.status_code, version, revision, answer.headers.get("x-request-id", ""))
+
+
+def establish(arena: Arena, version: str) -> None:
+    """Make a version the stable one of a new service."""
+    arena.backend.deploy_canary(arena.service, arena.artefact(version), percent=0, salt="first")
+    arena.backend.promote(arena.service, version)
 
 
 def light_command(launch: Launch) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from resources.settings import Settings
-from tests.conformance.arena import Arena, EmbeddedArena, gateway_alone
+from tests.conformance.arena import Arena, EmbeddedArena, establish, gateway_alone
 from tests.conformance.kserve_arena import kserve_cluster_arena, kserve_knative_arena, kserve_standard_arena
 
 __all__ = ["kserve_cluster_arena", "kserve_knative_arena", "kserve_standard_arena"]
@@ -46,9 +46,3 @@ def traffic(arena: Arena) -> Arena:
         pytest.skip("no traffic on this backend")
     establish(arena, "1")
     return arena
-
-
-def establish(arena: Arena, version: str) -> None:
-    """Make a version the stable one of a new service."""
-    arena.backend.deploy_canary(arena.service, arena.artefact(version), percent=0, salt="first")
-    arena.backend.promote(arena.service, version)

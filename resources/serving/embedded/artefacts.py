@@ -17,6 +17,9 @@ def pinned_path(models: Path, *, model: str, version: str, digest: str) -> Path:
 
 def pin(models: Path, artefact: ModelArtefact) -> Path:
     """Copy the artefact below `models` unless it is there, and verify its digest either way."""
+    for name in (artefact.model, artefact.version):
+        if not name or name.startswith(".") or "/" in name or "\0" in name:
+            raise ServingError(f"{name!r} of {artefact.model!r} cannot be the name of a folder")
     target = pinned_path(models, model=artefact.model, version=artefact.version, digest=artefact.digest)
     if not target.exists():
         _copy(_source(artefact), target, artefact)

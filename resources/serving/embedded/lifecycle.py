@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from pathlib import Path
 
 from pipelines.errors import ServingError
 from resources.serving.embedded.artefacts import pinned_path
@@ -88,9 +89,7 @@ class Lifecycle:
 
     def _launch(self, service: str, revision: Deployed, port: int) -> Launch:
         return Launch(
-            model_dir=pinned_path(
-                self._layout.models, model=revision.model, version=revision.version, digest=revision.digest
-            ),
+            model_dir=self._artefact(revision),
             service=service,
             version=revision.version,
             revision=revision.name,
@@ -136,16 +135,13 @@ class Lifecycle:
             time.sleep(_POLL_SECONDS)
 
     def _discard_artefact(self, revision: Deployed) -> None:
+        place = self._artefact(revision)
         with self._store.everything():
             deployed = [each for state in self._store.read_all() for each in state.deployed()]
-            if any((each.model, each.digest) == (revision.model, revision.digest) for each in deployed):
-                return
-            shutil.rmtree(
-                pinned_path(
-                    self._layout.models,
-                    model=revision.model,
-                    version=revision.version,
-                    digest=revision.digest,
-                ),
-                ignore_errors=True,
-            )
+            if place not in map(self._artefact, deployed):
+                shutil.rmtree(place, ignore_errors=True)
+
+    def _artefact(self, revision: Deployed) -> Path:
+        return pinned_path(
+            self._layout.models, model=revision.model, version=revision.version, digest=revision.digest
+        )

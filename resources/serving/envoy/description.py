@@ -47,10 +47,9 @@ class Service:
     timeout_ms: int = 60_000
 
     def __post_init__(self) -> None:
-        if not 0 <= self.canary_weight <= TOTAL_WEIGHT:
-            raise ValueError(
-                f"{self.name}: canary_weight == {self.canary_weight}, must be 0 to {TOTAL_WEIGHT}"
-            )
+        most = TOTAL_WEIGHT if self.canary else 0
+        if not 0 <= self.canary_weight <= most:
+            raise ValueError(f"{self.name}: canary_weight == {self.canary_weight}, must be 0 to {most}")
 
     def live(self) -> Iterator[Revision]:
         """The revisions that routes may name: stable, then canary."""

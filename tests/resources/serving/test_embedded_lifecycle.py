@@ -1,0 +1,155 @@
+"""Starting, crashing, repeating: the embedded backend's processes and files."""
+
+import multiprocessing
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from pipelines.errors import ServingError
+from resources.artefact_digest import digest_of
+from resources.serving.backend import ModelArtefact
+from resources.serving.embedded.layout import Layout
+from resources.serving.embedded.supervisor import Supervisor
+from tests.conformance.arena import EmbeddedArena
+
+
+def programs(arena: EmbeddedArena) -> set[str]:
+    names = Supervisor(Layout(arena.settings.home).socket).processes()
+    return {name for name in names if name.startswith(f"{arena.service}-")}
+
+
+def test_a_predictor_that_dies_is_reported_with_its_last_words(arena: EmbeddedArena) -> None:
+    broken = arena.artefact("2", die="no such column: tailwind")
+    with pytest.raises(ServingError, match=r"00002.*died while starting.*\n.*no such column: tailwind"):
+        arena.backend.deploy_canary(arena.service, broken, percent=50, salt="s")
+    assert {arena.send(f"u{n}").version for n in range(20)} == {"1"}
+    canary = arena.backend.status(arena.service).canary
+    assert canary is not None
+    assert not canary.ready
+    assert canary.percent == 0
+    arena.backend.roll_back(arena.service, "2")
+    assert len(programs(arena)) == 1
+
+
+def test_a_predictor_that_is_never_ready_is_given_up(arena: EmbeddedArena) -> None:
+    arena.start_seconds = 1.5
+    backend = arena.another_backend()
+    with pytest.raises(ServingError, match=r"not ready within 1.5 s"):
+        backend.deploy_canary(arena.service, arena.artefact("2", start_delay=60), percent=50, salt="s")
+    assert arena.send("u").version == "1"
+
+
+def test_changed_files_are_refused_before_anything_starts(arena: EmbeddedArena) -> None:
+    good = arena.artefact("2")
+    (Path(good.uri.removeprefix("file://")) / "behaviour.json").write_text('{"status": 418}')
+    with pytest.raises(ServingError, match="digest"):
+        arena.backend.deploy_canary(arena.service, good, percent=50, salt="s")
+    assert arena.backend.status(arena.service).canary is None
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket/model", "/nowhere/at/all"])
+def test_an_artefact_that_cannot_be_had_is_named(arena: EmbeddedArena, uri: str) -> None:
+    artefact = ModelArtefact(model=arena.service, version="2", uri=uri, digest="0" * 64)
+    with pytest.raises(ServingError, match=uri):
+        arena.backend.deploy_canary(arena.service, artefact, percent=0, salt="s")
+
+
+@pytest.mark.parametrize("version", ["../2", ".hidden", ""])
+def test_a_version_never_leaves_the_models_directory(
+    arena: EmbeddedArena, tmp_path: Path, version: str
+) -> None:
+    (tmp_path / "behaviour.json").write_text("{}")
+    artefact = ModelArtefact(
+        model=arena.service, version=version, uri=str(tmp_path), digest=digest_of(tmp_path)
+    )
+    with pytest.raises(ServingError, match="folder"):
+        arena.backend.deploy_canary(arena.service, artefact, percent=0, salt="s")
+
+
+def test_an_unknown_service_is_refused(arena: EmbeddedArena) -> None:
+    with pytest.raises(ServingError, match=f"'nothing'.*{arena.service}"):
+        arena.backend.capabilities("nothing")
+
+
+def test_what_is_retired_is_gone(arena: EmbeddedArena) -> None:
+    arena.backend.deploy_canary(arena.service, arena.artefact("2"), percent=50, salt="s")
+    arena.backend.promote(arena.service, "2")
+    assert {name.rpartition(".")[0] for name in programs(arena)} == {f"{arena.service}-00002"}
+    pinned = {path.name[:2] for path in (Layout(arena.settings.home).models / arena.service).iterdir()}
+    assert pinned == {"2-"}
+
+
+def test_a_share_that_needs_more_replicas_starts_them_first(arena: EmbeddedArena) -> None:
+    arena.models[arena.service]["spec"]["predictor"]["minReplicas"] = 3
+    counts: list[int] = []
+    arena.backend.deploy_canary(arena.service, arena.artefact("2"), percent=10, salt="s")
+    for percent in (10, 50, 100):
+        arena.backend.set_canary_percent(arena.service, "2", percent)
+        counts.append(len(programs(arena)) - 1)
+    assert counts == [1, 2, 3]
+
+
+def test_clients_notice_nothing_of_a_whole_rollout(arena: EmbeddedArena) -> None:
+    answers, stop = [], threading.Event()
+
+    def load() -> None:
+        while not stop.is_set():
+            answers.append(arena.send(f"u{len(answers)}").status)
+
+    client = threading.Thread(target=load)
+    client.start()
+    arena.backend.deploy_canary(arena.service, arena.artefact("2"), percent=10, salt="s")
+    arena.backend.set_canary_percent(arena.service, "2", 50)
+    arena.backend.promote(arena.service, "2")
+    arena.backend.deploy_canary(arena.service, arena.artefact("3"), percent=50, salt="t")
+    arena.backend.roll_back(arena.service, "3")
+    stop.set()
+    client.join()
+    assert len(answers) > 100
+    assert set(answers) == {200}
+
+
+def _controller(arena: EmbeddedArena, step: str) -> None:
+    backend = arena.another_backend()
+    if step == "deploy":
+        backend.deploy_canary(arena.service, arena.artefact("2"), percent=50, salt="s")
+    elif step == "promote":
+        backend.promote(arena.service, "2")
+    else:
+        backend.roll_back(arena.service, "2")
+
+
+@pytest.mark.parametrize("after", [0.03, 0.15, 0.3, 0.45])
+@pytest.mark.parametrize("step", ["deploy", "promote", "roll_back"])
+def test_a_controller_that_is_killed_is_continued_by_the_next(
+    arena: EmbeddedArena, step: str, after: float
+) -> None:
+    if step != "deploy":
+        _controller(arena, "deploy")
+    killed = multiprocessing.get_context("fork").Process(target=_controller, args=(arena, step))
+    killed.start()
+    time.sleep(after)
+    killed.kill()
+    killed.join()
+    _controller(arena, step)
+    status = arena.backend.status(arena.service)
+    stable = {"deploy": "1", "promote": "2", "roll_back": "1"}[step]
+    assert status.stable is not None
+    assert (status.stable.version, status.stable.ready) == (stable, True)
+    assert (status.canary is not None) == (step == "deploy")
+    assert {arena.send(f"u{n}").status for n in range(20)} == {200}
+    revisions = {name.rpartition(".")[0] for name in programs(arena)}
+    assert len(revisions) == (2 if step == "deploy" else 1)
+
+
+def test_two_processes_that_deploy_at_once_agree(arena: EmbeddedArena) -> None:
+    context = multiprocessing.get_context("fork")
+    controllers = [context.Process(target=_controller, args=(arena, "deploy")) for _ in range(3)]
+    for each in controllers:
+        each.start()
+    for each in controllers:
+        each.join()
+    assert [each.exitcode for each in controllers] == [0, 0, 0]
+    assert len(programs(arena)) == 2
