@@ -1,1 +1,1 @@
-"""Reactions: challenger, guardrail (roll back), rollout (advance, promote)."""
+"""Reactions: challenger, evidence, guardrail (roll back), rollout (advance, promote), alerts."""

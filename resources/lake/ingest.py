@@ -36,7 +36,7 @@ class IngestReport:
 def ingest_predictions(
     lake: Lake,
     model: str,
-    schema: ModelSchema,
+    schema: ModelSchema | None,
     directory: Path,
     *,
     duplicates_within: timedelta = timedelta(hours=3),
@@ -44,6 +44,7 @@ def ingest_predictions(
 ) -> IngestReport:
     """Load the closed segments of `directory` that are not in the lake yet, oldest first.
 
+    `schema` makes or grows the model's tables first; None takes them as they are and raises where there are none.
     Segments of dead writers are sealed first. Each portion and the record that it was loaded are one
     transaction; a second ingester on the same segments loses the race and finds them loaded. Raises `LakeError`.
     """
@@ -53,7 +54,8 @@ def ingest_predictions(
         seal_abandoned(directory)
     report = IngestReport()
     with lake.connect() as connection:
-        ensure_tables(lake, connection, model, schema)
+        if schema is not None:
+            ensure_tables(lake, connection, model, schema)
         columns = fields(connection, model)
         waiting = segments.not_loaded(connection, model, SOURCE, directory)
         for paths in segments.portions(waiting, portion_bytes):

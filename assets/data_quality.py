@@ -1,0 +1,124 @@
+"""Data checks on the latest window of the prediction log."""
+
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+
+from pipelines.manifest.load import Model
+from pipelines.rollout.evidence import OnFail, Verdict
+from resources.lake.windows import window
+from resources.monitoring.data_checks import DataCheckReport, check_window
+from resources.monitoring.evidence import from_data_checks
+from resources.monitoring.expectations import CheckResult, check_names
+from resources.naming import key
+from resources.rollouts import open_rollout
+from resources.systems import Systems
+
+WINDOW = "window"
+RUN_ALLOWANCE = timedelta(minutes=3)
+"""On top of two windows: how long evidence counts while the next run is on its way."""
+
+
+def data_quality(model: Model) -> dg.AssetsDefinition:
+    """The asset that runs the manifest's checks, one Dagster asset check each."""
+    asset_key = key(model.name, "data_quality")
+    names = check_names(model.rollout.data_checks.checks)
+    specs = [
+        dg.AssetCheckSpec(name=name, asset=asset_key, description=_describe(model, name))
+        for name in (*names, WINDOW)
+    ]
+
+    @dg.asset(
+        key=asset_key,
+        deps=[key(model.name, "prediction_log")],
+        group_name="data_quality",
+        kinds={"greatexpectations"},
+        check_specs=specs,
+    )
+    def check(
+        systems: dg.ResourceParam[Systems],
+    ):  # no return type: Dagster would take it for a tuple of asset and checks
+        """Is the data that the model is asked about still the data it was made for?
+
+        Great Expectations runs the manifest's checks on the latest window; each is an asset check here, and the
+        Data Docs page holds the details. A check that could not run is unknown and warns; it never counts as
+        failed. While a rollout is open, the verdict is evidence in it.
+        """
+        now = datetime.now(UTC)
+        start = now - model.rollout.data_checks.window
+        frame = window(systems.lake, model.name, start, now, sample=model.rollout.data_checks.sample_rows)
+        report = check_window(
+            frame.loc[frame["status"] == 200],
+            model.rollout.data_checks,
+            model=model.name,
+            window_start=start,
+            window_end=now,
+            docs_dir=systems.settings.home / "reports" / "data_docs",
+        )
+        rollout = open_rollout(systems.ledger, model.name)
+        if rollout is not None:
+            valid_for = 2 * model.rollout.data_checks.window + RUN_ALLOWANCE
+            systems.controller.record(
+                rollout.rollout_id, [from_data_checks(report, at=now, valid_for=valid_for)]
+            )
+        return dg.MaterializeResult(metadata=_metadata(systems, report), check_results=_checks(report, names))
+
+    return check
+
+
+def _describe(model: Model, name: str) -> str:
+    if name == WINDOW:
+        return "All of the manifest's data checks on the latest window."
+    return f"A data check of {model.name}'s rollout.yaml, run by Great Expectations on the latest window."
+
+
+def _metadata(systems: Systems, report: DataCheckReport) -> dict[str, dg.MetadataValue]:
+    values: dict[str, dg.MetadataValue] = {
+        "verdict": dg.MetadataValue.text(f"{report.verdict}: {report.reason}"),
+        "rows": dg.MetadataValue.int(report.rows),
+        "window": dg.MetadataValue.text(
+            f"{report.window_start:%Y-%m-%d %H:%M:%S} to {report.window_end:%H:%M:%S} UTC"
+        ),
+        "checks": _table(report.results),
+    }
+    if report.page is not None:
+        page = report.page.relative_to(systems.settings.home / "reports")
+        values["data docs"] = dg.MetadataValue.url(systems.report_url(*page.parts))
+    return values
+
+
+def _table(results: tuple[CheckResult, ...]) -> dg.TableMetadataValue:
+    records = [
+        dg.TableRecord(
+            {"check": r.name, "verdict": str(r.verdict), "expected": r.expected, "reason": r.reason}
+        )
+        for r in results
+    ]
+    columns = [dg.TableColumn(name) for name in ("check", "verdict", "expected", "reason")]
+    return dg.MetadataValue.table(records=records, schema=dg.TableSchema(columns))
+
+
+def _checks(report: DataCheckReport, names: tuple[str, ...]) -> list[dg.AssetCheckResult]:
+    """Unknown shows as a warning: Dagster knows passed and failed only."""
+    results = [
+        dg.AssetCheckResult(
+            check_name=r.name,
+            passed=r.verdict is Verdict.PASS,
+            severity=_severity(r.verdict, r.on_fail),
+            metadata={"verdict": str(r.verdict), "reason": r.reason, "expected": r.expected},
+        )
+        for r in report.results
+        if r.name in names
+    ]
+    overall = dg.AssetCheckResult(
+        check_name=WINDOW,
+        passed=report.verdict is Verdict.PASS,
+        severity=_severity(report.verdict, OnFail.HOLD),
+        metadata={"verdict": str(report.verdict), "reason": report.reason},
+    )
+    return [*results, overall]
+
+
+def _severity(verdict: Verdict, on_fail: OnFail) -> dg.AssetCheckSeverity:
+    harmless = verdict is not Verdict.FAIL or on_fail is OnFail.WARN
+    return dg.AssetCheckSeverity.WARN if harmless else dg.AssetCheckSeverity.ERROR

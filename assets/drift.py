@@ -1,0 +1,180 @@
+"""Drift: canary against stable, and the current window against the ones before it."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+import pandas as pd
+
+from pipelines.manifest.load import Model
+from pipelines.rollout.evidence import Evidence, OnFail, Verdict
+from pipelines.rollout.state import RolloutState
+from resources.lake.windows import window
+from resources.monitoring.drift import compare
+from resources.monitoring.drift_report import Comparison, DriftReport
+from resources.monitoring.evidence import from_drift
+from resources.monitoring.pictures import drift_scores
+from resources.naming import key
+from resources.rollouts import open_rollout
+from resources.systems import Systems
+
+RUN_ALLOWANCE = timedelta(minutes=3)
+"""On top of two windows: how long evidence counts while the next run is on its way."""
+REFERENCE_WINDOWS = 3
+"""How many windows before the current one it is compared with."""
+
+
+def drift(model: Model) -> dg.AssetsDefinition:
+    """The asset that scores drift with Evidently, one Dagster asset check per comparison."""
+    asset_key = key(model.name, "drift")
+    specs = [
+        dg.AssetCheckSpec(
+            name=Comparison.CANARY_VS_STABLE.value,
+            asset=asset_key,
+            description="The canary's requests and answers against the champion's over the same time.",
+        ),
+        dg.AssetCheckSpec(
+            name=Comparison.CURRENT_VS_REFERENCE.value,
+            asset=asset_key,
+            description="The latest window against the windows before it: has the world moved?",
+        ),
+    ]
+
+    @dg.asset(
+        key=asset_key,
+        deps=[key(model.name, "prediction_log")],
+        group_name="drift",
+        kinds={"evidently"},
+        check_specs=specs,
+    )
+    def score(
+        systems: dg.ResourceParam[Systems],
+    ):  # no return type: Dagster would take it for a tuple of asset and checks
+        """Have the inputs or the answers moved?
+
+        Evidently scores every column of the latest window twice: the canary's rows against the champion's, which
+        differ by chance alone unless something is wrong with the split or the model, and all rows against the
+        windows before. The threshold never falls below what chance gives at these row counts. The links open
+        the full Evidently reports.
+        """
+        now = datetime.now(UTC)
+        state = open_rollout(systems.ledger, model.name)
+        reports = [_against_reference(systems, model, now)]
+        if state is not None and state.champion is not None and state.weights:
+            reports.append(_against_stable(systems, model, state, now))
+        if state is not None:
+            systems.controller.record(state.rollout_id, [_evidence(model, report, now) for report in reports])
+        return dg.MaterializeResult(
+            metadata=_metadata(systems, reports), check_results=list(_checks(reports))
+        )
+
+    return score
+
+
+def _evidence(model: Model, report: DriftReport, now: datetime) -> Evidence:
+    """A world that moves moves for both versions: against the windows before, drift warns and holds nothing up."""
+    evidence = from_drift(
+        report, model.rollout.drift, at=now, valid_for=2 * model.rollout.drift.window + RUN_ALLOWANCE
+    )
+    if report.comparison is Comparison.CURRENT_VS_REFERENCE:
+        return replace(evidence, on_fail=OnFail.WARN)
+    return evidence
+
+
+def _against_stable(systems: Systems, model: Model, state: RolloutState, now: datetime) -> DriftReport:
+    start = max(now - model.rollout.drift.window, state.weights[0].begun)
+    stable, canary = (
+        _answered(systems, model, start, now, version=version) for version in (state.champion, state.version)
+    )
+    return _compare(systems, model, stable, canary, Comparison.CANARY_VS_STABLE, start, now)
+
+
+def _against_reference(systems: Systems, model: Model, now: datetime) -> DriftReport:
+    start = now - model.rollout.drift.window
+    before = start - REFERENCE_WINDOWS * model.rollout.drift.window
+    reference, current = (_answered(systems, model, *span) for span in ((before, start), (start, now)))
+    return _compare(systems, model, reference, current, Comparison.CURRENT_VS_REFERENCE, start, now)
+
+
+def _answered(
+    systems: Systems, model: Model, start: datetime, end: datetime, *, version: str | None = None
+) -> pd.DataFrame:
+    rows = model.rollout.drift.sample_rows
+    frame = window(systems.lake, model.name, start, end, version=version, sample=rows)
+    return frame.loc[frame["status"] == 200]
+
+
+def _compare(
+    systems: Systems,
+    model: Model,
+    reference: pd.DataFrame,
+    current: pd.DataFrame,
+    comparison: Comparison,
+    start: datetime,
+    end: datetime,
+) -> DriftReport:
+    return compare(
+        reference,
+        current,
+        model.rollout.drift,
+        model=model.name,
+        title=f"{model.name}: {comparison.value.replace('_', ' ')}",
+        comparison=comparison,
+        window_start=start,
+        window_end=end,
+        reports_dir=systems.settings.home / "reports" / "drift",
+        workspace=systems.settings.home / "evidently",
+    )
+
+
+def _metadata(systems: Systems, reports: Iterable[DriftReport]) -> dict[str, dg.MetadataValue]:
+    values: dict[str, dg.MetadataValue] = {}
+    for report in reports:
+        name = report.comparison.value.replace("_", " ")
+        values[name] = dg.MetadataValue.text(f"{report.verdict}: {report.reason}")
+        if report.columns:
+            values[f"{name}: scores"] = _table(report)
+            values[f"{name}: picture"] = dg.MetadataValue.md(drift_scores(report).markdown)
+        if report.share is not None:
+            values[f"{name}: share of columns drifted"] = dg.MetadataValue.float(report.share)
+        if report.html is not None:
+            page = report.html.relative_to(systems.settings.home / "reports")
+            values[f"{name}: Evidently report"] = dg.MetadataValue.url(systems.report_url(*page.parts))
+        if report.link is not None:
+            values[f"{name}: in Evidently"] = dg.MetadataValue.url(systems.evidently_url(report.link.path))
+    return values
+
+
+def _table(report: DriftReport) -> dg.TableMetadataValue:
+    names = ("column", "method", "score", "threshold", "drifted")
+    records = [
+        dg.TableRecord(
+            {
+                "column": c.column,
+                "method": c.method,
+                "score": "" if c.score is None else f"{c.score:.4f}",
+                "threshold": f"{c.threshold:.4f}",
+                "drifted": "not compared" if c.drifted is None else str(c.drifted),
+            }
+        )
+        for c in report.columns
+    ]
+    return dg.MetadataValue.table(
+        records=records, schema=dg.TableSchema([dg.TableColumn(name) for name in names])
+    )
+
+
+def _checks(reports: Iterable[DriftReport]) -> Iterable[dg.AssetCheckResult]:
+    """Every declared check gets a result: a comparison that was not made is unknown, which shows as a warning."""
+    by_kind = {report.comparison: report for report in reports}
+    for comparison in Comparison:
+        report = by_kind.get(comparison)
+        verdict = Verdict.UNKNOWN if report is None else report.verdict
+        reason = "no canary is taking traffic" if report is None else report.reason
+        yield dg.AssetCheckResult(
+            check_name=comparison.value,
+            passed=verdict is not Verdict.FAIL,
+            severity=dg.AssetCheckSeverity.WARN,
+            metadata={"verdict": str(verdict), "reason": reason},
+        )

@@ -1,0 +1,75 @@
+"""What was predicted and what came of it, in the lake exactly once."""
+
+from typing import Any
+
+import dagster as dg
+
+from pipelines.manifest.load import Model
+from resources.lake.ingest import ingest_predictions
+from resources.lake.outcomes import ingest_outcomes
+from resources.naming import key
+from resources.systems import Systems
+
+GROUP = "prediction_log"
+
+
+def prediction_log(model: Model) -> dg.AssetsDefinition:
+    """The asset that loads closed prediction log segments."""
+
+    @dg.asset(
+        key=key(model.name, "prediction_log"),
+        deps=[key(model.name, "candidate")],
+        group_name=GROUP,
+        kinds={"duckdb"},
+        retry_policy=dg.RetryPolicy(max_retries=2, delay=2),
+    )
+    def load(systems: dg.ResourceParam[Systems]) -> dg.MaterializeResult[Any]:
+        """Every prediction that was answered, with its features, version, unit and latency.
+
+        The serving side writes each prediction to a log segment before the answer leaves. This asset loads the
+        closed segments into the lake, each exactly once, whatever dies in between. Lines that cannot be read go
+        to the quarantine table with file, line and reason. A failed prediction is kept with its status.
+        """
+        directory = systems.settings.prediction_log / model.name
+        report = ingest_predictions(systems.lake, model.name, None, directory)
+        return dg.MaterializeResult(
+            metadata={
+                "dagster/row_count": report.rows,
+                "segments": report.segments,
+                "quarantined": report.bad,
+                "duplicates left out": report.duplicates,
+                "waiting for their other half": report.unpaired,
+            }
+        )
+
+    return load
+
+
+def outcomes(model: Model) -> dg.AssetsDefinition:
+    """The asset that loads outcomes."""
+
+    @dg.asset(
+        key=key(model.name, "outcomes"),
+        deps=[key(model.name, "prediction_log")],
+        group_name=GROUP,
+        kinds={"duckdb"},
+        retry_policy=dg.RetryPolicy(max_retries=2, delay=2),
+    )
+    def load(systems: dg.ResourceParam[Systems]) -> dg.MaterializeResult[Any]:
+        """What came of the predictions: labels, conversions, cost, revenue; they arrive later, by unit.
+
+        NaN, duplicates and outcomes of unknown units are counted, named and kept out of every analysis.
+        """
+        report = ingest_outcomes(systems.lake, model.name, systems.settings.outcomes / model.name)
+        return dg.MaterializeResult(
+            metadata={
+                "dagster/row_count": report.rows,
+                "segments": report.segments,
+                "quarantined": report.bad,
+                "duplicates left out": report.duplicates,
+                "unknown units so far": report.unknown,
+                "before their exposure": report.before_exposure,
+            }
+        )
+
+    return load

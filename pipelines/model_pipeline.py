@@ -1,0 +1,81 @@
+"""One model's manifest -> its assets, checks, jobs, schedules and sensors."""
+
+import dagster as dg
+
+from assets.data_quality import data_quality
+from assets.drift import drift
+from assets.experiment import experiment
+from assets.prediction_log import outcomes, prediction_log
+from assets.registry import model_version
+from assets.rollout import candidate, rollout
+from pipelines.control_jobs import control_jobs
+from pipelines.manifest.load import Model
+from resources.naming import key, slug
+from sensors.challenger import challenger_sensor
+from sensors.evidence import AssetJob, evidence_sensor
+from sensors.rollout import rollout_sensor
+
+_INGEST_CRON = {"low": "*/15 * * * *", "standard": "*/5 * * * *", "high": "* * * * *"}
+_MONITOR_CRON = {"low": "0 6 * * *", "standard": "0 * * * *", "high": "*/15 * * * *"}
+"""How often the tiers load the prediction log, and check data and drift, when no rollout asks for it."""
+
+
+def model_definitions(model: Model) -> dg.Definitions:
+    """Everything that Dagster knows about one model; nothing in it is the model's own code."""
+    training = model.rollout.training
+    assets = [candidate(model), prediction_log(model), outcomes(model), data_quality(model), drift(model)]
+    assets += [experiment(model), rollout(model)]
+    jobs = [
+        _job(model, "start", ["candidate", "rollout"], "Validate a version and start its rollout."),
+        _job(
+            model,
+            "step",
+            ["rollout"],
+            "Carry the open rollout on: the next step, the promotion, the rollback.",
+        ),
+        _job(model, "ingest", ["prediction_log", "outcomes"], "Load predictions and outcomes into the lake."),
+    ]
+    look = _job(model, "look", ["prediction_log", "outcomes", "experiment"], "One look at the experiment.")
+    windows = _job(
+        model,
+        "windows",
+        ["prediction_log", "data_quality", "drift"],
+        "Data checks and drift on the latest window.",
+    )
+    if training is not None:
+        assets.append(model_version(model, training.recipe))
+        jobs.append(_job(model, "train", ["model_version"], "Train and register a version."))
+    return dg.Definitions(
+        assets=assets,
+        jobs=[*jobs, look, windows, *control_jobs(model)],
+        schedules=[
+            _schedule(model, "ingest", _INGEST_CRON[model.rollout.tier]),
+            _schedule(model, "windows", _MONITOR_CRON[model.rollout.tier]),
+        ],
+        sensors=[
+            challenger_sensor(model, f"{slug(model.name)}_start"),
+            evidence_sensor(model, look, windows),
+            rollout_sensor(model, f"{slug(model.name)}_step"),
+        ],
+    )
+
+
+def _job(model: Model, name: str, assets: list[str], description: str) -> AssetJob:
+    """One process per run: starting one per step would cost more than most steps do."""
+    return dg.define_asset_job(
+        f"{slug(model.name)}_{name}",
+        selection=dg.AssetSelection.assets(*(key(model.name, asset) for asset in assets)),
+        description=description,
+        executor_def=dg.in_process_executor,
+        tags={"rampgate/model": model.name},
+    )
+
+
+def _schedule(model: Model, job: str, cron: str) -> dg.ScheduleDefinition:
+    name = f"{slug(model.name)}_{job}"
+    return dg.ScheduleDefinition(
+        name=f"{name}_schedule",
+        job_name=name,
+        cron_schedule=cron,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+    )

@@ -1,0 +1,149 @@
+"""What a look found, as evidence in the rollout."""
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+
+from pipelines.manifest.model import Guardrail, Metric, RolloutManifest
+from pipelines.rollout.evidence import Evidence, NeededFor, OnFail, Verdict
+from pipelines.rollout.policy import UNITS
+from pipelines.rollout.state import RolloutState
+from pipelines.statistics.look import Look, SrmLook
+from pipelines.statistics.look_spec import Conclusion
+from pipelines.statistics.metric_look import MetricLook
+from resources.experiment.design import metrics_of
+
+SOURCE = "experiment"
+MIN_STALENESS = timedelta(minutes=3)
+_LOOKS = 4
+"""A look counts until so many more should have come."""
+
+
+def look_evidence(
+    manifest: RolloutManifest, state: RolloutState, look: Look, *, at: datetime
+) -> tuple[Evidence, ...]:
+    """Harm and margin of every metric, the sample ratio, and whether the step has its units."""
+    valid_for = max(_LOOKS * manifest.experiment.look_every, MIN_STALENESS)
+    metrics = {metric.name: metric for metric in metrics_of(manifest)}
+    found: list[Evidence] = []
+    for result in look.metrics:
+        found += _metric_evidence(metrics[result.name], result, at, valid_for)
+    found.append(_units(manifest, state, look, at, valid_for))
+    if look.srm is not None:
+        found.append(_sample_ratio(look.srm, at, valid_for))
+    return tuple(found)
+
+
+def unknown_evidence(manifest: RolloutManifest, reason: str, *, at: datetime) -> tuple[Evidence, ...]:
+    """The look could not be taken: every metric is unknown, which holds and never rolls back by itself."""
+    return tuple(
+        Evidence(
+            name=_harm_name(metric),
+            source=SOURCE,
+            verdict=Verdict.UNKNOWN,
+            reason=reason,
+            at=at,
+            on_fail=_on_fail(metric),
+            valid_for=timedelta(days=1),
+        )
+        for metric in metrics_of(manifest)
+    )
+
+
+def _metric_evidence(
+    metric: Metric, result: MetricLook, at: datetime, valid_for: timedelta
+) -> Iterable[Evidence]:
+    values: dict[str, float | int | str | None] = {
+        "champion": result.champion,
+        "challenger": result.challenger,
+        "effect": result.effect,
+        "low": result.interval.low if result.interval else None,
+        "high": result.interval.high if result.interval else None,
+        "harm": result.harm.value,
+        "boundary": result.harm.boundary,
+        "worst": result.worst,
+        "margin": result.margin,
+        "units": result.challenger_units,
+    }
+    measured = result.effect is not None
+    yield Evidence(
+        name=_harm_name(metric),
+        source=SOURCE,
+        verdict=_harm_verdict(result),
+        reason=f"{result.sentence} ({_against_boundary(result)})" if measured else result.sentence,
+        at=at,
+        on_fail=_on_fail(metric),
+        pending=not measured,
+        valid_for=valid_for,
+        values=values,
+    )
+    good = result.conclusion in (Conclusion.BETTER, Conclusion.NON_INFERIOR)
+    yield Evidence(
+        name=_margin_name(metric),
+        source=SOURCE,
+        verdict=Verdict.PASS if good else Verdict.UNKNOWN,
+        reason=result.sentence,
+        at=at,
+        needed_for=NeededFor.PROMOTE,
+        pending=not good,
+        valid_for=valid_for,
+        values=values,
+    )
+
+
+def _harm_name(metric: Metric) -> str:
+    """A guardrail's harm goes by the guardrail's name, as the watcher of the live counters reports it."""
+    return metric.name if isinstance(metric, Guardrail) else f"{metric.name}.harm"
+
+
+def _margin_name(metric: Metric) -> str:
+    """The primary metric's verdict goes by its name: a promotion waits for it."""
+    return f"{metric.name}.margin" if isinstance(metric, Guardrail) else metric.name
+
+
+def _on_fail(metric: Metric) -> OnFail:
+    return metric.on_fail if isinstance(metric, Guardrail) else OnFail.ROLL_BACK
+
+
+def _harm_verdict(result: MetricLook) -> Verdict:
+    if result.harm.is_crossed:
+        return Verdict.FAIL
+    return Verdict.UNKNOWN if result.effect is None else Verdict.PASS
+
+
+def _against_boundary(result: MetricLook) -> str:
+    return (
+        f"evidence of harm: {result.harm.scale} {result.harm.value:.2f}, boundary {result.harm.boundary:.2f}"
+    )
+
+
+def _units(
+    manifest: RolloutManifest, state: RolloutState, look: Look, at: datetime, valid_for: timedelta
+) -> Evidence:
+    """Counted units at this step, the smaller arm: what `step.min_units` asks for."""
+    here = [step for step in look.units if step.step == state.step]
+    fewest = min((min(step.champion, step.challenger) for step in here), default=0)
+    enough = fewest >= manifest.step.min_units
+    return Evidence(
+        name=UNITS,
+        source=SOURCE,
+        verdict=Verdict.PASS if enough else Verdict.UNKNOWN,
+        reason=f"{fewest:.0f} units counted in the smaller arm at this step, {manifest.step.min_units} needed",
+        at=at,
+        pending=not enough,
+        valid_for=valid_for,
+        values={"units": fewest, "needed": manifest.step.min_units},
+    )
+
+
+def _sample_ratio(srm: SrmLook, at: datetime, valid_for: timedelta) -> Evidence:
+    """A broken split biases everything: it holds, and nothing is promoted on it."""
+    return Evidence(
+        name="sample_ratio",
+        source="assignment",
+        verdict=Verdict.FAIL if srm.is_mismatch else Verdict.PASS,
+        reason=srm.sentence,
+        at=at,
+        on_fail=OnFail.HOLD,
+        valid_for=valid_for,
+        values={"log_e": srm.log_e, "boundary": srm.log_boundary},
+    )

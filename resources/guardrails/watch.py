@@ -1,0 +1,144 @@
+"""Watches one rollout's serving counters: an e-process per guardrail, kept in the ledger as it goes.
+
+The watermark (the last counters read) and the buckets made of them are written in one transaction, so that a
+watcher that dies loses nothing: the next one's first bucket spans the gap.
+"""
+
+import math
+from datetime import datetime, timedelta
+
+from pydantic import TypeAdapter
+
+from pipelines.manifest.model import OnFail, RolloutManifest
+from pipelines.rollout.evidence import Evidence, Verdict
+from pipelines.rollout.policy import CHAMPION_HEALTH
+from pipelines.rollout.state import RolloutState
+from pipelines.statistics.binomial import ConditionalBinomial, Counts
+from resources.guardrails.counting import ServingMetric, counts, difference, serving_metrics
+from resources.ledger import CounterBucket, CounterStore, Seen
+from resources.serving.backend import Counters
+
+UNHEALTHY_SHARE = 0.5
+"""Share of the champion's answers that fail, from which it must not be given the traffic back."""
+UNHEALTHY_MIN_REQUESTS = 20
+HEALTH_WINDOW = timedelta(seconds=30)
+_COUNTERS = TypeAdapter(Counters)
+
+
+def harm_boundary(manifest: RolloutManifest) -> float:
+    """ln(m / alpha): one error budget over the primary metric and all guardrails of the rollout."""
+    return math.log((1 + len(manifest.guardrails)) / manifest.experiment.alpha)
+
+
+class GuardrailWatch:
+    """The state of one watcher; `observe` takes counters in, `evidence` says what they amount to."""
+
+    def __init__(
+        self, *, store: CounterStore, manifest: RolloutManifest, state: RolloutState, save_every: timedelta
+    ) -> None:
+        self._store, self._key, self._save_every = store, f"watch:{state.rollout_id}", save_every
+        self.metrics = serving_metrics(manifest)
+        self.boundary = harm_boundary(manifest)
+        self._state = state
+        self._seen: Seen | None = store.seen(self._key)
+        self._last = None if self._seen is None else _COUNTERS.validate_json(self._seen.value)
+        self._saved_at = datetime.min.replace(tzinfo=state.started_at.tzinfo)
+        self._unsaved: dict[str, Counts] = {}
+        self._health: list[tuple[datetime, int, int]] = []
+        self.processes = {metric.name: ConditionalBinomial() for metric in self.metrics}
+        self.totals = {metric.name: Counts() for metric in self.metrics}
+        for bucket in store.buckets(state.rollout_id):
+            self._take(bucket.metric, _counts_of(bucket))
+
+    def follow(self, state: RolloutState) -> None:
+        """The rollout has moved on: close the buckets of the old traffic share."""
+        if (state.step, state.percent) != (self._state.step, self._state.percent):
+            self.processes = {name: process.sealed() for name, process in self.processes.items()}
+            if self._last is not None:
+                self._save(self._last)
+        self._state = state
+
+    def observe(self, counters: Counters) -> None:
+        """Take in cumulative counters. Raises LedgerConflict when another watcher has taken over."""
+        grown = difference(self._last, counters)
+        for metric in self.metrics:
+            new = counts(metric, grown, canary=self._state.version, champion=self._state.champion or "")
+            self._take(metric.name, new)
+            self._unsaved[metric.name] = self._unsaved.get(metric.name, Counts()).plus(new)
+        champion = grown.get(self._state.champion or "")
+        if champion is not None:
+            self._health.append((counters.at, champion.requests, champion.errors))
+        self._health = [entry for entry in self._health if counters.at - entry[0] <= HEALTH_WINDOW]
+        first = self._last is None
+        self._last = counters
+        if first or counters.at - self._saved_at >= self._save_every:
+            self._save(counters)
+
+    def save(self) -> None:
+        """Write what has not been written; call it before a decision and when the watch ends."""
+        if self._last is not None:
+            self._save(self._last)
+
+    def evidence(self, now: datetime) -> tuple[Evidence, ...]:
+        """One piece of evidence for each guardrail that fails, and the champion's health if it is bad."""
+        failing = [m for m in self.metrics if self.processes[m.name].log_e >= self.boundary]
+        return (*(self._harm(metric, now) for metric in failing), *self._champion_health(now))
+
+    def _harm(self, metric: ServingMetric, now: datetime) -> Evidence:
+        total, log_e = self.totals[metric.name], self.processes[metric.name].log_e
+        return Evidence(
+            name=metric.name,
+            source="serving",
+            verdict=Verdict.FAIL,
+            reason=(
+                f"{total.canary_events:.0f} of {total.canary_trials:.0f} answers at the canary against"
+                f" {total.champion_events:.0f} of {total.champion_trials:.0f} at the champion"
+                f" (e-value {math.exp(min(log_e, 700)):.3g}, boundary {math.exp(self.boundary):.3g})"
+            ),
+            at=now,
+            on_fail=metric.on_fail,
+            values={**total._asdict(), "log_e": log_e, "boundary": self.boundary},
+        )
+
+    def _champion_health(self, now: datetime) -> tuple[Evidence, ...]:
+        requests, errors = sum(e[1] for e in self._health), sum(e[2] for e in self._health)
+        if requests < UNHEALTHY_MIN_REQUESTS or errors < UNHEALTHY_SHARE * requests:
+            return ()
+        return (
+            Evidence(
+                name=CHAMPION_HEALTH,
+                source="serving",
+                verdict=Verdict.FAIL,
+                reason=f"the champion failed {errors} of its last {requests} answers",
+                at=now,
+                on_fail=OnFail.HOLD,
+                valid_for=HEALTH_WINDOW * 2,
+                values={"requests": requests, "errors": errors},
+            ),
+        )
+
+    def _take(self, metric: str, new: Counts) -> None:
+        if metric in self.processes and new.trials:
+            self.processes[metric] = self.processes[metric].observe(new)
+            self.totals[metric] = self.totals[metric].plus(new)
+
+    def _save(self, counters: Counters) -> None:
+        buckets = [
+            CounterBucket(
+                rollout_id=self._state.rollout_id,
+                epoch=counters.epoch,
+                at=counters.at,
+                step=self._state.step,
+                metric=name,
+                **new._asdict(),
+            )
+            for name, new in self._unsaved.items()
+            if new.trials
+        ]
+        value = _COUNTERS.dump_json(counters).decode()
+        self._seen = self._store.append(buckets, key=self._key, value=value, after=self._seen)
+        self._unsaved, self._saved_at = {}, counters.at
+
+
+def _counts_of(bucket: CounterBucket) -> Counts:
+    return Counts(bucket.canary_trials, bucket.canary_events, bucket.champion_trials, bucket.champion_events)

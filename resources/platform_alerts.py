@@ -1,0 +1,24 @@
+"""Alerts that belong to no rollout: a failed run, a manifest that cannot be read."""
+
+import hashlib
+from datetime import UTC, datetime
+
+from pipelines.rollout.alerts import Alert
+from resources.ledger import Ledger
+
+
+def platform_alert(ledger: Ledger, *, topic: str, title: str, body: str, model: str = "") -> None:
+    """Put an alert into the outbox; the same topic and body are one alert. Raises LedgerError."""
+    digest = hashlib.sha256(body.encode()).hexdigest()[:12]
+    ledger.outbox.add(
+        Alert(
+            key=f"platform:{topic}:{digest}",
+            severity="warning",
+            model=model,
+            version="",
+            rollout_id="",
+            title=title,
+            body=body,
+            at=datetime.now(UTC),
+        )
+    )

@@ -1,0 +1,74 @@
+"""Starting a rollout, and carrying it on: what the assets do, apart from Dagster."""
+
+from datetime import UTC, datetime, timedelta
+
+from pipelines.errors import CommandRefused, VersionRefused
+from pipelines.manifest.load import Model
+from pipelines.rollout.decision import Decision
+from pipelines.rollout.evidence import Evidence, OnFail, Verdict
+from pipelines.rollout.policy import VALIDATION
+from pipelines.rollout.state import Phase, RolloutState
+from resources.lake.schema import ensure_tables
+from resources.registry import ValidationReport, validate_version
+from resources.systems import Systems
+
+CHAMPION = "champion"
+
+
+def start(systems: Systems, model: Model, version: str) -> RolloutState:
+    """Validate the version on paper, type its part of the lake, and open its rollout.
+
+    Raises VersionRefused when the version must not get traffic (recorded, tagged and alerted), CommandRefused
+    when it does not exist or another rollout is open, ManifestError when the serving backend cannot do what the
+    manifest asks, RegistryError when MLflow cannot be asked.
+    """
+    if systems.registry.version(model.name, version) is None:
+        raise CommandRefused(f"{model.name} has no version {version!r} in the registry")
+    report = validate_version(systems.registry, model.name, version, allow=model.rollout.artefact.allow)
+    if not report.ok:
+        systems.controller.refuse(model.name, version, report.reason)
+        raise VersionRefused(f"{model.name} version {version} is refused before any traffic: {report.reason}")
+    schema = systems.registry.signature(model.name, version)
+    with systems.lake.connect() as connection:
+        ensure_tables(systems.lake, connection, model.name, schema)
+    champion = systems.registry.version_with_alias(model.name, CHAMPION)
+    artefact = systems.registry.artefact(model.name, version, local=systems.settings.serving == "embedded")
+    rollout_id = systems.controller.start(
+        model.rollout, version, None if champion is None else champion.version, artefact
+    )
+    return systems.controller.state(rollout_id)
+
+
+def carry_on(systems: Systems, model: Model, rollout_id: str) -> Decision:
+    """Do what is due, up to the next thing that has to be waited for."""
+    decision = systems.controller.drive(rollout_id)
+    state = systems.controller.state(rollout_id)
+    if state.phase is Phase.VALIDATING and VALIDATION not in state.evidence:
+        systems.controller.record(rollout_id, [_probed(systems, model, state)])
+        decision = systems.controller.drive(rollout_id)
+    return decision
+
+
+def _probed(systems: Systems, model: Model, state: RolloutState) -> Evidence:
+    """The input example through the running predictor: the last thing before traffic."""
+    report = validate_version(
+        systems.registry,
+        state.model,
+        state.version,
+        allow=model.rollout.artefact.allow,
+        probe=lambda request: systems.backend.predict(state.model, state.version, request),
+    )
+    return _evidence(report)
+
+
+def _evidence(report: ValidationReport) -> Evidence:
+    return Evidence(
+        name=VALIDATION,
+        source=VALIDATION,
+        verdict=Verdict.PASS if report.ok else Verdict.FAIL,
+        reason=report.reason or "; ".join(f"{step.name}: {step.detail}" for step in report.steps),
+        at=datetime.now(UTC),
+        on_fail=OnFail.ROLL_BACK,
+        valid_for=timedelta(days=1),
+        values={"digest": str(report.facts.get("digest", ""))},
+    )

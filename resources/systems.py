@@ -1,0 +1,69 @@
+"""Every system that an asset or a sensor talks to, built from the settings when it is first used."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from pipelines.errors import ManifestError
+from pipelines.manifest.load import Catalogue, load_models
+from resources.controller import Controller
+from resources.controller.controller import utc_now
+from resources.lake.connection import Lake
+from resources.ledger import Ledger
+from resources.notifier import Notifier
+from resources.registry import Registry
+from resources.serving.backend import ServingBackend
+from resources.settings import HOST, Settings
+
+
+@dataclass(frozen=True)
+class Systems:
+    """One per process; Dagster gives it to assets and sensors as the resource `systems`."""
+
+    settings: Settings
+
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        """The models of `serving_manifests/`, and the mistakes in those that could not be read."""
+        return load_models(self.settings.manifests)
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        return Ledger(self.settings.ledger_url)
+
+    @cached_property
+    def lake(self) -> Lake:
+        return Lake.from_settings(self.settings)
+
+    @cached_property
+    def registry(self) -> Registry:
+        return Registry(self.settings.mlflow_uri, cache=self.settings.home / "models-cache")
+
+    @cached_property
+    def backend(self) -> ServingBackend:
+        """Embedded or KServe, as `RAMPGATE_SERVING` says."""
+        services = {model.name: model.service for model in self.catalogue.models}
+        if self.settings.serving == "embedded":
+            from resources.serving.embedded import EmbeddedBackend
+
+            return EmbeddedBackend(self.settings, services)
+        if self.settings.serving == "kserve":
+            from resources.serving.kserve import connect
+
+            return connect(services)
+        raise ManifestError(f"RAMPGATE_SERVING == {self.settings.serving!r}, must be embedded or kserve")
+
+    @cached_property
+    def controller(self) -> Controller:
+        return Controller(self.ledger, self.backend, self.registry, home=self.settings.home)
+
+    @cached_property
+    def notifier(self) -> Notifier:
+        return Notifier(self.ledger, self.settings, clock=utc_now)
+
+    def report_url(self, *parts: str) -> str:
+        """Where the platform serves a file of `<home>/reports`."""
+        return "/".join((f"http://{HOST}:{self.settings.ports.reports}", *parts))
+
+    def evidently_url(self, path: str) -> str:
+        """A page of the Evidently UI."""
+        return f"http://{HOST}:{self.settings.ports.evidently}{path}"

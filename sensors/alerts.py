@@ -1,0 +1,48 @@
+"""Delivers alerts, and turns failed runs into alerts."""
+
+import dagster as dg
+
+from pipelines.errors import LedgerError
+from resources.platform_alerts import platform_alert
+from resources.systems import Systems
+
+
+def alert_sensor() -> dg.SensorDefinition:
+    """Sends what is waiting in the ledger's outbox; at least once, to each channel."""
+
+    @dg.sensor(
+        name="alert_sensor",
+        minimum_interval_seconds=1,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=(
+            "Delivers alerts from the ledger's outbox to the channels of `RAMPGATE_ALERT_URLS` and of each model's"
+            " manifest. A channel that fails is tried again later and delays nothing else."
+        ),
+    )
+    def sensor(systems: dg.ResourceParam[Systems]) -> dg.SkipReason:
+        try:
+            delivered = systems.notifier.deliver()
+        except LedgerError as error:
+            return dg.SkipReason(f"the outbox cannot be read: {error}")
+        return dg.SkipReason(f"sent {delivered.sent}, failed {delivered.failed}, waiting {delivered.waiting}")
+
+    return sensor
+
+
+def failure_sensor() -> dg.SensorDefinition:
+    """Every failed run becomes an alert."""
+
+    @dg.run_failure_sensor(
+        name="failure_sensor",
+        minimum_interval_seconds=5,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Puts every failed run into the alerts' outbox, with the error.",
+    )
+    def sensor(context: dg.RunFailureSensorContext, systems: dg.ResourceParam[Systems]) -> None:
+        run = context.dagster_run
+        message = context.failure_event.message or "no message"
+        platform_alert(
+            systems.ledger, topic=f"run:{run.run_id}", title=f"run of {run.job_name} failed", body=message
+        )
+
+    return sensor

@@ -1,0 +1,126 @@
+"""Rolls back by itself: watches the serving side's counters inside its tick."""
+
+import contextlib
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+
+from pipelines.errors import CorruptLedger, LedgerConflict, LedgerError, NotMeasured
+from pipelines.manifest.load import Model
+from pipelines.rollout.decision import DecisionKind
+from pipelines.rollout.evidence import OnFail
+from pipelines.rollout.state import Phase, RolloutState
+from resources.guardrails import GuardrailWatch
+from resources.naming import key
+from resources.rollout_metadata import decision_metadata
+from resources.rollouts import open_rollout
+from resources.systems import Systems
+
+TICK = timedelta(seconds=45)
+"""One tick watches this long: Dagster's own loop comes round every five seconds only."""
+POLL = timedelta(milliseconds=200)
+REREAD = timedelta(milliseconds=500)
+"""How often the ledger is asked whether the rollout has moved on."""
+SAVE = timedelta(seconds=2)
+_WATCHED = (Phase.SHADOW, Phase.STEPPING, Phase.PROMOTING)
+
+
+def guardrail_sensor(models: Sequence[Model]) -> dg.SensorDefinition:
+    """Watches every model's open rollout and rolls it back inside the tick.
+
+    One sensor for all models: a tick that watches occupies one of the daemon's threads all the time.
+    """
+
+    @dg.sensor(
+        name="guardrail_sensor",
+        minimum_interval_seconds=1,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=(
+            "Watches every canary while it takes traffic, several times a second, and takes the traffic away from it"
+            " the moment a guardrail's evidence crosses its boundary. It acts here, without waiting for a run; the"
+            " run that follows restores the spec and tags the registry."
+        ),
+    )
+    def sensor(
+        context: dg.SensorEvaluationContext, systems: dg.ResourceParam[Systems]
+    ) -> dg.SkipReason | dg.SensorResult:
+        watchers = [Watcher(systems, model, context) for model in models]
+        until = time.monotonic() + TICK.total_seconds()
+        while time.monotonic() < until:
+            events = [event for watcher in watchers if (event := watcher.poll()) is not None]
+            if events:
+                return dg.SensorResult(asset_events=events)
+            time.sleep(POLL.total_seconds())
+        for watcher in watchers:
+            watcher.leave()
+        return dg.SkipReason("; ".join(watcher.said for watcher in watchers) or "there are no models")
+
+    return sensor
+
+
+class Watcher:
+    """Follows one model's open rollout, polls its counters, and acts on what they amount to."""
+
+    def __init__(self, systems: Systems, model: Model, context: dg.SensorEvaluationContext) -> None:
+        self._systems, self._model, self._context = systems, model, context
+        self._watch: GuardrailWatch | None = None
+        self._state: RolloutState | None = None
+        self._reread_at = 0.0
+        self.said = ""
+
+    def poll(self) -> dg.AssetMaterialization | None:
+        """Look once. What cannot be read is said in the log and tried again; other models are not delayed."""
+        try:
+            if time.monotonic() >= self._reread_at:
+                self._reread_at = time.monotonic() + REREAD.total_seconds()
+                self._follow()
+            if self._watch is None or self._state is None:
+                return None
+            return self._look(self._watch, self._state)
+        except LedgerConflict:
+            self._watch = None  # another watcher has taken over these counters: resume from what it wrote
+        except (LedgerError, CorruptLedger, NotMeasured) as error:
+            self._context.log.warning(f"{self._model.name}: cannot watch: {error}")
+        return None
+
+    def leave(self) -> None:
+        """Write down what was counted since the last time."""
+        if self._watch is not None:
+            with contextlib.suppress(LedgerConflict):
+                self._watch.save()
+
+    def _follow(self) -> None:
+        """Read where the rollout is; start or stop watching accordingly."""
+        before, state = self._state, open_rollout(self._systems.ledger, self._model.name)
+        self._state = state
+        if state is None or state.phase not in _WATCHED or state.champion is None:
+            self._watch, self.said = None, f"{self._model.name}: no canary takes traffic"
+            return
+        if self._watch is None or before is None or before.rollout_id != state.rollout_id:
+            self._watch = GuardrailWatch(
+                store=self._systems.ledger.counters,
+                manifest=self._model.rollout,
+                state=state,
+                save_every=SAVE,
+            )
+        self._watch.follow(state)
+        self.said = f"{state.rollout_id}: watched at {state.percent:g} %, no guardrail crossed its boundary"
+
+    def _look(self, watch: GuardrailWatch, state: RolloutState) -> dg.AssetMaterialization | None:
+        watch.observe(self._systems.backend.counters(self._model.name))
+        evidence = watch.evidence(datetime.now(UTC))
+        if not any(item.on_fail is OnFail.ROLL_BACK for item in evidence):
+            return None
+        reason = "; ".join(f"{item.name}: {item.reason}" for item in evidence)
+        decision = self._systems.controller.roll_back_now(state.rollout_id, reason, evidence)
+        if decision.kind is not DecisionKind.ROLL_BACK:
+            self._context.log.warning(f"not rolled back: {decision.reason}")
+            return None
+        watch.save()
+        return dg.AssetMaterialization(
+            asset_key=key(self._model.name, "rollout"),
+            description=decision.reason,
+            metadata=decision_metadata(self._systems, state.rollout_id, decision),
+        )
