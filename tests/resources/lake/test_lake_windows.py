@@ -1,0 +1,134 @@
+"""Windows of the prediction log, and the housekeeping that must not change them."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from pipelines.errors import LakeError
+from resources.lake import (
+    Counts,
+    Lake,
+    counts,
+    expire_unpaired,
+    ingest_predictions,
+    maintain,
+    remove_loaded,
+    window,
+    window_counts,
+)
+from tests.resources.lake.segments_by_hand import MODEL, SCHEMA, START, Log, prediction
+
+Rows = Callable[[str], list[tuple[Any, ...]]]
+MINUTE = timedelta(minutes=1)
+
+
+@pytest.fixture
+def hour(lake: Lake, log: Log) -> Lake:
+    """An hour with a prediction a minute: version 1, every third version 2, every tenth pinned."""
+    for part in range(6):
+        lines: list[str] = []
+        for i in range(part * 10, part * 10 + 10):
+            lines += prediction(
+                f"r{i}", at=i * MINUTE, version="2" if i % 3 == 0 else "1", status=500 if i == 59 else 200,
+                assignment="pinned" if i % 10 == 0 else "weighted", inputs={"distance": [float(i)], "origin": ["JFK"]},
+            )  # fmt: skip
+        log.segment(str(part), *lines)
+    ingest_predictions(lake, MODEL, SCHEMA, log.predictions, portion_bytes=1)
+    return lake
+
+
+def distances(frame: pd.DataFrame) -> list[float]:
+    return sorted(frame["features.distance"])
+
+
+def test_the_end_is_not_part_of_a_window(hour: Lake) -> None:
+    frame = window(hour, MODEL, START + 5 * MINUTE, START + 10 * MINUTE)
+    assert distances(frame) == [5.0, 6.0, 7.0, 8.0, 9.0]
+    assert list(frame.columns) == [
+        "request_id", "row", "unit_id", "version", "requested_at", "latency_ms", "status",
+        "features.distance", "features.origin", "outputs.probability",
+    ]  # fmt: skip
+    assert str(frame["requested_at"].dt.tz) == "UTC"
+
+
+def test_version_and_assignment(hour: Lake) -> None:
+    def found(**options: Any) -> list[float]:
+        return distances(window(hour, MODEL, START, START + 13 * MINUTE, **options))
+
+    assert found(version="2") == [3, 6, 9, 12]
+    assert found(version="2", assignment="pinned") == [0]
+    assert found(version="2", assignment=None) == [0, 3, 6, 9, 12]
+    assert found(version="9") == []
+
+
+def test_a_sample_is_repeatable_and_depends_on_the_seed(hour: Lake) -> None:
+    def sample(seed: int) -> list[float]:
+        return distances(window(hour, MODEL, START, START + 60 * MINUTE, sample=20, seed=seed))
+
+    assert len(sample(1)) == 20
+    assert sample(1) == sample(1)
+    assert sample(1) != sample(2)
+    assert len(window(hour, MODEL, START, START + 60 * MINUTE, sample=1000)) == 54
+
+
+def test_sampling_is_uniform(hour: Lake) -> None:
+    drawn = [
+        x for seed in range(60) for x in distances(window(hour, MODEL, START, START + 60 * MINUTE, sample=18, seed=seed))
+    ]  # fmt: skip
+    times = pd.Series(drawn).value_counts()
+    assert len(times) == 54
+    # Each row is drawn Binomial(60, 1/3) times: 20 +- 3.65.
+    assert times.between(20 - 5 * 3.65, 20 + 5 * 3.65).all()
+
+
+def test_counts_per_version(hour: Lake) -> None:
+    found = window_counts(hour, MODEL, START, START + 60 * MINUTE)
+    assert found[["version", "rows", "requests", "failed"]].values.tolist() == [
+        ["1", 36, 36, 1],
+        ["2", 18, 18, 0],
+    ]
+
+
+def test_a_model_without_tables_is_named(lake: Lake) -> None:
+    with pytest.raises(LakeError, match="nothing of model 'flight-delay'"):
+        window(lake, MODEL, START, START + MINUTE)
+    assert counts(lake, MODEL) == Counts()
+
+
+def test_maintenance_changes_files_and_not_data(hour: Lake, rows: Rows, log: Log) -> None:
+    before = window(hour, MODEL, START, START + 60 * MINUTE).sort_values("request_id", ignore_index=True)
+    done = maintain(hour, keep_snapshots=timedelta(0))
+    assert done.files_merged > 6
+    assert done.snapshots_expired > 5
+    assert done.files_removed > 6
+    after = window(hour, MODEL, START, START + 60 * MINUTE).sort_values("request_id", ignore_index=True)
+    pd.testing.assert_frame_equal(before, after)
+    log.segment("more", *prediction("more", at=30 * MINUTE))
+    assert ingest_predictions(hour, MODEL, SCHEMA, log.predictions).rows == 1
+    assert counts(hour, MODEL)[:3] == (61, 61, 0)
+
+
+def test_maintenance_keeps_recent_snapshots(hour: Lake) -> None:
+    assert maintain(hour).snapshots_expired == 0
+
+
+def test_halves_that_waited_too_long_go_to_the_quarantine(lake: Lake, log: Log, rows: Rows) -> None:
+    log.segment("1", prediction("a")[0])
+    ingest_predictions(lake, MODEL, SCHEMA, log.predictions)
+    assert expire_unpaired(lake, MODEL) == 1
+    assert expire_unpaired(lake, MODEL) == 0
+    assert rows("SELECT reason, raw FROM quarantine") == [
+        ("a request without its other half since 2026-01-01 00:00:00+00", "request a")
+    ]
+    assert rows("SELECT count(*) FROM unpaired") == [(0,)]
+
+
+def test_loaded_segments_are_removed_and_no_others(hour: Lake, log: Log) -> None:
+    waiting = log.segment("waiting", *prediction("later"))
+    assert remove_loaded(hour, MODEL, "predictions", log.predictions) == 0
+    assert remove_loaded(hour, MODEL, "predictions", log.predictions, older_than=timedelta(0)) == 6
+    assert list(log.predictions.iterdir()) == [waiting]
+    assert ingest_predictions(hour, MODEL, SCHEMA, log.predictions).rows == 1
