@@ -9,6 +9,7 @@ from typing import Any
 
 from pipelines.errors import VersionRefused
 from resources.prediction_log import Durability, Origin, SegmentWriter
+from resources.settings import HOST
 
 _log = logging.getLogger(__name__)
 
@@ -22,6 +23,8 @@ class PredictorOptions:
     port: int
     log_dir: Path
     durability: Durability
+    host: str = HOST
+    """What it listens on; in a pod, where the network policy is the fence, all addresses."""
 
 
 def run(options: PredictorOptions) -> None:
@@ -45,7 +48,7 @@ def run(options: PredictorOptions) -> None:
             "%s version %s (%s) loaded after %.1f s of CPU",
             options.origin.service, options.origin.version, options.origin.revision, time.process_time(),
         )  # fmt: skip
-        serve(model, port=options.port)
+        serve(model, port=options.port, host=options.host)
 
 
 def load_pyfunc(directory: Path) -> Any:

@@ -1,6 +1,6 @@
 """KServe's ModelServer on loopback: inference routes alone, v2 error answers, no work for logs nobody reads."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import orjson
 
@@ -17,8 +17,9 @@ from resources.serving.predictor.errors import BadInput, NoPrediction
 from resources.settings import HOST
 
 
-def serve(model: Model, *, port: int, grace_seconds: int = 30) -> None:
+def serve(model: Model, *, port: int, host: str = HOST, grace_seconds: int = 30) -> None:
     """Serve one loaded model until SIGTERM; requests in flight are finished first."""
+    LoopbackREST.host = host
     model_server.RESTServer = LoopbackREST  # kserve 0.21 has no parameter for it
     server = ModelServer(
         http_port=port,
@@ -35,15 +36,17 @@ def serve(model: Model, *, port: int, grace_seconds: int = 30) -> None:
 class LoopbackREST(RESTServer):
     """KServe's REST server without what a gateway in front of it makes dangerous or useless.
 
-    - It binds loopback; KServe has 0.0.0.0 fixed in the code.
+    - It binds loopback unless told otherwise (in a pod); KServe has 0.0.0.0 fixed in the code.
     - It has the v2 routes alone: `/v2/repository/models/<name>/unload` would let any caller take the model out
       of service, and every route in front costs each request a match.
     - It has no timing middleware, which formats two log lines per request whether or not they are wanted.
     """
 
+    host: ClassVar[str] = HOST
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.config.host = HOST
+        self.config.host = self.host
         self.config.access_log = False
 
     def _register_endpoints(self, app: FastAPI) -> None:

@@ -1,0 +1,101 @@
+"""The predictor in a pod: the same as on one machine, with its identity from the pod's own metadata.
+
+`python -m resources.serving.kserve.pod --model-dir=/mnt/models --port=8080`; the ServingRuntime in
+serving_manifests/platform gives it the environment variables. The artefact's digest is verified before anything
+in it is loaded. The prediction log of a cluster is KServe's payload logger, so that the segments written here go to
+RAMPGATE_PREDICTION_LOG where a shared volume is mounted, and are removed as they close where none is.
+"""
+
+import argparse
+import os
+import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.errors import RampgateError, VersionRefused
+from resources.artefact_digest import digest_of
+from resources.prediction_log.segments import closed_segments
+
+_UNMOUNTED = Path("/tmp/rampgate-predictions")
+_SWEEP_SECONDS = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pod:
+    """What the pod's metadata says."""
+
+    service: str
+    version: str
+    digest: str
+    revision: str
+    log: Path | None
+
+    @classmethod
+    def from_environment(cls, env: Mapping[str, str]) -> "Pod":
+        """Raises VersionRefused naming what is missing."""
+        for name in ("RAMPGATE_SERVICE", "RAMPGATE_VERSION", "RAMPGATE_REVISION"):
+            if env.get(name, "none") in ("", "none"):
+                raise VersionRefused(f"{name} is empty: this runtime serves what a rollout deployed")
+        log = env.get("RAMPGATE_PREDICTION_LOG", "")
+        return cls(
+            service=env["RAMPGATE_SERVICE"],
+            version=env["RAMPGATE_VERSION"],
+            digest=env.get("RAMPGATE_DIGEST", ""),
+            revision=env["RAMPGATE_REVISION"],
+            log=Path(log) / env["RAMPGATE_SERVICE"] if log else None,
+        )
+
+
+def verify(directory: Path, digest: str) -> None:
+    """Raise VersionRefused unless the artefact is the one that the rollout pinned."""
+    found = digest_of(directory)
+    if digest.removeprefix("sha256:") != found:
+        raise VersionRefused(f"{directory}: digest is {found}, the rollout pinned {digest or 'none'}")
+
+
+def sweep(directory: Path) -> None:
+    """Remove closed segments: nobody reads them, and a pod's disk is small."""
+    for path in closed_segments(directory):
+        path.unlink(missing_ok=True)
+
+
+def main(arguments: list[str]) -> None:
+    """Verify, load and serve until SIGTERM."""
+    parser = argparse.ArgumentParser("resources.serving.kserve.pod", description=__doc__)
+    parser.add_argument("--model-dir", type=Path, required=True)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--host", default="0.0.0.0")
+    given = parser.parse_args(arguments)
+    sys.argv = sys.argv[:1]  # kserve parses the command line of whoever imports it
+    try:
+        pod = Pod.from_environment(os.environ)
+        verify(given.model_dir, pod.digest)
+        _serve(pod, given.model_dir, given.host, given.port)
+    except RampgateError as error:
+        sys.exit(f"predictor: {error}")
+
+
+def _serve(pod: Pod, model_dir: Path, host: str, port: int) -> None:
+    from resources.prediction_log import Origin
+    from resources.serving.predictor.process import PredictorOptions, run
+
+    directory = pod.log or _UNMOUNTED
+    if pod.log is None:
+        threading.Thread(target=_sweeping, args=(directory,), daemon=True).start()
+    origin = Origin(service=pod.service, version=pod.version, revision=pod.revision)
+    run(
+        PredictorOptions(
+            model_dir=model_dir, origin=origin, port=port, log_dir=directory, durability="process", host=host
+        )
+    )
+
+
+def _sweeping(directory: Path) -> None:
+    while not threading.Event().wait(_SWEEP_SECONDS):
+        sweep(directory)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
