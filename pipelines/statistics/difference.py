@@ -63,8 +63,34 @@ class Buckets(NamedTuple):
 
 def log_e_below(buckets: Buckets, margin: float, *, typical: float | None = None) -> float:
     """ln e-value against "the canary's rate is higher by `margin` or more"; see `log_e_below_path`."""
-    path = log_e_below_path(buckets, margin, typical=typical)
-    return float(path[-1]) if path.size else 0.0
+    require_between("margin", margin, 0, 1)
+    return _log_e(buckets.checked().informative(), margin, typical)
+
+
+def _log_e(data: Buckets, margin: float, typical: float | None) -> float:
+    n1, x1, n0, x0 = data
+    base, weights = _base_rates(margin, typical)
+    logs = _log_factors(n1 / (n1 + n0), base, margin)
+    total = weights + x1 @ logs[0] + (n1 - x1) @ logs[1] + x0 @ logs[2] + (n0 - x0) @ logs[3]
+    top = total.max()
+    return float(top + np.log(np.exp(total - top).sum()))
+
+
+def _log_factors(share: Array, base: Array, margin: float) -> tuple[Array, Array, Array, Array]:
+    """ln of the factor of a canary event, a canary non-event, a champion event, a champion non-event.
+
+    Shape (buckets, base rates) each.
+    """
+    share = share[:, None]
+    high = base + margin
+    bet = margin / ((1 - share) * high * (1 - high) + share * base * (1 - base))
+    one, zero = bet * (1 - share), bet * share
+    return (
+        np.log1p(-one * (1 - high)),
+        np.log1p(one * high),
+        np.log1p(zero * (1 - base)),
+        np.log1p(-zero * base),
+    )
 
 
 def log_e_below_path(buckets: Buckets, margin: float, *, typical: float | None = None) -> Array:
@@ -83,18 +109,11 @@ def log_e_below_path(buckets: Buckets, margin: float, *, typical: float | None =
         ParameterError: a margin outside (0, 1).
     """
     require_between("margin", margin, 0, 1)
-    n1, x1, n0, x0 = (column[:, None] for column in buckets.checked().informative())
+    n1, x1, n0, x0 = buckets.checked().informative()
     base, weights = _base_rates(margin, typical)
-    share = n1 / (n1 + n0)
-    high = base + margin
-    bet = margin / ((1 - share) * high * (1 - high) + share * base * (1 - base))
-    one, zero = bet * (1 - share), bet * share
-    terms = (
-        x1 * np.log1p(-one * (1 - high))
-        + (n1 - x1) * np.log1p(one * high)
-        + x0 * np.log1p(zero * (1 - base))
-        + (n0 - x0) * np.log1p(-zero * base)
-    )
+    logs = _log_factors(n1 / (n1 + n0), base, margin)
+    counts = (x1, n1 - x1, x0, n0 - x0)
+    terms = sum((count[:, None] * log for count, log in zip(counts, logs, strict=True)), np.zeros(1))
     paths = np.cumsum(terms, axis=0) + weights
     top = paths.max(axis=1, initial=-np.inf)
     return top + np.log(np.exp(paths - top[:, None]).sum(axis=1))
@@ -114,7 +133,7 @@ def upper_bound(buckets: Buckets, alpha: float, *, typical: float | None = None)
         return 1.0
 
     def excess(log_margin: float) -> float:
-        return log_e_below(data, math.exp(log_margin), typical=typical) + math.log(alpha)
+        return _log_e(data, math.exp(log_margin), typical) + math.log(alpha)
 
     return math.exp(_highest_kept(excess, math.log(1e-6), math.log(0.999)))
 

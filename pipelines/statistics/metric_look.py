@@ -174,7 +174,7 @@ def _told(
         effect=effect.value if effect else None,
         interval=found.interval,
         relative=effect.value / effect.champion if effect and effect.champion > 0 else None,
-        relative_interval=fieller(effect, z) if effect and effect.champion > 0 and z is not None else None,
+        relative_interval=_relative(effect, z, spec.kind),
         harm=found.harm,
         worst=found.worst,
         margin=margin,
@@ -183,6 +183,13 @@ def _told(
         sentence="",
     )
     return replace(look, sentence=words.metric_sentence(look, alpha))
+
+
+def _relative(effect: Effect | None, z: float | None, kind: Kind) -> Interval | None:
+    found = fieller(effect, z) if effect and effect.champion > 0 and z is not None else None
+    if found is None or kind is not Kind.PROPORTION:
+        return found
+    return Interval(max(found.low, -1.0), found.high)
 
 
 def _conclusion(spec: MetricSpec, found: _Found, within: bool) -> Conclusion:
