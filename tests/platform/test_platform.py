@@ -1,0 +1,168 @@
+"""The platform as its command line runs it."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from pipelines.errors import ServingError
+from pipelines.platform.control import PlatformError, down, up
+from pipelines.platform.occupied import holder
+from pipelines.platform.parts import Part, parts
+from resources.serving.embedded.layout import Layout
+from resources.serving.embedded.supervisor import Supervisor
+from resources.settings import HOST, Settings
+from tests.conformance.arena import EmbeddedArena, establish, free_base
+
+DEFINITIONS = "tests.platform.small_definitions"
+
+
+@pytest.fixture
+def settings() -> Iterator[Settings]:
+    home = Path(tempfile.mkdtemp(prefix="rg-", dir="/tmp"))
+    settings = Settings.from_environment({"RAMPGATE_HOME": str(home), "RAMPGATE_PORT_BASE": str(free_base())})
+    yield settings
+    down(settings)
+    shutil.rmtree(home)
+
+
+def gateway(settings: Settings) -> list[Part]:
+    return [part for part in parts(settings) if part.name == "gateway"]
+
+
+def platform(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
+    ports = {f"RAMPGATE_{name.upper()}_PORT": str(port) for name, port in vars(settings.ports).items()}
+    return subprocess.run(
+        [sys.executable, "-m", "pipelines.platform", *arguments, "--definitions", DEFINITIONS],
+        env=os.environ | ports | {"RAMPGATE_HOME": str(settings.home)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def graphql(settings: Settings, query: str) -> dict[str, object]:
+    url = f"http://{HOST}:{settings.ports.dagster}/graphql"
+    return httpx.post(url, json={"query": query}, trust_env=False).json()["data"]
+
+
+def descendants(pid: int) -> set[int]:
+    """A process and all that it started."""
+    children = {
+        int(child)
+        for tasks in Path(f"/proc/{pid}/task").glob("*/children")
+        for child in tasks.read_text().split()
+    }
+    return {pid}.union(*(descendants(child) for child in children))
+
+
+def test_everything_comes_up_again_and_again_and_goes_down(settings: Settings) -> None:
+    first = platform(settings, "up")
+    assert first.returncode == 0, first.stderr
+    names = [part.name for part in parts(settings)]
+    assert sorted(line.split()[0] for line in first.stdout.splitlines()[:-1]) == sorted(names)
+
+    processes = Supervisor(Layout(settings.home).socket).processes()
+    assert platform(settings, "up").returncode == 0
+    assert Supervisor(Layout(settings.home).socket).processes().keys() == processes.keys()
+    assert {p.pid for p in Supervisor(Layout(settings.home).socket).processes().values()} == {
+        p.pid for p in processes.values()
+    }
+
+    status = platform(settings, "status")
+    assert status.returncode == 0, status.stdout
+    assert status.stdout.count(" ok ") + status.stdout.count(" ok\n") == len(names)
+    locations = graphql(
+        settings, "{ locationStatusesOrError { ... on WorkspaceLocationStatusEntries { entries { name } } } }"
+    )
+    assert locations == {"locationStatusesOrError": {"entries": [{"name": "rampgate"}]}}
+    _reports_are_served(settings)
+
+    everything = descendants(Supervisor(Layout(settings.home).socket).pid())
+    assert platform(settings, "down").returncode == 0
+    assert [pid for pid in everything if Path(f"/proc/{pid}").exists()] == []
+    assert (settings.home / "mlflow" / "mlflow.db").exists()
+    assert platform(settings, "status").returncode == 1
+    assert platform(settings, "down").returncode == 0
+
+
+def _reports_are_served(settings: Settings) -> None:
+    folder = settings.home / "reports" / "model"
+    folder.mkdir()
+    (folder / "index.html").write_text("<h1>drift</h1>")
+    url = f"http://{HOST}:{settings.ports.reports}"
+    assert httpx.get(f"{url}/model/", trust_env=False).text == "<h1>drift</h1>"
+    assert httpx.get(f"{url}/%2e%2e/serving/probe-token", trust_env=False).status_code == 404
+    assert httpx.put(f"{url}/model/index.html", trust_env=False).status_code == 405
+
+
+def test_a_taken_port_is_named_with_its_holder_and_its_setting(settings: Settings) -> None:
+    with socket.create_server((HOST, settings.ports.gateway)):
+        with pytest.raises(PlatformError) as refused:
+            up(settings, gateway(settings))
+        assert f"port {settings.ports.gateway} for gateway" in str(refused.value)
+        assert f"process {os.getpid()}" in str(refused.value)
+        assert "RAMPGATE_GATEWAY_PORT" in str(refused.value)
+    assert not Supervisor(Layout(settings.home).socket).alive()
+
+
+def test_nobody_holds_a_free_port() -> None:
+    assert holder(1) == "another process"
+
+
+def test_a_part_that_does_not_work_is_named_with_its_last_words(settings: Settings) -> None:
+    broken = Part(
+        name="broken",
+        command="/bin/sh -c 'echo the database is locked; exit 1'",
+        url="",
+        trouble=lambda: "it does not answer",
+    )
+    with pytest.raises(
+        PlatformError, match=r"broken does not work.*it does not answer\n.*\n.*database is locked"
+    ):
+        up(settings, [*gateway(settings), broken], seconds=3)
+
+
+def test_a_home_too_deep_for_a_socket_is_refused() -> None:
+    settings = Settings.from_environment({"RAMPGATE_HOME": "/tmp/" + "d" * 100})
+    with pytest.raises(ServingError, match=r"RAMPGATE_HOME.*121 bytes, must be at most 107"):
+        up(settings, gateway(settings))
+
+
+def test_serving_continues_after_a_reboot(settings: Settings) -> None:
+    up(settings, gateway(settings))
+    arena = EmbeddedArena(settings, service="model", replicas=1)
+    establish(arena, "1")
+    arena.backend.deploy_canary(arena.service, arena.artefact("2"), percent=50, salt="s")
+    units = [f"u{number}" for number in range(40)]
+    before = [arena.send(unit).version for unit in units]
+    arena.client.close()
+    down(settings)
+    orphan = Layout(settings.home).programs / "model-00099.1.conf"
+    orphan.write_text("[program:model-00099.1]\ncommand=/bin/false\n")
+
+    up(settings, gateway(settings))
+    again = EmbeddedArena(settings, service="model", replicas=1)
+    again.backend.set_canary_percent("model", "2", 50)
+    assert [again.send(unit).version for unit in units] == before
+    assert len(Supervisor(Layout(settings.home).socket).processes()) == 3
+    again.client.close()
+
+
+def test_telemetry_is_off_for_every_part(settings: Settings) -> None:
+    up(settings, gateway(settings))
+    pid = Supervisor(Layout(settings.home).socket).processes()["gateway"].pid
+    environment = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    assert {"DAGSTER_DISABLE_TELEMETRY=1", "DO_NOT_TRACK=true", "GX_ANALYTICS_ENABLED=false"} <= set(
+        environment
+    )
+    bootstrap = json.loads((settings.home / "gateway" / "envoy.json").read_text())
+    assert bootstrap["admin"]["address"]["socket_address"]["address"] == HOST
