@@ -139,8 +139,8 @@ def status(view: KnativeView) -> ServiceStatus:
 
 
 def _spec_revision(view: KnativeView) -> RevisionStatus | None:
-    if view.spec.key == NOBODY.key and not view.created:
-        return None
+    if view.spec.key == NOBODY.key and not view.rolledout:
+        return None  # applied by hand, and nothing of it ever served
     if view.taken:
         return _revision(view, view.created)
     message = "the controller has not made a revision of it yet"

@@ -10,7 +10,7 @@ from resources.serving.kserve import KServeBackend
 from tests.fake_kubernetes.backends import MANIFEST, applied, artefact, backend
 from tests.fake_kubernetes.faults import Fault, conflicts
 from tests.fake_kubernetes.server import FakeKubernetes
-from tests.fake_kubernetes.world import Behaviour
+from tests.fake_kubernetes.world import Behaviour, Failure
 
 
 def shares(status: ServiceStatus) -> dict[str, float]:
@@ -247,3 +247,16 @@ def test_a_probe_reaches_the_version_it_names(cluster: FakeKubernetes):
     assert cluster.predictions[-1][0] != host
     with pytest.raises(ServingError, match="no revision serves version 9"):
         made.predict("m", "9", body)
+
+
+def test_a_service_applied_without_a_model_gets_its_first_version(cluster: FakeKubernetes):
+    cluster.world.models[""] = Behaviour(failure=Failure("load", "no model in /mnt/models"))
+    cluster.apply(applied(cluster.world.default_mode, uri=""))
+    cluster.run(3)
+    made = backend(cluster)
+    assert made.status("m").canary is None
+    made.deploy_canary("m", artefact("1"), percent=0, salt="s1")
+    assert shares(made.promote("m", "1")) == {"1": 100}
+    with pytest.raises(ServingError):
+        made.roll_back("m", "1")
+    assert shares(made.status("m")) == {"1": 100}, "the service is not ours to delete"
