@@ -4,6 +4,7 @@ Each action is an intent in the ledger, a call that may be repeated, and an outc
 between any two of them leaves an intent without an outcome: whoever drives next repeats the call.
 """
 
+import logging
 from collections.abc import Iterable
 from datetime import datetime
 
@@ -19,6 +20,7 @@ from resources.controller.parts import PATIENCE, Parts, would_roll_back
 from resources.controller.registry import outcome
 
 ROUNDS = 60
+log = logging.getLogger(__name__)
 _INCREASES = (Action.SHADOW, Action.SET_PERCENT, Action.PROMOTE)
 _MOVES = (DecisionKind.ADVANCE, DecisionKind.PROMOTE, DecisionKind.ROLL_BACK)
 _TAKING_BACK = (Action.TRAFFIC_OFF, Action.RESTORE)
@@ -109,10 +111,9 @@ class Driver:
 
     def _settle(self, state: RolloutState, todo: Intent, evidence: tuple[Evidence, ...]) -> bool:
         """A promotion that should no longer happen: find out whether it has."""
-        try:
-            happened = not todo.dry and self._parts.effects.is_stable(state)
-        except ServingError as error:
-            return self._outcome(state, todo, self._failed(todo, str(error)))
+        happened = False if todo.dry else self._has_become_stable(state)
+        if happened is None:
+            return False
         if happened:
             return self._outcome(state, todo, self._done(todo))
         news = worth_recording(state, evidence)
@@ -129,16 +130,27 @@ class Driver:
         except VersionRefused as error:
             return self._outcome(state, todo, self._failed(todo, str(error), final=True))
         except (ServingError, RegistryError) as error:
-            if todo.action in _TAKING_BACK and self._landed(state):
+            if todo.action is Action.PROMOTE:
+                return self._promotion_failed(state, todo, error)
+            if todo.action in _TAKING_BACK and self._has_become_stable(state):
                 return self._outcome(state, todo, self._done(todo, message=str(error), landed=True))
             return self._outcome(state, todo, self._failed(todo, str(error)))
         return self._outcome(state, todo, self._done(todo))
 
-    def _landed(self, state: RolloutState) -> bool:
+    def _promotion_failed(self, state: RolloutState, todo: Intent, error: Exception) -> bool:
+        """An error may hide that it worked; the intent stays open until the serving side can be asked."""
+        happened = self._has_become_stable(state)
+        if happened is None:
+            return False
+        return self._outcome(state, todo, self._done(todo) if happened else self._failed(todo, str(error)))
+
+    def _has_become_stable(self, state: RolloutState) -> bool | None:
+        """None where the serving side does not answer."""
         try:
             return self._parts.effects.is_stable(state)
-        except ServingError:
-            return False
+        except ServingError as error:
+            log.warning("%s: the serving side does not answer: %s", state.rollout_id, error)
+            return None
 
     def _outcome(self, state: RolloutState, todo: Intent, event: Done | Failed) -> bool:
         """Write the outcome after whatever others wrote meanwhile; False when the action has to be repeated."""

@@ -70,6 +70,7 @@ class MemoryBackend:
         return Capabilities(sticky=True, mirror=self._mirror, percent_step=0.01)
 
     def status(self, service: str) -> ServiceStatus:
+        self._hook("before status")
         return self.world.of(service)
 
     def deploy_canary(

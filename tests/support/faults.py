@@ -1,0 +1,181 @@
+"""A world whose n-th external call goes wrong, and a record of the order in which things took effect."""
+
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+from pipelines.errors import LedgerError, RegistryError, ServingError
+from pipelines.rollout.alerts import Alert
+from pipelines.rollout.decision import DecisionKind, End
+from pipelines.rollout.events import Decided, Ended, Event
+from resources.controller import Controller
+from resources.ledger import Ledger
+from tests.support.memory_backend import Effect, MemoryBackend, MemoryRegistry, World
+from tests.support.rollouts import MODEL, Clock, replay
+
+ROLL_BACK = "decided roll_back"
+REGISTRY_CALLS = ("alias", "tag")
+
+
+class Crash(Exception):
+    """The process is gone. Nothing in the code under test may catch it."""
+
+
+class Fault(NamedTuple):
+    """What happens at the `at`-th external call of an operation, counted from 1."""
+
+    kind: str
+    """crash | error | ledger_down | meanwhile."""
+    at: int
+    meanwhile: Callable[[Controller], object] | None = None
+    """For `meanwhile`: what another controller does just then."""
+
+
+@dataclass
+class Calls:
+    """Counts external calls and lets the fault happen."""
+
+    fault: Fault | None = None
+    count: int = 0
+    locked: bool = False
+    other: Controller | None = None
+    late: bool = False
+
+    def __call__(self, name: str) -> None:
+        self.count += 1
+        fault = self.fault
+        if fault is None:
+            return
+        if fault.kind == "ledger_down" and name.endswith("ledger"):
+            raise LedgerError("the ledger is away")
+        if self.count != fault.at:
+            return
+        if fault.kind == "crash":
+            raise Crash(name)
+        if fault.kind == "error":
+            raise _error(name)
+        if fault.kind == "meanwhile":
+            self.late = self.locked
+            if not self.locked:
+                self.interfere()
+
+    def interfere(self) -> None:
+        fault, self.fault, self.late = self.fault, None, False
+        if fault is not None and fault.meanwhile is not None and self.other is not None:
+            fault.meanwhile(self.other)
+
+
+def _error(name: str) -> Exception:
+    if name.endswith("ledger"):
+        return LedgerError(f"no answer: {name}")
+    if any(word in name for word in REGISTRY_CALLS):
+        return RegistryError(f"no answer: {name}")
+    return ServingError(f"no answer: {name}")
+
+
+class FaultyLedger(Ledger):
+    """A real ledger in memory, that tells the world when a rollback was decided."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__("sqlite://")
+        self.world, self.calls = world, Calls()
+
+    def append(self, *events: Event, alerts: Iterable[Alert] = ()) -> None:
+        self.calls("before ledger")
+        super().append(*events, alerts=alerts)
+        for event in events:
+            if isinstance(event, Decided) and event.decision.kind is DecisionKind.ROLL_BACK:
+                self.world.effects.append(Effect(ROLL_BACK, "", 0))
+        self.calls("after ledger")
+
+    def events(self, rollout_id: str) -> tuple[Event, ...]:
+        self.calls("read ledger")
+        return super().events(rollout_id)
+
+    @contextmanager
+    def _exclusive(self, name: str, wait: timedelta) -> Generator[bool]:
+        self.calls("lock ledger")
+        with super().exclusive(name, wait=wait) as held:
+            self.calls.locked = True
+            try:
+                yield held
+            finally:
+                self.calls.locked = False
+        if self.calls.late:
+            self.calls.interfere()
+
+    def exclusive(self, name: str, *, wait: timedelta):
+        return self._exclusive(name, wait)
+
+
+@dataclass
+class FaultyRig:
+    """One rollout in a world that survives crashes; every operation is done by a fresh controller."""
+
+    folder: Path
+    clock: Clock = field(default_factory=Clock)
+    world: World = field(default_factory=World)
+
+    def __post_init__(self) -> None:
+        self.ledger = FaultyLedger(self.world)
+
+    def do(self, operation: Callable[[Controller], object], fault: Fault | None = None) -> int:
+        """Run one operation with a fault; returns how many external calls it made."""
+        other = self._controller(Calls())
+        calls = Calls(fault=fault, other=other)
+        self.ledger.calls = calls
+        try:
+            operation(self._controller(calls))
+        finally:
+            if calls.late:
+                calls.interfere()
+            self.ledger.calls = Calls()
+        return calls.count
+
+    def _controller(self, calls: Calls) -> Controller:
+        return Controller(
+            self.ledger,
+            MemoryBackend(self.world, calls),
+            MemoryRegistry(self.world, calls),
+            home=self.folder,
+            clock=self.clock,
+        )
+
+    def check_if_started(self, rollout_id: str) -> None:
+        """`check`, or nothing where the crash came before the first event."""
+        if self.ledger.rollouts(open_only=False):
+            self.check(rollout_id)
+
+    def check(self, rollout_id: str, version: str = "2") -> None:
+        """What must hold whatever happened."""
+        effects = self.world.effects
+        promotions = [e for e in effects if e.call == "promote" and e.version == version]
+        assert len(promotions) <= 1, "promoted twice"
+        share, decided = 0.0, False
+        for effect in effects:
+            decided = decided or effect.call == ROLL_BACK
+            if effect.version == version:
+                assert not (decided and effect.percent > share), f"weight grew after the rollback: {effects}"
+                share = effect.percent
+        events = self.ledger.events(rollout_id)
+        assert sum(isinstance(event, Ended) for event in events) <= 1
+        replay(events)
+
+    def check_end(self, rollout_id: str, champion: str | None = "1", version: str = "2") -> End | None:
+        """Ledger, serving side and registry agree on how it ended."""
+        self.check(rollout_id, version)
+        events = self.ledger.events(rollout_id)
+        end = events[-1]
+        assert isinstance(end, Ended), f"not ended: {events[-3:]}"
+        status = self.world.of(MODEL)
+        expected = version if end.end is End.PROMOTED else champion
+        assert (status.stable.version if status.stable else None) == expected
+        assert self.world.aliases.get((MODEL, "champion")) == expected
+        assert status.canary is None
+        assert self.world.tags[MODEL, version, "rampgate.status"] == end.end
+        if any(effect.call == ROLL_BACK for effect in self.world.effects):
+            assert end.end is not End.PROMOTED, "a rollback was lost"
+        return end.end
