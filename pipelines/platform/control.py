@@ -10,7 +10,7 @@ from pipelines.errors import RampgateError, ServingError
 from pipelines.platform.configuration import supervisord_file, write_configuration
 from pipelines.platform.occupied import holder
 from pipelines.platform.parts import Part
-from resources.serving.embedded import Layout, restore
+from resources.serving.embedded import Layout, restore, unserved
 from resources.serving.embedded.ports import is_free
 from resources.serving.embedded.supervisor import STOPPED, Supervisor, last_lines, wait_until
 from resources.settings import HOST, Settings
@@ -37,6 +37,8 @@ def up(settings: Settings, parts: Sequence[Part], *, say: Say = print, seconds: 
         restore(settings)
         _start_supervisord(settings, supervisor)
     _start_parts(settings, supervisor, parts, say=say, seconds=seconds)
+    if any(part.name == "gateway" for part in parts):
+        _await_services(settings, seconds=seconds)
 
 
 def down(settings: Settings, *, say: Say = print, seconds: float = 90.0) -> None:
@@ -79,6 +81,12 @@ def _start_parts(
         if waiting and time.monotonic() - began > seconds:
             raise PlatformError(_stuck(settings, waiting[0], seconds))
         time.sleep(_POLL_SECONDS)
+
+
+def _await_services(settings: Settings, *, seconds: float) -> None:
+    """After a reboot the predictors load their models while the other parts start."""
+    if not wait_until(lambda: unserved(settings) is None, seconds=seconds, every=_POLL_SECONDS):
+        raise PlatformError(f"a service does not answer after {seconds:g} s: {unserved(settings)}")
 
 
 def _start(supervisor: Supervisor, part: Part) -> None:

@@ -42,11 +42,14 @@ class Part:
 
 
 def parts(settings: Settings, *, definitions: str = DEFINITIONS) -> tuple[Part, ...]:
-    """Every part, in the order in which they are started: those that others wait for come first."""
+    """Every part, in the order in which they are started: those that others wait for come first.
+
+    The gateway belongs to embedded serving; a cluster brings its own.
+    """
     return (
         _code(settings, definitions),
         _mlflow(settings),
-        _gateway(settings),
+        *((_gateway(settings),) if settings.serving == "embedded" else ()),
         _reports(settings),
         _dagster(settings),
         _daemon(settings),

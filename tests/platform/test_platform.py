@@ -151,6 +151,9 @@ def test_serving_continues_after_a_reboot(settings: Settings) -> None:
 
     up(settings, gateway(settings))
     again = EmbeddedArena(settings, service="model", replicas=1)
+    stable = again.backend.status("model").stable
+    assert stable is not None
+    assert stable.ready
     again.backend.set_canary_percent("model", "2", 50)
     assert [again.send(unit).version for unit in units] == before
     assert len(Supervisor(Layout(settings.home).socket).processes()) == 3

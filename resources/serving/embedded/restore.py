@@ -1,11 +1,13 @@
-"""What must be on disk before the gateway and supervisord start."""
+"""What must be on disk before the gateway and supervisord start, and whether serving is back afterwards."""
 
 import json
 
 from resources.serving.embedded.gateway import EmbeddedGateway
 from resources.serving.embedded.layout import Layout, gateway_of
-from resources.serving.embedded.predictors import forget_unknown
+from resources.serving.embedded.predictors import Predictors, forget_unknown
+from resources.serving.embedded.report import report
 from resources.serving.embedded.store import StateStore
+from resources.serving.embedded.supervisor import Supervisor
 from resources.serving.envoy import bootstrap
 from resources.settings import Settings
 
@@ -23,3 +25,13 @@ def restore(settings: Settings) -> None:
     gateway.publish("routes")
     (layout.discovery / "envoy.json").write_text(json.dumps(bootstrap(gateway_of(settings)), indent=1))
     forget_unknown(layout, [revision for state in store.read_all() for revision in state.deployed()])
+
+
+def unserved(settings: Settings) -> str | None:
+    """Why a service that has a stable revision cannot answer yet; None when all can."""
+    layout = Layout(settings.home)
+    store = StateStore(layout.states)
+    gateway = EmbeddedGateway(settings, store)
+    predictors = Predictors(layout, Supervisor(layout.socket))
+    stable = (report(state, gateway, predictors).stable for state in store.read_all())
+    return next((each.message for each in stable if each is not None and not each.ready), None)
