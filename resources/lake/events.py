@@ -13,6 +13,7 @@ from duckdb import DuckDBPyConnection
 
 from resources.lake.names import identifier, literal
 from resources.lake.schema import Fields
+from resources.lake.segments import line_limit
 
 REQUEST = "org.kubeflow.serving.inference.request"
 RESPONSE = "org.kubeflow.serving.inference.response"
@@ -37,14 +38,14 @@ def read_events(
 ) -> None:
     """Fill the temporary tables `events`, and `malformed` (segment, lines) for files with unusable lines."""
     connection.execute(
-        f"CREATE OR REPLACE TEMP TABLE parsed AS {_parse()}", {"paths": [str(p) for p in paths]}
+        f"CREATE OR REPLACE TEMP TABLE events AS {_typed(features, outputs, line_limit(paths))}",
+        {"paths": [str(path) for path in paths]},
     )
-    connection.execute(f"CREATE OR REPLACE TEMP TABLE events AS {_typed(features, outputs)}")
     connection.execute(
         "CREATE OR REPLACE TEMP TABLE malformed AS"
-        " SELECT segment, count(*) AS lines FROM parsed WHERE NOT usable GROUP BY segment"
+        " SELECT segment, count(*) AS lines FROM events WHERE seen_at IS NULL GROUP BY segment"
     )
-    connection.execute("DROP TABLE parsed")
+    connection.execute("DELETE FROM events WHERE seen_at IS NULL")
 
 
 def tensor_struct(struct: str, columns: Fields, *, row: str, scope: str = "") -> tuple[str, str]:
@@ -76,7 +77,7 @@ def _raw(name: str, kind: str, row: str, scope: str, *, only: bool) -> str:
 
 
 def problem(event: dict[str, Any]) -> str | None:
-    """What makes a line of JSON unusable; the same conditions as `usable` in SQL, in words."""
+    """What makes a line of JSON unusable; the same conditions as in SQL, in words."""
     annotations = event.get("annotations")
     revision = annotations.get("rampgate.io/revision") if isinstance(annotations, dict) else None
     if not isinstance(event.get("id"), str):
@@ -92,10 +93,12 @@ def problem(event: dict[str, Any]) -> str | None:
     return None
 
 
-def _parse() -> str:
+def _parse(limit: int) -> str:
+    """One row per line. `seen_at` is NULL where the line lacks anything that it needs."""
     return f"""
-        SELECT *, request_id IS NOT NULL AND kind IS NOT NULL AND revision IS NOT NULL AND seen_at IS NOT NULL
-            AS usable
+        SELECT * REPLACE (
+            CASE WHEN request_id IS NOT NULL AND kind IS NOT NULL AND revision IS NOT NULL THEN seen_at END AS seen_at
+        )
         FROM (
             SELECT id AS request_id,
                 coalesce(annotations."rampgate.io/revision", source) AS revision,
@@ -109,11 +112,11 @@ def _parse() -> str:
                 CASE type WHEN '{REQUEST}' THEN data.inputs WHEN '{RESPONSE}' THEN data.outputs END AS tensors,
                 parse_filename(filename) AS segment
             FROM read_json($paths, format = 'newline_delimited', columns = {_LINE}, ignore_errors = true,
-                filename = true, maximum_object_size = 33554432)
+                filename = true, maximum_object_size = {limit})
         )"""
 
 
-def _typed(features: Fields, outputs: Fields) -> str:
+def _typed(features: Fields, outputs: Fields, limit: int) -> str:
     inputs, wrong_input = tensor_struct("features", features, row="0")
     answers, wrong_answer = tensor_struct("outputs", outputs, row="0")
     answered = "kind = 'response' AND coalesce(status, 200) = 200"
@@ -127,5 +130,5 @@ def _typed(features: Fields, outputs: Fields) -> str:
         FROM (
             SELECT *, {TENSOR_LISTS.format(tensors="tensors", scope="")},
                 greatest(1, least(coalesce(tensors[1].shape[1], 1), len(tensors[1].data)))::INTEGER AS "rows"
-            FROM parsed WHERE usable
+            FROM ({_parse(limit)})
         )"""

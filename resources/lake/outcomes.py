@@ -83,7 +83,7 @@ def _read(connection: DuckDBPyConnection, paths: list[Path], latest: datetime) -
         FROM (
             SELECT id, key, TRY_CAST("at" AS TIMESTAMPTZ) AS seen_at, "values", parse_filename(filename) AS segment
             FROM read_json($paths, format = 'newline_delimited', columns = {_LINE}, ignore_errors = true,
-                filename = true, maximum_object_size = 33554432)
+                filename = true, maximum_object_size = {segments.line_limit(paths)})
         )""",
         {"paths": [str(path) for path in paths]},
     )

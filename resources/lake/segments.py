@@ -7,6 +7,8 @@ from duckdb import DuckDBPyConnection
 
 from resources.lake.names import table
 
+_SHORTEST_LIMIT, _LONGEST_LIMIT = 1 << 20, 32 << 20
+
 
 def not_loaded(connection: DuckDBPyConnection, model: str, source: str, directory: Path) -> list[Path]:
     """The closed segments of `directory` that the lake has not loaded, oldest first."""
@@ -42,6 +44,11 @@ def portions(paths: Sequence[Path], max_bytes: int) -> Iterator[list[Path]]:
         size += bytes_here
     if group:
         yield group
+
+
+def line_limit(paths: Sequence[Path]) -> int:
+    """Bytes that a line may have. DuckDB reads in buffers of twice that: small ones let its threads share a file."""
+    return max(_SHORTEST_LIMIT, min(_LONGEST_LIMIT, max(path.stat().st_size for path in paths)))
 
 
 def take_fence(connection: DuckDBPyConnection, model: str) -> None:

@@ -1,0 +1,302 @@
+"""Experiment statistics from the lake against the same rules written out row by row."""
+
+import random
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from pipelines.errors import LakeError
+from pipelines.statistics.sums import Cell, Sums
+from resources.lake import (
+    ExperimentQuery,
+    Lake,
+    MetricKind,
+    MetricQuery,
+    Missing,
+    StepUnits,
+    StepWindow,
+    cells,
+    coverage,
+    crossovers,
+    ingest_outcomes,
+    ingest_predictions,
+    units_per_step,
+)
+from tests.resources.lake.segments_by_hand import MODEL, SCHEMA, START, Log, prediction
+
+HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
+LATE = MetricQuery(name="late", kind=MetricKind.PROPORTION, source="outcomes.late")
+COST = MetricQuery(name="cost", kind=MetricKind.MEAN, source="outcomes.cost")
+ERRORS = MetricQuery(name="errors", kind=MetricKind.PROPORTION, source="serving.errors")
+
+
+def query(*metrics: MetricQuery, **options: Any) -> ExperimentQuery:
+    return ExperimentQuery(
+        **{
+            "champion": "1",
+            "challenger": "2",
+            "steps": (StepWindow(START, START + HOUR, 0), StepWindow(START + HOUR, START + 2 * HOUR, 1)),
+            "metrics": metrics or (LATE,),
+            "outcome_window": HOUR,
+            "watermark": START + 10 * HOUR,
+            "bucket": 2 * HOUR,
+        }
+        | options
+    )
+
+
+class World:
+    """Adds predictions and outcomes, then loads them."""
+
+    def __init__(self, lake: Lake, log: Log) -> None:
+        self.lake, self.log = lake, log
+        self.lines: list[str] = []
+        self.outcomes: list[dict[str, Any]] = []
+
+    def seen(self, request: str, version: str, at: timedelta = MINUTE, **options: Any) -> None:
+        revision = f"{MODEL}-0000{version}"
+        self.lines += prediction(request, version=version, at=at, revision=revision, **options)
+
+    def came_of(self, key: str, at: timedelta = 2 * MINUTE, **values: float) -> None:
+        at_text = (START + at).isoformat()
+        self.outcomes.append({"id": str(len(self.outcomes)), "key": key, "at": at_text, "values": values})
+
+    def load(self) -> None:
+        self.log.segment("all", *self.lines)
+        self.log.outcome_file("all", *self.outcomes)
+        ingest_predictions(self.lake, MODEL, SCHEMA, self.log.predictions)
+        ingest_outcomes(self.lake, MODEL, self.log.outcomes, now=START + 100 * HOUR)
+
+    def cells(self, *metrics: MetricQuery, **options: Any) -> list[Cell]:
+        self.load()
+        return cells(self.lake, MODEL, query(*metrics, **options))
+
+
+@pytest.fixture
+def world(lake: Lake, log: Log) -> World:
+    return World(lake, log)
+
+
+def test_proportions_count_missing_outcomes_as_zero(world: World) -> None:
+    for i in range(4):
+        world.seen(f"a{i}", "1")
+        world.seen(f"b{i}", "2")
+    world.came_of("a0", late=1)
+    world.came_of("b0", late=1)
+    world.came_of("b1", late=1)
+    world.came_of("b2", late=0)
+    (cell,) = world.cells(LATE)
+    bucket = START.timestamp()
+    assert cell == Cell(
+        "late",
+        0,
+        bucket,
+        Sums(n=4, sy=1, syy=1, sd=4, sdd=4, syd=1),
+        Sums(n=4, sy=2, syy=2, sd=4, sdd=4, syd=2),
+    )
+    (known,) = cells(world.lake, MODEL, query(replace(LATE, missing=Missing.EXCLUDE)))
+    assert (known.champion.n, known.challenger.n) == (1, 3)
+
+
+def test_means_leave_out_missing_outcomes_add_repeated_ones_and_are_capped(world: World) -> None:
+    for i in range(3):
+        world.seen(f"a{i}", "1")
+    world.came_of("a0", cost=2.0)
+    world.came_of("a0", cost=3.0)
+    world.came_of("a1", cost=50.0)
+    (cell,) = world.cells(replace(COST, cap=10.0, reference=4.0))
+    assert cell.champion == Sums(n=2, sy=7, syy=37, sd=2, sdd=2, syd=7)
+    assert cell.reference == 4.0
+    (zero,) = cells(world.lake, MODEL, query(replace(COST, missing=Missing.ZERO)))
+    assert (zero.champion.n, zero.champion.sy) == (3, 55)
+
+
+def test_a_unit_counts_once_its_window_has_passed(world: World) -> None:
+    world.seen("early", "1", at=MINUTE)
+    world.seen("late", "1", at=30 * MINUTE)
+    world.load()
+
+    def counted(watermark: timedelta) -> float:
+        return sum(
+            cell.champion.n for cell in cells(world.lake, MODEL, query(LATE, watermark=START + watermark))
+        )
+
+    assert counted(HOUR) == 0
+    assert counted(HOUR + MINUTE) == 1
+    assert counted(2 * HOUR) == 2
+    (errors,) = cells(world.lake, MODEL, query(ERRORS, watermark=START + HOUR))
+    assert errors.champion.n == 2, "a request's own error is known at once"
+
+
+def test_outcomes_outside_the_window_do_not_count(world: World) -> None:
+    world.seen("a", "1", at=10 * MINUTE)
+    for at in (9 * MINUTE, 71 * MINUTE):
+        world.came_of("a", at=at, cost=100.0)
+    for at in (10 * MINUTE - timedelta(seconds=4), 70 * MINUTE):
+        world.came_of("a", at=at, cost=1.0)
+    (cell,) = world.cells(COST)
+    assert cell.champion.sy == 2.0
+
+
+def test_failures_and_slow_answers(world: World) -> None:
+    slow = MetricQuery(name="slow", kind=MetricKind.PROPORTION, source="serving.over_slo", slo_ms=100.0)
+    world.seen("a", "1", latency_ms=100.0)
+    world.seen("b", "1", latency_ms=101.0)
+    world.seen("c", "2", status=500, latency_ms=500.0)
+    errors, slowness = world.cells(ERRORS, slow)
+    assert (errors.champion[:2], errors.challenger[:2]) == ((2, 0), (1, 1))
+    assert (slowness.champion[:2], slowness.challenger[:2]) == ((2, 1), (1, 1))
+
+
+def test_a_failure_that_was_retried_on_the_champion_is_the_challengers(world: World) -> None:
+    world.seen("a", "2", at=MINUTE, status=500)
+    world.seen("a", "1", at=MINUTE + timedelta(seconds=1))
+    (cell,) = world.cells(ERRORS)
+    assert cell.champion.n == 0
+    assert cell.challenger[:2] == (1, 1)
+
+
+def test_prediction_columns_covariates_and_ratios(world: World) -> None:
+    ratio = MetricQuery(
+        name="per_mile", kind=MetricKind.RATIO, source="outcomes.cost", denominator="predictions.distance",
+        covariate="predictions.features.distance", covariate_reference=1.0,
+    )  # fmt: skip
+    score = MetricQuery(name="score", kind=MetricKind.MEAN, source="predictions.outputs.probability")
+    world.seen("a", "1", inputs={"distance": [2.0], "origin": ["JFK"]}, outputs={"probability": [0.25]})
+    world.seen("b", "1", inputs={"distance": [4.0], "origin": ["JFK"]}, status=500)
+    world.came_of("a", cost=3.0)
+    world.came_of("b", cost=5.0)
+    miles, scores = world.cells(ratio, score)
+    assert miles.champion == Sums(2, 8, 34, 6, 20, 26, sx=4, sxx=10, sxy=18, sxd=14)
+    assert scores.champion[:3] == (1, 0.25, 0.0625)
+
+
+def test_pinned_shadow_and_other_versions_do_not_count(world: World) -> None:
+    world.seen("a", "1")
+    world.seen("b", "1", assignment="pinned")
+    world.seen("c", "2", assignment="shadow")
+    world.seen("d", "3")
+    world.seen("e", "1", at=3 * HOUR)
+    (cell,) = world.cells(ERRORS)
+    assert (cell.champion.n, cell.challenger.n) == (1, 0)
+
+
+def test_moving_with_the_ramp_is_not_crossing_over(world: World) -> None:
+    world.seen("1", "1", unit="moved", at=MINUTE)
+    world.seen("2", "2", unit="moved", at=HOUR + MINUTE)
+    world.seen("3", "1", unit="crossed", at=MINUTE)
+    world.seen("4", "2", unit="crossed", at=2 * MINUTE)
+    world.seen("5", "2", unit="back", at=MINUTE)
+    world.seen("6", "1", unit="back", at=HOUR + MINUTE)
+    world.seen("7", "2", unit="retried", at=MINUTE, status=500)
+    world.seen("7", "1", unit="retried", at=MINUTE + timedelta(seconds=1))
+    world.seen("8", "1", unit="new", at=HOUR + MINUTE)
+    world.seen("9", "1", unit=None)
+    found = world.cells(ERRORS, by_request=False, outcome_window=2 * HOUR)
+    assert [(c.step, c.champion[:2], c.challenger[:2]) for c in found] == [
+        (0, (1, 0), (1, 1)),
+        (1, (1, 0), (0, 0)),
+    ]
+    everything = query(ERRORS, by_request=False)
+    assert coverage(world.lake, MODEL, everything) == (5, 2, 1, 1)
+    assert crossovers(world.lake, MODEL, everything) == 2
+    assert units_per_step(world.lake, MODEL, everything) == [StepUnits(0, 2, 2), StepUnits(1, 1, 0)]
+
+
+def test_retention(world: World) -> None:
+    back = MetricQuery(
+        name="back", kind=MetricKind.RETENTION, source="predictions.latency_ms", retention=2 * HOUR
+    )
+    for unit, again in (("soon", HOUR), ("back", 2 * HOUR + MINUTE), ("too late", 4 * HOUR), ("never", None)):
+        world.seen(unit, "1", unit=unit, at=MINUTE)
+        if again is not None:
+            world.seen(f"{unit} again", "1", unit=unit, at=again)
+    (cell,) = world.cells(back, by_request=False)
+    assert cell.champion[:2] == (4, 1)
+    with pytest.raises(LakeError, match="retention needs units"):
+        cells(world.lake, MODEL, query(back))
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("predictions.nothing", "is not there; allowed: .*distance, origin, probability, latency_ms"),
+        ("predictions.origin", "features.origin is VARCHAR, must be a number"),
+        ("serving.nothing", "is not there"),
+    ],
+)
+def test_sources_that_are_not_there(world: World, source: str, message: str) -> None:
+    with pytest.raises(LakeError, match=message):
+        world.cells(MetricQuery(name="m", kind=MetricKind.MEAN, source=source))
+
+
+def test_queries_that_make_no_sense() -> None:
+    with pytest.raises(LakeError, match="both version '1'"):
+        query(challenger="1")
+    with pytest.raises(LakeError, match="overlap or go back"):
+        query(steps=(StepWindow(START, START + HOUR, 1), StepWindow(START + HOUR, START + 2 * HOUR, 0)))
+    with pytest.raises(LakeError, match="denominator is missing"):
+        MetricQuery(name="r", kind=MetricKind.RATIO, source="outcomes.cost")
+    with pytest.raises(LakeError, match="slo_ms is missing"):
+        MetricQuery(name="s", kind=MetricKind.PROPORTION, source="serving.over_slo")
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_against_the_rules_row_by_row(world: World, seed: int) -> None:
+    """Many units on a ramp with noise: the cells are what a loop over units says."""
+    draw = random.Random(seed)
+    requests: list[tuple[str, str, timedelta]] = []
+    for i in range(400):
+        unit = f"u{draw.randrange(90)}"
+        at = timedelta(seconds=draw.uniform(0, 2 * 3600 - 1))
+        share = 0.2 if at < HOUR else 0.6
+        noise = draw.random() < 0.02
+        version = "2" if (hash_share(unit) < share) != noise else "1"
+        requests.append((unit, version, at))
+        world.seen(f"r{i}", version, unit=unit, at=at, latency_ms=float(i % 7))
+    paid: list[tuple[str, timedelta, float]] = []
+    for _ in range(300):
+        unit, at, cost = (
+            f"u{draw.randrange(100)}",
+            timedelta(seconds=draw.uniform(0, 3 * 3600)),
+            draw.uniform(0, 9),
+        )
+        paid.append((unit, at, cost))
+        world.came_of(unit, at=at, cost=cost)
+    watermark = START + 2 * HOUR
+    found = world.cells(
+        COST, by_request=False, bucket=10 * MINUTE, watermark=watermark, clock_skew=timedelta(0)
+    )
+    expected = by_the_rules(requests, paid, watermark)
+    assert len(expected) > 5
+    assert {(c.step, c.bucket): (c.champion[:3], c.challenger[:3]) for c in found} == {
+        key: tuple(pytest.approx(sums) for sums in sides) for key, sides in expected.items()
+    }
+
+
+def hash_share(unit: str) -> float:
+    return random.Random(unit).random()
+
+
+def by_the_rules(
+    requests: list[tuple[str, str, timedelta]], paid: list[tuple[str, timedelta, float]], watermark: datetime
+) -> dict[tuple[int, float], list[tuple[float, float, float]]]:
+    """n, sum and sum of squares per (step, bucket), champion and challenger."""
+    cells: dict[tuple[int, float], list[tuple[float, float, float]]] = {}
+    for unit in sorted({unit for unit, _, _ in requests}):
+        own = sorted((at, version) for u, version, at in requests if u == unit)
+        champion_steps = [int(at >= HOUR) for at, version in own if version == "1"]
+        challenger_steps = [int(at >= HOUR) for at, version in own if version == "2"]
+        if champion_steps and challenger_steps and max(champion_steps) >= min(challenger_steps):
+            continue
+        exposed, version = own[0]
+        costs = [cost for u, at, cost in paid if u == unit and exposed <= at <= exposed + HOUR]
+        if START + exposed + HOUR > watermark or not costs:
+            continue
+        bucket = START.timestamp() + exposed // (10 * MINUTE) * 600
+        sides = cells.setdefault((int(exposed >= HOUR), bucket), [(0, 0, 0), (0, 0, 0)])
+        n, sy, syy = sides[version == "2"]
+        sides[version == "2"] = (n + 1, sy + sum(costs), syy + sum(costs) ** 2)
+    return cells
