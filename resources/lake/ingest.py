@@ -1,6 +1,5 @@
 """Loads prediction segments into the lake, exactly once."""
 
-from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
@@ -11,8 +10,8 @@ from duckdb import DuckDBPyConnection
 from resources.lake import quarantine, segments
 from resources.lake.connection import Lake
 from resources.lake.events import problem, read_events
-from resources.lake.pairing import Loaded, load_pairs, waiting_halves
-from resources.lake.quarantine import BadLine
+from resources.lake.pairing import load_pairs, waiting_halves
+from resources.lake.quarantine import Unusable
 from resources.lake.schema import Fields, ModelSchema, ensure_tables, fields
 
 SOURCE = "predictions"
@@ -87,30 +86,26 @@ def _commit(
     model: str,
     columns: tuple[Fields, Fields],
     paths: list[Path],
-    bad: list[BadLine],
+    bad: Unusable,
     duplicates_within: timedelta,
 ) -> IngestReport:
     segments.take_fence(connection, model)
     taken = set(segments.loaded(connection, model, SOURCE, [path.name for path in paths]))
     if taken:
         connection.execute("DELETE FROM events WHERE list_contains($taken, segment)", {"taken": list(taken)})
-        bad = [line for line in bad if line.segment not in taken]
+        bad = bad.without(taken)
     loaded = load_pairs(connection, model, SOURCE, columns, duplicates_within)
-    quarantine.put(connection, model, SOURCE, bad)
+    quarantine.put(connection, model, SOURCE, bad.lines)
     fresh = [path.name for path in paths if path.name not in taken]
+    wrong = bad.counts + loaded.misfits
     if fresh:
-        segments.record(connection, model, SOURCE, _counts(fresh, bad, loaded))
+        segments.record(connection, model, SOURCE, [(name, loaded.rows[name], wrong[name]) for name in fresh])
     return IngestReport(
         segments=len(fresh),
-        rows=sum(loaded.rows.values()),
-        bad=len(bad) + sum(loaded.misfits.values()),
+        rows=loaded.rows.total(),
+        bad=wrong.total(),
         duplicates=loaded.duplicates,
     )
-
-
-def _counts(names: list[str], bad: list[BadLine], loaded: Loaded) -> list[tuple[str, int, int]]:
-    lines = Counter(line.segment for line in bad)
-    return [(name, loaded.rows.get(name, 0), lines[name] + loaded.misfits.get(name, 0)) for name in names]
 
 
 def _plus(total: IngestReport, part: IngestReport) -> IngestReport:

@@ -13,7 +13,7 @@ from duckdb import DuckDBPyConnection
 from resources.lake import quarantine, segments
 from resources.lake.connection import Lake
 from resources.lake.names import table
-from resources.lake.quarantine import BadLine
+from resources.lake.quarantine import Unusable
 from resources.lake.schema import exists
 
 SOURCE = "outcomes"
@@ -73,7 +73,7 @@ def ingest_outcomes(
     return report
 
 
-def _read(connection: DuckDBPyConnection, paths: list[Path], latest: datetime) -> list[BadLine]:
+def _read(connection: DuckDBPyConnection, paths: list[Path], latest: datetime) -> Unusable:
     """Fill the temporary table `items` (a row per value); returns the lines that are no outcome at all."""
     connection.execute(
         f"""
@@ -115,7 +115,7 @@ def _commit(
     *,
     model: str,
     paths: list[Path],
-    bad: list[BadLine],
+    bad: Unusable,
     windows: tuple[timedelta, timedelta],
 ) -> OutcomeReport:
     segments.take_fence(connection, model)
@@ -125,11 +125,11 @@ def _commit(
         return OutcomeReport()
     connection.execute("DELETE FROM items WHERE list_contains($taken, segment)", {"taken": list(taken)})
     wrong, good = _counts(connection)
-    lines = [line for line in bad if line.segment not in taken]
-    bad_per_segment = Counter(line.segment for line in lines) + wrong
+    bad = bad.without(taken)
+    bad_per_segment = bad.counts + wrong
     loaded = _append(connection, model, windows[0])
     _quarantine_values(connection, model)
-    quarantine.put(connection, model, SOURCE, lines)
+    quarantine.put(connection, model, SOURCE, bad.lines)
     segments.record(
         connection, model, SOURCE, [(name, loaded[name], bad_per_segment[name]) for name in fresh]
     )

@@ -1,5 +1,6 @@
 """Joins requests with their responses and appends them to `predictions`; runs inside the loading transaction."""
 
+from collections import Counter
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -13,8 +14,8 @@ from resources.lake.schema import Fields
 class Loaded(NamedTuple):
     """What came of the temporary table `events`; counts by segment."""
 
-    rows: dict[str, int]
-    misfits: dict[str, int]
+    rows: Counter[str]
+    misfits: Counter[str]
     """Values that do not fit their column: loaded as NULL, and noted in the quarantine (one line per row)."""
     duplicates: int
 
@@ -143,5 +144,5 @@ def _one(connection: DuckDBPyConnection, query: str) -> int:
     return row[0]
 
 
-def _by_segment(connection: DuckDBPyConnection, query: str) -> dict[str, int]:
-    return dict(connection.execute(query).fetchall())
+def _by_segment(connection: DuckDBPyConnection, query: str) -> Counter[str]:
+    return Counter(dict(connection.execute(query).fetchall()))

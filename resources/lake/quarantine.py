@@ -1,7 +1,9 @@
 """Lines that cannot be loaded: kept with file, line and reason, never dropped in silence."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +13,8 @@ from resources.lake.names import table
 
 _RAW = 4096
 """Characters of the line that are kept."""
+_KEPT = 1000
+"""Lines of a segment that are kept."""
 
 Problem = Callable[[dict[str, Any]], str | None]
 """Says what is wrong with an event, or None."""
@@ -26,6 +30,20 @@ class BadLine(NamedTuple):
     raw: str
 
 
+class Unusable(NamedTuple):
+    """What the lines of some segments lost to the quarantine."""
+
+    counts: Counter[str]
+    """By segment."""
+    lines: list[BadLine]
+
+    def without(self, segments: Collection[str]) -> "Unusable":
+        return Unusable(
+            Counter({name: count for name, count in self.counts.items() if name not in segments}),
+            [line for line in self.lines if line.segment not in segments],
+        )
+
+
 def bad_lines(path: Path, problem: Problem) -> Iterator[BadLine]:
     """The lines of `path` that are not an event without `problem`. Reads line by line: for damaged files only."""
     with path.open("rb") as file:
@@ -36,14 +54,19 @@ def bad_lines(path: Path, problem: Problem) -> Iterator[BadLine]:
                 yield BadLine(path.name, number, reason, text)
 
 
-def explain(paths: Iterable[Path], found: Mapping[str, int], problem: Problem) -> list[BadLine]:
-    """Where the fast reader counted unusable lines (`found`, by segment), the slow one says which and why."""
+def explain(paths: Iterable[Path], found: Mapping[str, int], problem: Problem) -> Unusable:
+    """Where the fast reader counted unusable lines (`found`, by segment), the slow one says which and why.
+
+    At most a thousand lines of a segment are kept; one more says how many there are beside them.
+    """
     bad: list[BadLine] = []
     for path in paths:
-        lines = list(bad_lines(path, problem)) if path.name in found else []
-        unexplained = found.get(path.name, 0) - len(lines)
-        bad += lines + [BadLine(path.name, None, "not readable as an event", "")] * unexplained
-    return bad
+        count = found.get(path.name, 0)
+        lines = list(islice(bad_lines(path, problem), _KEPT)) if count else []
+        bad += lines
+        if count > len(lines):
+            bad.append(BadLine(path.name, None, f"{count - len(lines)} more lines that are not readable", ""))
+    return Unusable(Counter(found), bad)
 
 
 def put(connection: DuckDBPyConnection, model: str, source: str, lines: Iterable[BadLine]) -> None:
@@ -64,7 +87,7 @@ def _reason(line: bytes, problem: Problem) -> str | None:
         return None
     try:
         event = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         if not line.endswith(b"\n"):
             return "torn: the line has no end"
         return f"not JSON: {error}"

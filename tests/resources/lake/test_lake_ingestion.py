@@ -226,3 +226,12 @@ def test_a_lake_that_cannot_be_opened_says_why(log: Log, tmp_path: Any) -> None:
     lake = Lake(f"sqlite:{tmp_path}/occupied", str(tmp_path / "data"), tmp_path)
     with pytest.raises(LakeError, match="not a database"):
         ingest(lake, log)
+
+
+def test_a_segment_of_rubbish_is_counted_whole_and_kept_in_part(lake: Lake, log: Log, rows: Rows) -> None:
+    log.segment("1", *["[" * 20_000 + "\n"], *["rubbish\n"] * 1500, *prediction("a"))
+    assert ingest(lake, log) == IngestReport(segments=1, rows=1, bad=1501)
+    assert rows("SELECT count(*), max(reason) FILTER (line IS NULL) FROM quarantine") == [
+        (1001, "501 more lines that are not readable")
+    ]
+    assert rows("SELECT rows, bad FROM segments") == [(1, 1501)]
