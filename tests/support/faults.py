@@ -124,18 +124,20 @@ class FaultyRig:
 
     def do(self, operation: Callable[[Controller], object], fault: Fault | None = None) -> int:
         """Run one operation with a fault; returns how many external calls it made."""
-        other = self._controller(Calls())
+        other = self.controller()
         calls = Calls(fault=fault, other=other)
         self.ledger.calls = calls
         try:
-            operation(self._controller(calls))
+            operation(self.controller(calls))
         finally:
             if calls.late:
                 calls.interfere()
             self.ledger.calls = Calls()
         return calls.count
 
-    def _controller(self, calls: Calls) -> Controller:
+    def controller(self, calls: Calls | None = None) -> Controller:
+        """A fresh controller; without `calls`, nothing goes wrong on its side."""
+        calls = calls or Calls()
         return Controller(
             self.ledger,
             MemoryBackend(self.world, calls),

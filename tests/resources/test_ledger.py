@@ -1,0 +1,243 @@
+"""The ledger's promises: one writer per seq, all or nothing, several processes, clear errors."""
+
+import sqlite3
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.schema import CreateTable
+
+from pipelines.errors import CorruptLedger, LedgerConflict, LedgerError
+from pipelines.rollout.alerts import Alert
+from pipelines.rollout.decision import End
+from pipelines.rollout.events import Artefact, Command, Ended, Order, Started
+from pipelines.rollout.policy import Policy
+from resources.ledger import CounterBucket, Ledger, Look
+from resources.ledger.tables import METADATA
+
+AT = datetime(2026, 3, 2, 9, 0, 0, 123456, tzinfo=UTC)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return Ledger(f"sqlite:///{tmp_path / 'deep' / 'ledger.db'}")
+
+
+def started(rollout: str = "m-v2-00000000", model: str = "m") -> Started:
+    return Started(
+        rollout_id=rollout,
+        seq=1,
+        at=AT,
+        by="test",
+        model=model,
+        version="2",
+        champion="1",
+        artefact=Artefact(uri="u", digest="d"),
+        salt="s",
+        policy=Policy(steps=(10.0,)),
+        manifest_digest="",
+    )
+
+
+def paused(seq: int, rollout: str = "m-v2-00000000") -> Command:
+    return Command(rollout_id=rollout, seq=seq, at=AT, by="ada", order=Order.PAUSE, reason="looking")
+
+
+def ended(seq: int, rollout: str = "m-v2-00000000") -> Ended:
+    return Ended(rollout_id=rollout, seq=seq, at=AT, by="test", end=End.PROMOTED, reason="r")
+
+
+def alert(key: str = "k") -> Alert:
+    return Alert(key=key, severity="info", model="m", version="2", rollout_id="x", title="t", body="b", at=AT)
+
+
+def test_the_loser_of_a_race_writes_nothing_at_all(ledger: Ledger) -> None:
+    ledger.append(started())
+    ledger.append(paused(2))
+    with pytest.raises(LedgerConflict, match="m-v2-00000000 seq 3"):
+        ledger.append(paused(3), paused(2), alerts=[alert()])
+    assert [event.seq for event in ledger.events("m-v2-00000000")] == [1, 2]
+    assert ledger.outbox.waiting() == ()
+
+
+def test_one_open_rollout_a_model(ledger: Ledger) -> None:
+    ledger.append(started())
+    with pytest.raises(LedgerConflict):
+        ledger.append(started("m-v3-00000000"))
+    ledger.append(started("other-v2-00000000", "other"))
+    ledger.append(ended(2))
+    ledger.append(started("m-v3-00000000"))
+    assert [row.rollout_id for row in ledger.rollouts("m")] == ["m-v2-00000000", "m-v3-00000000"]
+    assert [row.model for row in ledger.rollouts(open_only=True)] == ["m", "other"]
+    latest = ledger.latest("m")
+    assert latest is not None
+    assert (latest.rollout_id, latest.started_at, latest.end) == ("m-v3-00000000", AT, None)
+    assert ledger.rollouts("m")[0].end is End.PROMOTED
+
+
+def test_a_damaged_event_stops_its_rollout_and_no_other(ledger: Ledger) -> None:
+    ledger.append(started())
+    ledger.append(started("other-v2-00000000", "other"))
+    assert ledger.database.file is not None
+    with sqlite3.connect(ledger.database.file) as raw:
+        raw.execute(
+            "UPDATE events SET body = replace(body, '\"v\":1', '\"v\":9') WHERE rollout_id LIKE 'm-%'"
+        )
+    raw.close()
+    with pytest.raises(CorruptLedger, match="m-v2-00000000 seq 1: schema version 9"):
+        ledger.events("m-v2-00000000")
+    assert len(ledger.events("other-v2-00000000")) == 1
+    assert len(ledger.rollouts()) == 2
+
+
+_RACE = """
+import sys
+from datetime import UTC, datetime
+from pipelines.errors import LedgerConflict
+from pipelines.rollout.events import Command, Order
+from resources.ledger import Ledger
+
+ledger, won, lost = Ledger(sys.argv[1]), 0, 0
+while won < 15:
+    seq = len(ledger.events("m-v2-00000000")) + 1
+    event = Command(rollout_id="m-v2-00000000", seq=seq, at=datetime.now(UTC), by=sys.argv[2],
+                    order=Order.PAUSE, reason="race")
+    try:
+        ledger.append(event)
+        won += 1
+    except LedgerConflict:
+        lost += 1
+print(won, lost)
+"""
+
+
+def test_processes_that_race_lose_no_event_and_share_the_schema(ledger: Ledger, tmp_path: Path) -> None:
+    """The database does not exist yet: all of them create the schema at once."""
+    url = ledger.database.url.render_as_string(hide_password=False)
+    script = tmp_path / "race.py"
+    script.write_text(_RACE)
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(script), url, str(number)],
+            cwd=Path(__file__).parents[2],
+            env={"PYTHONPATH": str(Path(__file__).parents[2])},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(3)
+    ]
+    outputs = [process.communicate(timeout=120) for process in processes]
+    assert all(process.returncode == 0 for process in processes), outputs
+    events = ledger.events("m-v2-00000000")
+    assert [event.seq for event in events] == list(range(1, 46))
+    assert {event.by for event in events} == {"0", "1", "2"}
+
+
+def test_a_lock_is_held_by_one_and_freed_by_the_death_of_its_holder(ledger: Ledger, tmp_path: Path) -> None:
+    script = tmp_path / "holder.py"
+    script.write_text(
+        "import sys, time\nfrom datetime import timedelta\nfrom resources.ledger import Ledger\n"
+        "with Ledger(sys.argv[1]).exclusive('m', wait=timedelta(0)) as held:\n"
+        "    print(held, flush=True)\n    time.sleep(60)\n"
+    )
+    url = ledger.database.url.render_as_string(hide_password=False)
+    holder = subprocess.Popen(
+        [sys.executable, str(script), url],
+        env={"PYTHONPATH": str(Path(__file__).parents[2])},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "True\n"
+    with ledger.exclusive("m", wait=timedelta(milliseconds=50)) as held:
+        assert not held
+    with ledger.exclusive("other", wait=timedelta(0)) as held:
+        assert held
+    holder.kill()
+    holder.communicate()
+    with ledger.exclusive("m", wait=timedelta(seconds=5)) as held:
+        assert held
+
+
+def test_counters_resume_where_the_last_watcher_stopped(ledger: Ledger) -> None:
+    def bucket(seconds: int) -> CounterBucket:
+        return CounterBucket(
+            rollout_id="r",
+            epoch="e",
+            at=AT + timedelta(seconds=seconds),
+            step=0,
+            metric="errors",
+            canary_trials=10,
+            canary_events=1,
+            champion_trials=90,
+            champion_events=2,
+        )
+
+    assert ledger.counters.seen("watch") is None
+    first = ledger.counters.append([bucket(1)], key="watch", value="10", after=None)
+    second = ledger.counters.append([bucket(2)], key="watch", value="20", after=first)
+    with pytest.raises(LedgerConflict, match="another watcher"):
+        ledger.counters.append([bucket(3)], key="watch", value="30", after=first)
+    with pytest.raises(LedgerConflict):
+        ledger.counters.append([bucket(3)], key="watch", value="30", after=None)
+    assert ledger.counters.seen("watch") == second == (2, "20")
+    assert ledger.counters.buckets("r", "errors") == (bucket(1), bucket(2))
+    assert ledger.counters.buckets("r", "slow") == ()
+
+
+def test_a_look_is_kept_for_good(ledger: Ledger) -> None:
+    look = Look(1, AT, '{"z": 1.0}')
+    ledger.counters.add_look("r", "cost", look)
+    with pytest.raises(LedgerConflict):
+        ledger.counters.add_look("r", "cost", look._replace(body="{}"))
+    assert ledger.counters.looks("r", "cost") == (look,)
+
+
+def test_an_alert_with_a_known_key_is_the_same_alert(ledger: Ledger) -> None:
+    ledger.outbox.add(alert(), alert("other"))
+    ledger.outbox.add(alert())
+    assert [waiting.key for waiting in ledger.outbox.waiting()] == ["k", "other"]
+    ledger.outbox.finished("k", AT)
+    ledger.outbox.add(alert())
+    assert [waiting.key for waiting in ledger.outbox.waiting()] == ["other"]
+
+
+def test_a_newer_ledger_is_left_alone(ledger: Ledger) -> None:
+    ledger.append(started())
+    assert ledger.database.file is not None
+    with sqlite3.connect(ledger.database.file) as raw:
+        raw.execute("UPDATE ledger_schema SET version = 99")
+    raw.close()
+    ledger.close()
+    with pytest.raises(LedgerError, match="schema 99, this program knows up to 1"):
+        ledger.rollouts()
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("mysql://root@h/x", "for 'mysql', expected sqlite or postgresql"),
+        ("nonsense", "cannot be read"),
+    ],
+)
+def test_a_url_that_cannot_work_is_refused(url: str, message: str) -> None:
+    with pytest.raises(LedgerError, match=message):
+        Ledger(url)
+
+
+def test_an_unreachable_ledger_is_one_error_without_the_password(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(LedgerError, match="cannot read"):
+        Ledger(f"sqlite:///{tmp_path}/file/ledger.db").rollouts()
+    with pytest.raises(LedgerError) as error:
+        Ledger("postgresql+nodriver://u:hunter2@127.0.0.1:1/x").rollouts()
+    assert "hunter2" not in str(error.value)
+
+
+def test_every_table_compiles_for_postgres() -> None:
+    for table in METADATA.sorted_tables:
+        assert "CREATE TABLE" in str(CreateTable(table).compile(dialect=postgresql.dialect()))
