@@ -50,7 +50,7 @@ class ConditionalBinomial:
     """The e-process after some buckets; a value: `update` and `observe` return the next one.
 
     Args:
-        mixture: the effects it bets on; the default looks for harm alone, from 1.18x to 64x.
+        mixture: the effects it bets on; the default looks for harm alone, from 1.2x to 64x.
         min_trials: `observe` merges small buckets until they hold this many trials.
     """
 

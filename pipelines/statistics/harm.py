@@ -49,4 +49,4 @@ def _mixture(spec: MetricSpec) -> Mixture:
     planned = spec.mde
     if planned is None and spec.margin is not None and spec.baseline:
         planned = spec.margin / min(spec.baseline, 1 - spec.baseline)
-    return harm_mixture() if planned is None or planned >= 0.18 else blended_mixture(planned)
+    return harm_mixture() if planned is None or planned >= 0.2 else blended_mixture(planned)

@@ -1,0 +1,130 @@
+"""How often a harmless version is rolled back: family-wise per rollout, peeking from the start.
+
+A path is one guardrail over one rollout. The largest log e-value of each path is compared with ln(m / alpha),
+m paths making one rollout; so one simulation serves every number of guardrails.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from benchmarks.sequential_parts.rows import row, upper_95
+from pipelines.statistics.difference import Buckets, log_e_below_path
+from pipelines.statistics.effects import Kind, Stratum, stratified_effect
+from pipelines.statistics.mixtures import harm_mixture
+from pipelines.statistics.sequences import AsymptoticSequence, critical_z_one_sided, is_enough, planned_scale
+from pipelines.statistics.sums import Sums
+
+ALPHA = 0.05
+GUARDRAILS = (1, 5, 20)
+LOOKS = 200
+SPLITS = {"50/50": 0.5, "10/90": 0.1, "1/99": 0.01}
+RATES = (0.001, 0.005, 0.02, 0.05)
+
+
+def rows(paths: int, seed: int) -> Iterator[dict[str, Any]]:
+    rng = np.random.default_rng(seed)
+    for split, share in SPLITS.items():
+        for rate in RATES:
+            best = _largest(rng, paths, np.full(LOOKS, share), np.full(LOOKS, rate), units=100)
+            yield from _family_wise(f"counts {split}, base rate {100 * rate:g} %", best)
+    share = np.repeat([0.01, 0.1, 0.5], LOOKS // 3)
+    rate = np.linspace(0.05, 0.005, share.size)
+    best = _largest(rng, paths, share, rate, units=100)
+    yield from _family_wise("counts on a ramp 1-10-50 %, base rate moving 5 to 0.5 %", best)
+    for split, share_one in SPLITS.items():
+        best = _revenue(rng, max(paths // 10, 100), share_one)
+        yield from _family_wise(f"skewed mean {split}", best)
+    yield _false_non_inferiority(rng, max(paths // 25, 100))
+
+
+def _family_wise(name: str, largest: np.ndarray) -> Iterator[dict[str, Any]]:
+    for m in GUARDRAILS:
+        rollouts = largest[: largest.size // m * m].reshape(-1, m)
+        hits = int((rollouts >= math.log(m / ALPHA)).any(axis=1).sum())
+        upper = upper_95(hits, len(rollouts))
+        yield row(
+            f"false rollback, {name}, {m} guardrails: upper 95 % bound",
+            upper,
+            hits / len(rollouts),
+            f"the simulated rate itself, {len(rollouts)} rollouts",
+            "share of rollouts",
+            ALPHA,
+        )
+
+
+def _largest(
+    rng: np.random.Generator, paths: int, share: np.ndarray, rate: np.ndarray, *, units: int
+) -> np.ndarray:
+    """The largest log e-value per path; only paths with events in a look are touched."""
+    mixture = harm_mixture()
+    d, growth = mixture.ratios, np.expm1(mixture.ratios)
+    state = np.tile(mixture.log_weights, (paths, 1))
+    largest = np.zeros(paths)
+    for share_now, rate_now in zip(share, rate, strict=True):
+        n1 = rng.binomial(units, share_now, paths)
+        x1, x0 = rng.binomial(n1, rate_now), rng.binomial(units - n1, rate_now)
+        at = np.flatnonzero((x1 + x0 > 0) & (n1 > 0) & (n1 < units))
+        rho = (n1[at] / units)[:, None]
+        state[at] += x1[at, None] * d - (x1 + x0)[at, None] * np.log1p(rho * growth)
+        # Log of a sum without the usual shift: the terms are far from overflow at these sizes.
+        largest[at] = np.maximum(largest[at], np.log(np.exp(state[at]).sum(axis=1)))
+    return largest
+
+
+def _revenue(rng: np.random.Generator, paths: int, share: float) -> np.ndarray:
+    """2 % buy for a log-normal amount; looks every 1,000 units; the one-sided AsympCS e-value."""
+    looks, units = 60, 1000
+    sequence = AsymptoticSequence(
+        planned_scale(alpha=ALPHA, information=30 * units * share * (1 - share) / 40)
+    )
+    largest = np.zeros(paths)
+    for path in range(paths):
+        n1 = rng.binomial(units, share, looks)
+        one, zero = (_purchases(rng, n) for n in (n1, units - n1))
+        for a, b in zip(zero, one, strict=True):
+            effect = stratified_effect([Stratum(a, b)], Kind.MEAN)
+            if effect is not None and is_enough(effect):
+                largest[path] = max(largest[path], sequence.log_e_above(effect))
+    return largest
+
+
+def _purchases(rng: np.random.Generator, units: np.ndarray) -> list[Sums]:
+    buyers = rng.binomial(units, 0.02)
+    amounts = rng.lognormal(3, 1, buyers.sum())
+    ends = np.cumsum(buyers)
+    total, squares = np.r_[0.0, np.cumsum(amounts)][ends], np.r_[0.0, np.cumsum(amounts**2)][ends]
+    return [Sums(n=float(n), sy=a, syy=b) for n, a, b in zip(np.cumsum(units), total, squares, strict=True)]
+
+
+def _false_non_inferiority(rng: np.random.Generator, paths: int) -> dict[str, Any]:
+    """A version worse by exactly its margin that is called harmless, by either bound, at any of 150 looks."""
+    margin, base, looks, units = 0.005, 0.005, 150, 1000
+    variance = 0.01 * 0.99 * (1 / 100 + 1 / 900)
+    tau2 = planned_scale(alpha=ALPHA, information=50 / variance)
+    hits = 0
+    for _ in range(paths):
+        n1 = rng.binomial(units, 0.1, looks)
+        x1, x0 = rng.binomial(n1, base + margin), rng.binomial(units - n1, base)
+        data = Buckets(*(column.astype(float) for column in (n1, x1, units - n1, x0)))
+        exact = log_e_below_path(data, margin).max() >= math.log(4 / ALPHA)
+        hits += bool(exact) or _is_below(data, margin, tau2)
+    return row(
+        f"false non-inferiority at the margin, {paths} rollouts: upper 95 % bound",
+        upper_95(hits, paths),
+        hits / paths,
+        "the simulated rate itself",
+        "share of rollouts",
+        ALPHA,
+    )
+
+
+def _is_below(data: Buckets, margin: float, tau2: float) -> bool:
+    n1, x1, n0, x0 = (np.cumsum(column) for column in data)
+    p1, p0, p = x1 / n1, x0 / n0, (x1 + x0) / (n1 + n0)
+    variance = np.maximum(p1 * (1 - p1) / n1 + p0 * (1 - p0) / n0, p * (1 - p) * (1 / n1 + 1 / n0))
+    ready = np.flatnonzero((np.minimum(n1, n0) * p >= 5) & (n1 >= 30))[::5]
+    critical = np.array([critical_z_one_sided(v, tau2, 0.75 * ALPHA) for v in variance[ready]])
+    return bool(((p1 - p0)[ready] + critical * np.sqrt(variance[ready]) < margin).any())
