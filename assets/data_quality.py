@@ -6,7 +6,7 @@ import dagster as dg
 
 from pipelines.manifest.load import Model
 from pipelines.rollout.evidence import OnFail, Verdict
-from resources.lake.windows import window
+from resources.lake.windows import answered
 from resources.monitoring.data_checks import DataCheckReport, check_window
 from resources.monitoring.evidence import from_data_checks
 from resources.monitoring.expectations import CheckResult, check_names
@@ -46,9 +46,9 @@ def data_quality(model: Model) -> dg.AssetsDefinition:
         """
         now = datetime.now(UTC)
         start = now - model.rollout.data_checks.window
-        frame = window(systems.lake, model.name, start, now, sample=model.rollout.data_checks.sample_rows)
+        frame = answered(systems.lake, model.name, start, now, sample=model.rollout.data_checks.sample_rows)
         report = check_window(
-            frame.loc[frame["status"] == 200],
+            frame,
             model.rollout.data_checks,
             model=model.name,
             window_start=start,

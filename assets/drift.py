@@ -10,7 +10,7 @@ import pandas as pd
 from pipelines.manifest.load import Model
 from pipelines.rollout.evidence import Evidence, OnFail, Verdict
 from pipelines.rollout.state import RolloutState
-from resources.lake.windows import window
+from resources.lake.windows import answered
 from resources.monitoring.drift import compare
 from resources.monitoring.drift_report import Comparison, DriftReport
 from resources.monitoring.evidence import from_drift
@@ -101,8 +101,7 @@ def _answered(
     systems: Systems, model: Model, start: datetime, end: datetime, *, version: str | None = None
 ) -> pd.DataFrame:
     rows = model.rollout.drift.sample_rows
-    frame = window(systems.lake, model.name, start, end, version=version, sample=rows)
-    return frame.loc[frame["status"] == 200]
+    return answered(systems.lake, model.name, start, end, version=version, sample=rows)
 
 
 def _compare(

@@ -10,7 +10,7 @@ from assets.registry import model_version
 from assets.rollout import candidate, rollout
 from pipelines.control_jobs import control_jobs
 from pipelines.manifest.load import Model
-from resources.naming import key, slug
+from resources.naming import CARRIES_ON_TAG, key, slug
 from sensors.challenger import challenger_sensor
 from sensors.evidence import AssetJob, evidence_sensor
 from sensors.rollout import rollout_sensor
@@ -67,7 +67,7 @@ def _job(model: Model, name: str, assets: list[str], description: str) -> AssetJ
         selection=dg.AssetSelection.assets(*(key(model.name, asset) for asset in assets)),
         description=description,
         executor_def=dg.in_process_executor,
-        tags={"rampgate/model": model.name},
+        tags={"rampgate/model": model.name} | ({CARRIES_ON_TAG: model.name} if "rollout" in assets else {}),
     )
 
 

@@ -2,6 +2,16 @@
 
 import dagster as dg
 
+CARRIES_ON_TAG = "rampgate/carries_on"
+"""On runs that act on a model's rollout: one at a time is enough."""
+UNFINISHED = (
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+)
+
 
 def slug(model: str) -> str:
     """The model's name where Dagster takes letters, digits and underscores only."""

@@ -69,7 +69,9 @@ class Notifier:
             return self._deliver()
 
     def link(self, alert: Alert) -> str:
-        """The rollout's report."""
+        """The rollout's report; Dagster's UI for an alert that belongs to no rollout."""
+        if not alert.rollout_id:
+            return f"http://{HOST}:{self._settings.ports.dagster}"
         return f"http://{HOST}:{self._settings.ports.reports}/{alert.rollout_id}.html"
 
     def _deliver(self) -> Delivered:

@@ -67,3 +67,13 @@ class Systems:
     def evidently_url(self, path: str) -> str:
         """A page of the Evidently UI."""
         return f"http://{HOST}:{self.settings.ports.evidently}{path}"
+
+    @property
+    def dagster_url(self) -> str:
+        """Dagster's UI."""
+        return f"http://{HOST}:{self.settings.ports.dagster}"
+
+    @property
+    def gateway_url(self) -> str:
+        """Where models answer."""
+        return f"http://{HOST}:{self.settings.ports.gateway}"

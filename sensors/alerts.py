@@ -42,7 +42,10 @@ def failure_sensor() -> dg.SensorDefinition:
         run = context.dagster_run
         message = context.failure_event.message or "no message"
         platform_alert(
-            systems.ledger, topic=f"run:{run.run_id}", title=f"run of {run.job_name} failed", body=message
+            systems.ledger,
+            topic=f"run:{run.run_id}",
+            title=f"run of {run.job_name} failed",
+            body=f"{message}\n{systems.dagster_url}/runs/{run.run_id}",
         )
 
     return sensor

@@ -9,19 +9,13 @@ import dagster as dg
 from pipelines.errors import RampgateError
 from pipelines.manifest.load import Model
 from pipelines.rollout.state import Phase
-from resources.naming import slug
+from resources.naming import UNFINISHED, slug
 from resources.rollouts import open_rollout
 from resources.systems import Systems
 
 AssetJob = Any
 """What `dg.define_asset_job` gives; Dagster does not export its type."""
 _TAKING_TRAFFIC = (Phase.SHADOW, Phase.STEPPING)
-_UNFINISHED = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-]
 
 
 def evidence_sensor(model: Model, look_job: AssetJob, windows_job: AssetJob) -> dg.SensorDefinition:
@@ -74,4 +68,4 @@ def _passed(last: str | None, interval: timedelta, now: datetime) -> bool:
 
 
 def _running(context: dg.SensorEvaluationContext, job: str) -> bool:
-    return bool(context.instance.get_run_ids(dg.RunsFilter(job_name=job, statuses=_UNFINISHED), limit=1))
+    return bool(context.instance.get_run_ids(dg.RunsFilter(job_name=job, statuses=list(UNFINISHED)), limit=1))

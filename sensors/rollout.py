@@ -7,7 +7,7 @@ from pipelines.manifest.load import Model
 from pipelines.rollout.decision import DecisionKind
 from pipelines.rollout.policy import VALIDATION
 from pipelines.rollout.state import Phase, RolloutState
-from resources.naming import slug
+from resources.naming import CARRIES_ON_TAG, UNFINISHED, slug
 from resources.rollouts import open_rollout
 from resources.systems import Systems
 
@@ -60,7 +60,10 @@ def _request(
     context: dg.SensorEvaluationContext, job_name: str, state: RolloutState
 ) -> dg.SkipReason | dg.RunRequest:
     """One run at a time; a run that failed is asked for again, with a new key."""
-    runs = context.instance.get_runs(dg.RunsFilter(job_name=job_name, tags={ROLLOUT_TAG: state.rollout_id}))
-    if any(not run.is_finished for run in runs):
+    unfinished = dg.RunsFilter(tags={CARRIES_ON_TAG: state.model}, statuses=list(UNFINISHED))
+    if context.instance.get_run_ids(unfinished, limit=1):
         return dg.SkipReason("waiting: a run is carrying the rollout on")
+    runs = context.instance.get_run_ids(
+        dg.RunsFilter(job_name=job_name, tags={ROLLOUT_TAG: state.rollout_id})
+    )
     return dg.RunRequest(run_key=f"{state.rollout_id}:{len(runs)}", tags={ROLLOUT_TAG: state.rollout_id})

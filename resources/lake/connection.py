@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +44,7 @@ class Lake:
         return Location(self.catalog, self.data_path)
 
     @contextmanager
-    def connect(self) -> Iterator[DuckDBPyConnection]:
+    def connect(self) -> Generator[DuckDBPyConnection]:
         """A connection of its own (temporary tables included), closed at the end.
 
         Every statement outside `transaction` sees the lake as of its own start. DuckDB's errors come out as
@@ -95,7 +95,7 @@ class Lake:
             return result
 
     @contextmanager
-    def _errors(self) -> Iterator[None]:
+    def _errors(self) -> Generator[None]:
         try:
             yield
         except duckdb.Error as error:

@@ -12,7 +12,7 @@ from resources.lake.connection import Lake
 from resources.lake.events import problem, read_events
 from resources.lake.pairing import load_pairs, waiting_halves
 from resources.lake.quarantine import Unusable
-from resources.lake.schema import Fields, ModelSchema, ensure_tables, fields
+from resources.lake.schema import Fields, ModelSchema, ensure_tables, exists, fields
 
 SOURCE = "predictions"
 
@@ -43,7 +43,7 @@ def ingest_predictions(
 ) -> IngestReport:
     """Load the closed segments of `directory` that are not in the lake yet, oldest first.
 
-    `schema` makes or grows the model's tables first; None takes them as they are and raises where there are none.
+    `schema` makes or grows the model's tables first; None takes them as they are and loads nothing where there are none.
     Segments of dead writers are sealed first. Each portion and the record that it was loaded are one
     transaction; a second ingester on the same segments loses the race and finds them loaded. Raises `LakeError`.
     """
@@ -55,6 +55,8 @@ def ingest_predictions(
     with lake.connect() as connection:
         if schema is not None:
             ensure_tables(lake, connection, model, schema)
+        elif not exists(connection, model):
+            return report
         columns = fields(connection, model)
         waiting = segments.not_loaded(connection, model, SOURCE, directory)
         for paths in segments.portions(waiting, portion_bytes):

@@ -7,7 +7,7 @@ from duckdb import DuckDBPyConnection
 
 from resources.lake.connection import Lake
 from resources.lake.names import identifier, table
-from resources.lake.schema import fields
+from resources.lake.schema import exists, fields
 
 
 def window(
@@ -43,6 +43,17 @@ def window(
                 FROM {predictions}""",
             parameters,
         ).df()
+
+
+def answered(
+    lake: Lake, model: str, start: datetime, end: datetime, *, version: str | None = None, sample: int
+) -> pd.DataFrame:
+    """The window's live predictions that got an answer; empty, without columns, before the first ingestion."""
+    with lake.connect() as connection:
+        if not exists(connection, model):
+            return pd.DataFrame()
+    frame = window(lake, model, start, end, version=version, sample=sample)
+    return frame.loc[frame["status"] == 200]
 
 
 def window_counts(

@@ -3,7 +3,7 @@
 import fcntl
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from pipelines.errors import LakeError
 
 
 @contextmanager
-def writer_lock(path: Path, *, timeout: float) -> Iterator[None]:
+def writer_lock(path: Path, *, timeout: float) -> Generator[None]:
     """Hold an exclusive flock on `path`; the kernel drops it with the process, whatever killed it.
 
     It is fairness, not correctness: without it the catalogue itself refuses the second commit.

@@ -54,8 +54,8 @@ class _Share:
 class EmbeddedBackend:
     """`ServingBackend` for the InferenceServices in `models` (name -> the YAML as a mapping).
 
-    A canary runs `ceil(minReplicas * percent / 100)` processes, at least one; they are started before a
-    share that needs them is given, and `promote` waits for all of `minReplicas`.
+    A canary runs as many processes as the stable revision, whatever its share: with fewer, a comparison of
+    latencies would measure the processes instead of the model.
     """
 
     def __init__(
@@ -120,10 +120,10 @@ class EmbeddedBackend:
         return self.status(service)
 
     def promote(self, service: str, version: str) -> ServiceStatus:
-        """Bring the canary to full strength, switch the routes, drain and stop the previous revision."""
+        """Switch the routes, drain and stop the previous revision."""
         definition = self._definition(service)
         if not _is_stable(self._store.read(service), version):
-            command = self._lifecycle.strengthen(service, version, definition, definition.replicas)
+            command = self._lifecycle.strengthen(service, version, definition)
             with self._store.changing(service) as state:
                 _require_current(state, version, command)
                 self._store.write(promoted(state, version))
@@ -160,8 +160,7 @@ class EmbeddedBackend:
     def _give(self, service: str, version: str, share: _Share) -> ServiceStatus:
         """Start what the share needs, then give it, unless somebody decided otherwise meanwhile."""
         definition = self._definition(service)
-        replicas = definition.canary_replicas(share.percent)
-        command = self._lifecycle.strengthen(service, version, definition, replicas)
+        command = self._lifecycle.strengthen(service, version, definition)
         with self._store.changing(service) as state:
             canary = state.canary_of(version)
             if not share.holds_for(canary):

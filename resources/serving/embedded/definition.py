@@ -13,7 +13,7 @@ class ServiceDefinition:
     """The part of `spec.predictor` that means something without a cluster."""
 
     replicas: int
-    """Processes of the stable revision: `minReplicas`, at least 1. There is no autoscaler here."""
+    """Processes of each revision: `minReplicas`, at least 1. There is no autoscaler here."""
     timeout_ms: int
     environment: Mapping[str, str]
     """`model.env` entries that carry a value, and the threads that `limits.cpu` allows."""
@@ -27,10 +27,6 @@ class ServiceDefinition:
             timeout_ms=round(float(predictor.get("timeout", _DEFAULT_TIMEOUT_SECONDS)) * 1000),
             environment=_environment(predictor.get("model", {})),
         )
-
-    def canary_replicas(self, percent: float) -> int:
-        """Processes that this share needs: in proportion, at least 1."""
-        return max(1, math.ceil(self.replicas * percent / 100))
 
 
 def _environment(model: Mapping[str, Any]) -> dict[str, str]:

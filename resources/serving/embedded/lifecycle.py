@@ -44,14 +44,14 @@ class Lifecycle:
         self._start_seconds = start_seconds
         self._drain_seconds = drain_seconds
 
-    def strengthen(self, service: str, version: str, definition: ServiceDefinition, replicas: int) -> int:
-        """Run the canary with at least `replicas` ready processes.
+    def strengthen(self, service: str, version: str, definition: ServiceDefinition) -> int:
+        """Run the canary with all of its processes ready.
 
         Returns the number of the command that was in force at the start. Raises `ServingError` if a process
         dies or is not ready in time, or if the canary is taken away meanwhile.
         """
         with self._store.changing(service) as state:
-            canary = self._with_replicas(state, version, replicas)
+            canary = self._with_replicas(state, version, definition.replicas)
         self._start(service, canary.revision, definition)
         # Clusters before routes: a route to a cluster that is not there answers 503.
         self._gateway.publish("clusters")
