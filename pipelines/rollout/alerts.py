@@ -12,6 +12,7 @@ from pipelines.rollout.events import (
     Ended,
     Event,
     Failed,
+    Intent,
     Refused,
     Started,
 )
@@ -43,6 +44,19 @@ def alerts_of(state: RolloutState, event: Event) -> tuple[Alert, ...]:
     if alert is None:
         return ()
     return (replace(alert, channels=state.policy.alerts.get(alert.severity, ())),)
+
+
+def unclear_promotion(state: RolloutState, todo: Intent, problem: str, at: datetime) -> Alert:
+    """The serving side failed to promote and does not say what is in force."""
+    alert = _make(
+        state,
+        todo,
+        f"unclear:{todo.action_id}",
+        "critical",
+        "it is not known whether it was promoted",
+        f"asked again until the serving side answers: {problem}",
+    )
+    return replace(alert, at=at, channels=state.policy.alerts.get(alert.severity, ()))
 
 
 def _alert(state: RolloutState, event: Event) -> Alert | None:

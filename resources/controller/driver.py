@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from pipelines.errors import LedgerConflict, RegistryError, ServingError, VersionRefused
+from pipelines.rollout.alerts import unclear_promotion
 from pipelines.rollout.decide import decide
 from pipelines.rollout.decision import Decision, DecisionKind
 from pipelines.rollout.events import Action, Decided, Done, Ended, Event, Failed, Intent
@@ -141,6 +142,8 @@ class Driver:
         """An error may hide that it worked; the intent stays open until the serving side can be asked."""
         happened = self._has_become_stable(state)
         if happened is None:
+            now = self._parts.clock()
+            self._parts.ledger.outbox.add(unclear_promotion(state, todo, str(error), now))
             return False
         return self._outcome(state, todo, self._done(todo) if happened else self._failed(todo, str(error)))
 

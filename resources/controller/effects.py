@@ -20,6 +20,7 @@ class Effects:
         model, version = state.model, state.version
         match intent.action:
             case Action.DEPLOY:
+                self._remove_leftover(state)
                 self._deploy(state, mirror=False)
             case Action.SHADOW:
                 self._deploy(state, mirror=True)
@@ -53,6 +54,12 @@ class Effects:
         """Stop a version whose deployment finished after its rollout had been taken back."""
         if not self.is_stable(state):
             self._backend.roll_back(state.model, state.version)
+
+    def _remove_leftover(self, state: RolloutState) -> None:
+        """A model has one open rollout: another version's canary is what a controller that died left behind."""
+        canary = self._backend.status(state.model).canary
+        if canary is not None and canary.version != state.version:
+            self._backend.roll_back(state.model, canary.version)
 
     def _deploy(self, state: RolloutState, *, mirror: bool) -> None:
         artefact = ModelArtefact(

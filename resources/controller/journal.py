@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import reduce
+from typing import NamedTuple
 
 from pipelines.errors import CommandRefused, CorruptLedger
 from pipelines.rollout.alerts import Alert, alerts_of
@@ -10,28 +12,48 @@ from pipelines.rollout.events import (
 )
 from pipelines.rollout.fold import fold, step
 from pipelines.rollout.ids import named
-from pipelines.rollout.state import RolloutState
+from pipelines.rollout.state import Phase, RolloutState
 from resources.ledger import Ledger
 
 Clock = Callable[[], datetime]
 
 
+class _Known(NamedTuple):
+    state: RolloutState
+    last: Event
+    """The event that led to it: where the ledger has another one there, it is not the same ledger any more."""
+
+
 class Journal:
-    """One writer's view of the ledger."""
+    """One writer's view of the ledger. A long rollout is folded once, and from then on only its news."""
 
     def __init__(self, ledger: Ledger, clock: Clock) -> None:
         self._ledger, self._clock = ledger, clock
+        self._known: dict[str, _Known] = {}
 
     def read(self, rollout_id: str) -> RolloutState:
         """The state now. Raises LedgerError, CommandRefused (no such rollout), CorruptLedger (with an alert)."""
         try:
-            events = self._ledger.events(rollout_id)
-            if not events:
-                raise CommandRefused(f"there is no rollout {rollout_id!r}")
-            return fold(events)
+            return self._read(rollout_id)
         except CorruptLedger as error:
             self._ledger.outbox.add(_corrupt(rollout_id, str(error), self._clock()))
             raise
+
+    def _read(self, rollout_id: str) -> RolloutState:
+        known = self._known.pop(rollout_id, None)
+        if known is not None:
+            news = self._ledger.events(rollout_id, since=known.state.seq)
+            if news and news[0] == known.last:
+                return self._keep(reduce(step, news[1:], known.state), news[-1])
+        events = self._ledger.events(rollout_id)
+        if not events:
+            raise CommandRefused(f"there is no rollout {rollout_id!r}")
+        return self._keep(fold(events), events[-1])
+
+    def _keep(self, state: RolloutState, last: Event) -> RolloutState:
+        if state.phase is not Phase.ENDED:
+            self._known[state.rollout_id] = _Known(state, last)
+        return state
 
     def append(self, state: RolloutState, events: Sequence[Event]) -> RolloutState:
         """Number the events after `state`, write them with their alerts, and give the state after them.

@@ -51,11 +51,11 @@ class Ledger:
                 _index(connection, event)
             self.outbox.add_within(connection, alerts)
 
-    def events(self, rollout_id: str) -> tuple[Event, ...]:
-        """The rollout's events in order; empty if there is no such rollout. Raises CorruptLedger."""
+    def events(self, rollout_id: str, *, since: int = 1) -> tuple[Event, ...]:
+        """The rollout's events from seq `since` on; empty if there are none. Raises CorruptLedger."""
         query = (
             select(EVENTS.c.seq, EVENTS.c.body)
-            .where(EVENTS.c.rollout_id == rollout_id)
+            .where(EVENTS.c.rollout_id == rollout_id, EVENTS.c.seq >= since)
             .order_by(EVENTS.c.seq)
         )
         with self.database.reading() as connection:

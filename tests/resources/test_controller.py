@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.errors import CommandRefused, ManifestError
+from pipelines.errors import CommandRefused, ManifestError, ServingError, VersionRefused
 from pipelines.rollout.decision import DecisionKind, End
 from pipelines.rollout.events import Order
 from pipelines.rollout.evidence import Verdict
@@ -188,18 +188,47 @@ def test_one_open_rollout_a_model_and_the_same_version_is_started_once(rig: Rig)
 
 
 def test_a_version_that_cannot_be_deployed_is_refused_after_its_timeout(rig: Rig) -> None:
+    def broken(name: str) -> None:
+        if name == "before deploy_canary":
+            raise ServingError("did not become ready: out of memory")
+
     rollout = rig.start()
-    rig.world.effects.clear()
-    blocker = MemoryBackend(rig.world)
-    blocker.deploy_canary(MODEL, artefact("9"), percent=0, salt="x")
-    controller = rig.controller()
+    controller = rig.controller(hook=broken)
+    rules: list[str] = []
     for _ in range(4):
-        assert controller.drive(rollout).rule in ("starting", "cannot_start")
+        rules.append(controller.drive(rollout).rule)
         rig.clock.tick()
-    controller.drive(rollout)
+    assert rules == ["starting", "starting", "starting", "cannot_start"]
     state = controller.state(rollout)
     assert state.end is End.REFUSED
-    assert "version 9 is the canary" in state.end_reason
+    assert "out of memory" in rig.world.tags[MODEL, "2", "rampgate.reason"]
+
+
+def test_a_version_that_is_unusable_is_refused_at_once(rig: Rig) -> None:
+    def tampered(name: str) -> None:
+        if name == "before deploy_canary":
+            raise VersionRefused("digest is sha-9, expected sha-2")
+
+    rollout = rig.start()
+    assert rig.controller(hook=tampered).drive(rollout).rule == "cannot_start"
+    assert rig.controller().state(rollout).end is End.REFUSED
+
+
+def test_a_canary_that_a_dead_controller_left_behind_is_removed_first(rig: Rig) -> None:
+    rollout = rig.start()
+    MemoryBackend(rig.world).deploy_canary(MODEL, artefact("9"), percent=0, salt="x")
+    rig.controller().drive(rollout, good(rig.clock.now))
+    assert rig.share() == 10
+
+
+def test_a_version_refused_before_its_rollout_is_recorded_and_tagged(rig: Rig) -> None:
+    running = rig.start()
+    controller = rig.controller()
+    refused = controller.refuse(MODEL, "3", "version 3 has no signature")
+    assert controller.state(refused).end is End.REFUSED
+    assert rig.world.tags[MODEL, "3", "rampgate.reason"] == "version 3 has no signature"
+    assert controller.state(running).end is None
+    assert [alert.severity for alert in rig.ledger.outbox.all() if alert.version == "3"] == ["warning"]
 
 
 def test_what_the_serving_side_cannot_do_is_refused(rig: Rig) -> None:

@@ -113,8 +113,8 @@ def test_without_the_ledger_nothing_rolls_back_into_an_unhealthy_champion(rig: R
 
 def test_a_damaged_record_stops_the_rollout_with_an_alert_and_leaves_traffic(rig: Rig) -> None:
     rollout = rig.start()
+    rig.controller().drive(rollout, good(rig.clock.now))
     controller = rig.controller()
-    controller.drive(rollout, good(rig.clock.now))
     with rig.ledger.database.writing("damage") as connection:
         connection.exec_driver_sql("UPDATE events SET body = '{}' WHERE seq = 3")
     for call in (controller.drive, controller.assess):
@@ -223,3 +223,34 @@ def test_a_serving_side_that_does_not_let_go_is_tried_until_it_does(rig: Rig) ->
     ]
     rig.controller().drive(rollout, good(rig.clock.now))
     assert rig.share() == 0
+
+
+def test_a_promotion_that_may_have_happened_is_asked_about_until_it_is_known(rig: Rig) -> None:
+    rollout = rig.start(steps=[10, 100])
+    rig.controller().drive(rollout, good(rig.clock.now))
+    rig.clock.tick()
+
+    def silent(name: str) -> None:
+        if name in ("after promote", "before status"):
+            raise ServingError("timed out")
+
+    rig.controller(hook=silent).drive(rollout, good(rig.clock.now))
+    assert rig.controller().state(rollout).end is None
+    unclear = [alert for alert in rig.ledger.outbox.all() if "not known whether" in alert.title]
+    assert [alert.severity for alert in unclear] == ["critical"]
+    rig.clock.tick()
+    rig.controller().drive(rollout, harmful(rig.clock.now))
+    assert rig.controller().state(rollout).end is End.PROMOTED
+    assert [effect.call for effect in rig.world.effects].count("promote") == 1
+
+
+def test_a_ledger_that_was_replaced_is_read_afresh(rig: Rig) -> None:
+    controller = rig.controller()
+    rollout = rig.start()
+    controller.drive(rollout, good(rig.clock.now))
+    with rig.ledger.database.writing("wipe") as connection:
+        for table in ("events", "rollouts"):
+            connection.exec_driver_sql(f"DELETE FROM {table}")
+    rig.clock.tick()
+    assert rig.start() == rollout
+    assert controller.state(rollout).seq == 1

@@ -91,9 +91,9 @@ class FaultyLedger(Ledger):
                 self.world.effects.append(Effect(ROLL_BACK, "", 0))
         self.calls("after ledger")
 
-    def events(self, rollout_id: str) -> tuple[Event, ...]:
+    def events(self, rollout_id: str, *, since: int = 1) -> tuple[Event, ...]:
         self.calls("read ledger")
-        return super().events(rollout_id)
+        return super().events(rollout_id, since=since)
 
     @contextmanager
     def _exclusive(self, name: str, wait: timedelta) -> Generator[bool]:
