@@ -6,7 +6,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PURE = ("pipelines.rollout", "pipelines.statistics", "pipelines.manifest", "pipelines.errors")
+PURE = (
+    "pipelines.rollout",
+    "pipelines.statistics",
+    "pipelines.manifest",
+    "pipelines.peers",
+    "pipelines.errors",
+)
 WIRING = ("pipelines.model_pipeline", "pipelines.definitions")
 OURS = ("pipelines", "assets", "resources", "sensors")
 
