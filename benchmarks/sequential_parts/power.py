@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.sequential_parts.rows import row
+from pipelines.statistics.baseline import Baseline
+from pipelines.statistics.effects import Kind
 from pipelines.statistics.group_sequential import boundaries
-from pipelines.statistics.power import Design, Method, information_per_unit
+from pipelines.statistics.planning import Target, plan
+from pipelines.statistics.power import Design, Method
 from pipelines.statistics.sequences import planned_scale
 
 ALPHA = 0.05
@@ -27,9 +30,9 @@ def rows(runs: int, seed: int) -> Iterator[dict[str, Any]]:
         EFFECTS, (0, 1), SHARES, POWERS, METHODS
     ):
         effect = EFFECTS[kind][place]
-        realised, planned = _compared(rng, runs, kind, share, effect, power, method, looks)
-        distance, count = abs(realised - planned), count + 1
-        apart.append(realised - planned)
+        realised = _realised(rng, runs, kind, share, effect, power, method, looks)
+        distance, count = abs(realised - power), count + 1
+        apart.append(realised - power)
         if distance > worst[1]:
             worst = (f"{kind}, {100 * share:g} %, +{100 * effect:g} %, power {power}, {method}", distance)
     error = math.sqrt(0.8 * 0.2 / runs)
@@ -51,7 +54,7 @@ def rows(runs: int, seed: int) -> Iterator[dict[str, Any]]:
     )
 
 
-def _compared(
+def _realised(
     rng: np.random.Generator,
     runs: int,
     kind: str,
@@ -60,36 +63,32 @@ def _compared(
     power: float,
     method: Method,
     looks: int,
-) -> tuple[float, float]:
-    """Realised and planned power at the whole number of units nearest to the plan."""
+) -> float:
+    """Power reached with the units that the plan asks for."""
     base = 0.1 if kind == "proportion" else 1.0
     variance = {"proportion": 0.09, "mean": 0.25, "skewed mean": 4.0}[kind]
     difference = base * effect
     design = Design(method=method, alpha=ALPHA, looks=looks)
-    needed = design.information(difference, power)
-    per_unit = information_per_unit(share, _alternative_variance(kind, variance, base, effect, share))
-    n1, n0 = (max(round(needed / per_unit / looks * part), 1) for part in (share, 1 - share))
-    reached = looks * per_unit / (share * (1 - share)) * n1 * n0 / (n1 + n0)
+    baseline = Baseline(
+        name=kind,
+        kind=Kind.PROPORTION if kind == "proportion" else Kind.MEAN,
+        value=base,
+        variance=variance,
+        kurtosis=3 + 6 * variance / base**2 if kind == "skewed mean" else 3,
+        units_per_day=1e9,
+    )
+    made = plan(baseline, Target(mde=effect, power=power, design=design), shares=[share], max_days=1).best
+    n1, n0 = (max(round(units / looks), 1) for units in (made.challenger_units, made.champion_units))
     sums1 = _sums(rng, kind, base * (1 + effect), variance, n1, (runs, looks))
     sums0 = _sums(rng, kind, base, variance, n0, (runs, looks))
     z, spread = _z(sums1, sums0, n1, n0)
     if method is Method.ANYTIME:
-        tau2 = planned_scale(alpha=ALPHA, information=reached)
+        tau2 = planned_scale(alpha=ALPHA, information=design.information(difference, power))
         v = tau2 / spread
         bound = np.sqrt((1 + 1 / v) * (-2 * math.log(ALPHA) + np.log1p(v)))
     else:
         bound = np.array(boundaries([k / looks for k in range(1, looks + 1)], ALPHA))
-    return float((z >= bound).any(axis=1).mean()), design.power(difference * math.sqrt(reached))
-
-
-def _alternative_variance(kind: str, variance: float, base: float, effect: float, share: float) -> float:
-    """Per unit, weighted as the variance of the difference weighs the arms; only a rate's changes with it."""
-    if kind != "proportion":
-        return variance
-    p1 = base * (1 + effect)
-    pooled = share * p1 + (1 - share) * base
-    welch = (1 - share) * p1 * (1 - p1) + share * base * (1 - base)
-    return max(welch, pooled * (1 - pooled))
+    return float((z >= bound).any(axis=1).mean())
 
 
 def _sums(

@@ -1,41 +1,16 @@
 """The plan of an experiment before it starts: how long it takes, what it can see, and a warning if it cannot."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+from pipelines.statistics.baseline import Baseline
 from pipelines.statistics.bounds import EXACT_PART
 from pipelines.statistics.effects import Kind
-from pipelines.statistics.inputs import ParameterError, require_between, require_positive
+from pipelines.statistics.inputs import ParameterError, require_positive
 from pipelines.statistics.power import Design, information_per_unit
 from pipelines.statistics.proportion import rare_event_trials
 from pipelines.statistics.sequences import FEWEST_EVENTS
-
-
-@dataclass(frozen=True, kw_only=True)
-class Baseline:
-    """What is known of a metric under the champion, from the lake's history or from a person."""
-
-    name: str
-    kind: Kind
-    value: float
-    """Mean, rate or ratio per unit."""
-    variance: float | None = None
-    """Per unit; rate (1 - rate) for a proportion. For a ratio see `sample_size.ratio_variance`."""
-    units_per_day: float
-    """Traffic of both variants together, in units of the experiment."""
-
-    def per_unit_variance(self) -> float:
-        """The variance, computed for a proportion.
-
-        Raises:
-            ParameterError: no variance given for a mean or a ratio, or a rate outside (0, 1).
-        """
-        if self.kind is Kind.PROPORTION:
-            return require_between(f"{self.name}: baseline rate", self.value, 0, 1) * (1 - self.value)
-        if self.variance is None:
-            raise ParameterError(f"{self.name}: a {self.kind} needs its variance per unit")
-        return require_positive(f"{self.name}: variance", self.variance)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +116,8 @@ def power_curve(
     baseline: Baseline, target: Target, *, units: float, share: float, effects: Sequence[float]
 ) -> list[float]:
     """Power at this many units (both arms) for each absolute effect: the picture of a plan."""
-    information = units * information_per_unit(share, baseline.per_unit_variance())
+    variance = baseline.analysed_variance(share=share, effect=0.0, units=units)
+    information = units * information_per_unit(share, variance)
     needed = target.design.information(target.effect(baseline), target.power)
     planned = information / needed
     return [
@@ -152,11 +128,16 @@ def power_curve(
 def _step(
     baseline: Baseline, target: Target, effect: float, needed: float, share: float, max_days: float
 ) -> StepPlan:
-    per_unit = information_per_unit(share, baseline.per_unit_variance())
-    units = needed / per_unit
+    moves = 0.0 if target.margin is not None else effect
+
+    def per_unit(units: float) -> float:
+        return information_per_unit(share, baseline.analysed_variance(share=share, effect=moves, units=units))
+
+    units = _fixed_point(lambda units: needed / per_unit(units), needed / per_unit(math.inf))
     units = max(units, _first_answer(baseline, target, share))
-    available = baseline.units_per_day * max_days * per_unit
-    answered = available >= _first_answer(baseline, target, share) * per_unit
+    traffic = baseline.units_per_day * max_days
+    available = traffic * per_unit(traffic)
+    answered = traffic >= _first_answer(baseline, target, share)
     reached = target.design.power(effect * math.sqrt(available), planned_share=available / needed)
     return StepPlan(
         share=share,
@@ -166,6 +147,12 @@ def _step(
         detectable=target.design.detectable(available, target.power),
         inconclusive=1 - reached if answered else 1.0,
     )
+
+
+def _fixed_point(improve: Callable[[float], float], start: float) -> float:
+    for _ in range(8):
+        start = improve(start)
+    return start
 
 
 def _first_answer(baseline: Baseline, target: Target, share: float) -> float:
