@@ -4,6 +4,7 @@ import logging
 
 import dagster as dg
 
+from pipelines.maintenance_job import maintenance
 from pipelines.model_pipeline import model_definitions
 from resources.settings import Settings
 from resources.systems import Systems
@@ -24,7 +25,7 @@ def build(settings: Settings) -> dg.Definitions:
         sensors=[guardrail_sensor(models), alert_sensor(), failure_sensor(), manifest_sensor()],
         resources={"systems": systems},
     )
-    return dg.Definitions.merge(shared, *(model_definitions(model) for model in models))
+    return dg.Definitions.merge(shared, maintenance(models), *(model_definitions(model) for model in models))
 
 
 defs = build(Settings.from_environment())
