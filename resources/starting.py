@@ -1,6 +1,8 @@
 """Starting a rollout, and carrying it on: what the assets do, apart from Dagster."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from pipelines.errors import CommandRefused, VersionRefused
 from pipelines.manifest.load import Model
@@ -11,6 +13,7 @@ from pipelines.rollout.state import Phase, RolloutState
 from resources.lake.schema import ensure_tables
 from resources.registry import ValidationReport, validate_version
 from resources.systems import Systems
+from resources.validation import OfflineComparison, Predict, compare_offline
 
 CHAMPION = "champion"
 
@@ -50,25 +53,47 @@ def carry_on(systems: Systems, model: Model, rollout_id: str) -> Decision:
 
 
 def _probed(systems: Systems, model: Model, state: RolloutState) -> Evidence:
-    """The input example through the running predictor: the last thing before traffic."""
-    report = validate_version(
-        systems.registry,
-        state.model,
-        state.version,
-        allow=model.rollout.artefact.allow,
-        probe=lambda request: systems.backend.predict(state.model, state.version, request),
+    """The input example, then logged requests, through the running predictor: the last thing before traffic."""
+
+    def predict(request: dict[str, Any]) -> Mapping[str, Any]:
+        return systems.backend.predict(state.model, state.version, request)
+
+    allow = model.rollout.artefact.allow
+    report = validate_version(systems.registry, state.model, state.version, allow=allow, probe=predict)
+    compared = _compared(systems, model, state, predict) if report.ok else None
+    return _evidence(report, compared)
+
+
+def _compared(
+    systems: Systems, model: Model, state: RolloutState, predict: Predict
+) -> OfflineComparison | None:
+    """None for a model's first version, and where the manifest names no label."""
+    if state.champion is None or model.rollout.validation.label is None:
+        return None
+    champion, challenger = (
+        systems.registry.signature(state.model, version) for version in (state.champion, state.version)
     )
-    return _evidence(report)
+    return compare_offline(
+        systems.lake,
+        model.rollout,
+        champion=state.champion,
+        inputs=(champion, challenger),
+        predict=predict,
+    )
 
 
-def _evidence(report: ValidationReport) -> Evidence:
+def _evidence(report: ValidationReport, compared: OfflineComparison | None) -> Evidence:
+    ok = report.ok and (compared is None or compared.ok)
+    steps = [f"{step.name}: {step.detail}" for step in report.steps]
+    if compared is not None:
+        steps.append(f"offline comparison: {compared.detail}")
     return Evidence(
         name=VALIDATION,
         source=VALIDATION,
-        verdict=Verdict.PASS if report.ok else Verdict.FAIL,
-        reason=report.reason or "; ".join(f"{step.name}: {step.detail}" for step in report.steps),
+        verdict=Verdict.PASS if ok else Verdict.FAIL,
+        reason="; ".join(steps) if ok else report.reason or steps[-1],
         at=datetime.now(UTC),
         on_fail=OnFail.ROLL_BACK,
         valid_for=timedelta(days=1),
-        values={"digest": str(report.facts.get("digest", ""))},
+        values={"digest": str(report.facts.get("digest", ""))} | dict(compared.values if compared else {}),
     )

@@ -1,0 +1,67 @@
+"""Logged requests that the champion answered and whose outcome is known."""
+
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines.manifest.model import RolloutManifest
+from resources.lake.connection import Lake
+from resources.lake.names import identifier, table
+from resources.lake.schema import ModelSchema
+
+_SKEW = dt.timedelta(seconds=5)
+"""How far the clocks of whoever predicts and whoever observes may disagree."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledRows:
+    """Most recent first; `features[i]`, `scores[i]` and `labels[i]` belong together."""
+
+    features: Sequence[Sequence[Any]]
+    """In the order of the challenger's inputs."""
+    scores: Sequence[float]
+    """What the champion answered."""
+    labels: Sequence[float]
+
+
+def labelled_rows(
+    lake: Lake, manifest: RolloutManifest, champion: str, *, inputs: ModelSchema, score: str
+) -> LabelledRows:
+    """At most `validation.rows` of the champion's live answers with a finite score and an outcome.
+
+    The label is the latest value of `validation.label` seen within the outcome window of the request: a
+    correction replaces what it corrects. Requests of several rows are left out, since an outcome does not say
+    which row it is about. Raises LakeError.
+    """
+    key = "request_id" if manifest.experiment.unit == "request" else "unit_id"
+    values = [f"any_value(p.features.{identifier(column.name)})" for column in inputs.inputs]
+    output = f"any_value(p.outputs.{identifier(score)})::DOUBLE"
+    query = f"""
+        SELECT {output} AS score, arg_max(o.value, o."at") AS label, {", ".join(values)}
+        FROM {table(manifest.model, "predictions")} p
+        JOIN {table(manifest.model, "outcomes")} o ON o.key = p.{key}
+        WHERE p.version = $champion AND p.assignment = 'weighted' AND p.status = 200 AND o.metric = $label
+            AND o."at" BETWEEN p.requested_at - $skew AND p.requested_at + $window
+        GROUP BY p.request_id, p.revision
+        HAVING count(DISTINCT p."row") = 1 AND isfinite(score)
+        ORDER BY max(p.requested_at) DESC, p.request_id LIMIT $rows"""
+    parameters = {
+        "champion": champion,
+        "label": manifest.validation.label,
+        "skew": _SKEW,
+        "window": manifest.experiment.outcome_window,
+        "rows": manifest.validation.rows,
+    }
+    with lake.connect() as connection:
+        found = connection.execute(query, parameters).fetchall()
+    return LabelledRows(
+        features=[[_plain(value) for value in row[2:]] for row in found],
+        scores=[row[0] for row in found],
+        labels=[row[1] for row in found],
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Times travel as text in JSON."""
+    return value.isoformat() if isinstance(value, dt.date) else value

@@ -1,0 +1,271 @@
+"""The offline comparison on a real lake, with a challenger that is a function."""
+
+import math
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipelines.errors import ServingError
+from resources.lake import Column, Lake, ModelSchema, ingest_outcomes, ingest_predictions
+from resources.validation import OfflineComparison, compare_offline
+from resources.validation.answers import ask
+from tests.resources.lake.segments_by_hand import MODEL, SCHEMA, START, Log, prediction
+from tests.support.rollouts import manifest
+
+Row = Mapping[str, Any]
+
+
+def challenger(score: Callable[[Row], Any]) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Answers like a predictor: an error for any row is an error for the whole request."""
+
+    def predict(request: dict[str, Any]) -> dict[str, Any]:
+        columns = {tensor["name"]: tensor["data"] for tensor in request["inputs"]}
+        rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        assert len(rows) <= 500
+        data = [score(row) for row in rows]
+        return {"outputs": [{"name": "probability", "shape": [len(data)], "datatype": "FP64", "data": data}]}
+
+    return predict
+
+
+def late(distance: float) -> int:
+    """The world: flights over 500 miles are late."""
+    return int(distance > 500)
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Log:
+    log = Log(tmp_path / "predictions", tmp_path / "outcomes")
+    log.predictions.mkdir()
+    log.outcomes.mkdir()
+    return log
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    return Lake(f"sqlite:{tmp_path}/lake/catalog.db", str(tmp_path / "lake" / "data"), tmp_path)
+
+
+def fill(lake: Lake, log: Log, n: int = 200, *, labelled: int | None = None, key: str = "r") -> None:
+    """n requests of distances 0, 5, ...; the champion (version 1) ranks nine tenths of them right."""
+    lines: list[str] = []
+    for i in range(n):
+        distance = 5.0 * (i % 200)
+        right = late(distance) if i % 10 else 1 - late(distance)
+        lines += prediction(
+            f"r-{i}",
+            unit=f"u-{i}",
+            at=timedelta(seconds=i),
+            inputs={"distance": [distance], "origin": ["JFK" if i % 2 else "EWR"]},
+            outputs={"probability": [0.1 + 0.8 * right]},
+        )
+    log.segment("1", *lines)
+    log.outcome_file(
+        "1",
+        *(
+            {
+                "id": f"o-{i}",
+                "key": f"{key}-{i}",
+                "at": (START + timedelta(seconds=i + 60)).isoformat(),
+                "values": {"late": late(5.0 * (i % 200))},
+            }
+            for i in range(n if labelled is None else labelled)
+        ),
+    )
+    ingest_predictions(lake, MODEL, SCHEMA, log.predictions)
+    ingest_outcomes(lake, MODEL, log.outcomes)
+
+
+def compare(lake: Lake, score: Callable[[Row], Any], **validation: Any) -> OfflineComparison:
+    found = compare_offline(
+        lake,
+        manifest(validation={"label": "late"} | validation),
+        champion="1",
+        inputs=(SCHEMA, SCHEMA),
+        predict=challenger(score),
+    )
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("metric", ["roc_auc", "log_loss", "rmse", "mae"])
+def test_a_better_challenger_passes_and_a_worse_one_does_not(lake: Lake, log: Log, metric: str) -> None:
+    fill(lake, log)
+    assert compare(lake, lambda row: 0.1 + 0.8 * late(row["distance"]), metric=metric).ok
+    worse = compare(lake, lambda row: 0.9 - 0.8 * late(row["distance"]), metric=metric)
+    assert not worse.ok
+    assert metric in worse.detail
+
+
+def test_the_metrics_of_both_are_kept(lake: Lake, log: Log) -> None:
+    fill(lake, log)
+    found = compare(lake, lambda row: late(row["distance"]), metric="roc_auc")
+    assert found.values["offline_challenger"] == 1.0
+    assert found.values["offline_champion"] == pytest.approx(0.9, abs=0.01)
+    assert found.values["offline_rows"] == 200
+
+
+def test_a_little_worse_is_allowed(lake: Lake, log: Log) -> None:
+    fill(lake, log)
+    assert compare(lake, lambda _: 0.5, metric="mae", max_worse=0.5).ok
+    assert not compare(lake, lambda _: 0.5, metric="mae", max_worse=0.2).ok
+
+
+def test_a_version_that_fails_on_part_of_its_inputs_is_refused_with_share_and_error(
+    lake: Lake, log: Log
+) -> None:
+    fill(lake, log)
+
+    def score(row: Row) -> float:
+        if row["origin"] == "EWR":
+            raise ServingError("unknown origin 'EWR'")
+        return late(row["distance"])
+
+    found = compare(lake, score)
+    assert not found.ok
+    assert "unknown origin 'EWR'" in found.detail
+    share = found.values["offline_failed"] / found.values["offline_asked"]  # type: ignore[operator]
+    assert share == pytest.approx(0.5, abs=0.2)
+
+
+def test_an_answer_that_is_no_number_is_a_failure(lake: Lake, log: Log) -> None:
+    fill(lake, log)
+    found = compare(lake, lambda _: None)
+    assert not found.ok
+    assert "expected a finite number" in found.detail
+
+
+def test_one_row_in_several_hundred_may_fail(lake: Lake, log: Log) -> None:
+    fill(lake, log)
+
+    def score(row: Row) -> float:
+        if row["distance"] == 55:
+            raise ServingError("fifty-five")
+        return late(row["distance"])
+
+    found = compare(lake, score)
+    assert found.ok
+    assert "no answer to 1" in found.detail
+    assert found.values["offline_rows"] == 199
+
+
+def test_too_few_labels_pass_with_a_note(lake: Lake, log: Log) -> None:
+    fill(lake, log, labelled=49)
+    found = compare(lake, lambda _: 1 / 0)
+    assert found.ok
+    assert "49 logged requests" in found.detail
+
+
+def test_a_label_of_one_value_passes_with_a_note(lake: Lake, log: Log) -> None:
+    fill(lake, log, n=90)
+    assert "needs labels 0 and 1" in compare(lake, lambda _: 0.5).detail
+
+
+def test_outcomes_are_matched_by_unit_where_the_experiment_is_by_unit(lake: Lake, log: Log) -> None:
+    fill(lake, log, key="u")
+    experiment = {
+        "unit": "flight",
+        "primary": {"name": "cost", "type": "mean", "source": "outcomes.cost", "mde": "5%"},
+    }
+    by_unit = manifest(validation={"label": "late"}, experiment=experiment)
+    found = compare_offline(
+        lake,
+        by_unit,
+        champion="1",
+        inputs=(SCHEMA, SCHEMA),
+        predict=challenger(lambda r: late(r["distance"])),
+    )
+    assert found is not None
+    assert found.values["offline_rows"] == 200
+    assert "0 logged requests" in compare(lake, lambda _: 0.5).detail
+
+
+def test_the_most_recent_rows_are_taken(lake: Lake, log: Log) -> None:
+    fill(lake, log, n=300)
+    seen: list[float] = []
+    compare(lake, lambda row: seen.append(row["distance"]) or 0.5, rows=100, metric="mae")
+    assert sorted(seen) == [5.0 * i for i in range(100)]
+
+
+def test_a_correction_replaces_the_label(lake: Lake, log: Log) -> None:
+    fill(lake, log)
+    log.outcome_file(
+        "2",
+        *(
+            {
+                "id": f"again-{i}",
+                "key": f"r-{i}",
+                "at": (START + timedelta(seconds=i + 90)).isoformat(),
+                "values": {"late": 1 - late(5.0 * i)},
+            }
+            for i in range(200)
+        ),
+    )
+    ingest_outcomes(lake, MODEL, log.outcomes)
+    assert compare(lake, lambda row: late(row["distance"])).values["offline_challenger"] == 0.0
+
+
+def test_an_input_that_the_log_does_not_have_is_not_compared(lake: Lake, log: Log) -> None:
+    fill(lake, log)
+    new = ModelSchema((*SCHEMA.inputs, Column("wind", "double")), SCHEMA.outputs)
+    found = compare_offline(
+        lake,
+        manifest(validation={"label": "late"}),
+        champion="1",
+        inputs=(SCHEMA, new),
+        predict=challenger(lambda _: 0.5),
+    )
+    assert found is not None
+    assert found.ok
+    assert "'wind'" in found.detail
+
+
+def test_without_a_label_nothing_is_compared(lake: Lake) -> None:
+    assert (
+        compare_offline(
+            lake, manifest(), champion="1", inputs=(SCHEMA, SCHEMA), predict=challenger(lambda _: 0.5)
+        )
+        is None
+    )
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 1200), st.sets(st.integers(0, 1199), max_size=12))
+def test_bisection_finds_exactly_the_rows_that_fail(rows: int, bad: set[int]) -> None:
+    calls = 0
+
+    def score(row: Row) -> float:
+        if row["distance"] in bad:
+            raise ServingError("no")
+        return row["distance"]
+
+    def predict(request: dict[str, Any]) -> Mapping[str, Any]:
+        nonlocal calls
+        calls += 1
+        return challenger(score)(request)
+
+    features = [[float(i), "JFK"] for i in range(rows)]
+    answers = ask(predict, SCHEMA, features, score="probability", tolerated=rows)
+    expected = {i for i in bad if i < rows}
+    assert {i for i, value in enumerate(answers.scores) if value is None} == expected
+    assert answers.failed == len(expected)
+    assert answers.asked == rows
+    assert calls <= math.ceil(rows / 500) + 256 + 2
+
+
+def test_a_version_that_fails_everywhere_is_not_asked_for_ever() -> None:
+    calls = 0
+
+    def predict(request: dict[str, Any]) -> Mapping[str, Any]:
+        nonlocal calls
+        calls += 1
+        raise ServingError("down")
+
+    answers = ask(predict, SCHEMA, [[1.0, "JFK"]] * 2000, score="probability", tolerated=10)
+    assert answers.failed == 11
+    assert calls < 50
