@@ -7,6 +7,7 @@ import dagster as dg
 from pipelines.errors import CommandRefused, VersionRefused
 from pipelines.manifest.load import Model
 from resources.naming import key
+from resources.reports import write_report
 from resources.rollout_metadata import decision_metadata
 from resources.rollouts import open_rollout
 from resources.starting import carry_on, start
@@ -42,7 +43,10 @@ def candidate(model: Model) -> dg.AssetsDefinition:
         """
         try:
             begun = start(systems, model, config.version)
-        except (VersionRefused, CommandRefused) as refused:
+        except VersionRefused as refused:
+            _report_refusal(systems, model)
+            raise dg.Failure(description=str(refused), allow_retries=False) from refused
+        except CommandRefused as refused:
             raise dg.Failure(description=str(refused), allow_retries=False) from refused
         context.log.info(f"rollout {begun.rollout_id}")
         return dg.MaterializeResult(
@@ -56,6 +60,13 @@ def candidate(model: Model) -> dg.AssetsDefinition:
         )
 
     return validate
+
+
+def _report_refusal(systems: Systems, model: Model) -> None:
+    """The run fails here, before the asset that writes reports: the alert's link must open one all the same."""
+    refused = systems.ledger.latest(model.name)
+    if refused is not None:
+        write_report(systems, refused.rollout_id)
 
 
 def rollout(model: Model) -> dg.AssetsDefinition:

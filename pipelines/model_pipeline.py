@@ -8,6 +8,7 @@ from assets.experiment import experiment
 from assets.prediction_log import outcomes, prediction_log
 from assets.registry import model_version
 from assets.rollout import candidate, rollout
+from assets.rollout_report import rollout_report
 from pipelines.control_jobs import control_jobs
 from pipelines.manifest.load import Model
 from resources.naming import CARRIES_ON_TAG, key, slug
@@ -24,13 +25,18 @@ def model_definitions(model: Model) -> dg.Definitions:
     """Everything that Dagster knows about one model; nothing in it is the model's own code."""
     training = model.rollout.training
     assets = [candidate(model), prediction_log(model), outcomes(model), data_quality(model), drift(model)]
-    assets += [experiment(model), rollout(model)]
+    assets += [experiment(model), rollout(model), rollout_report(model)]
     jobs = [
-        _job(model, "start", ["candidate", "rollout"], "Validate a version and start its rollout."),
+        _job(
+            model,
+            "start",
+            ["candidate", "rollout", "rollout_report"],
+            "Validate a version and start its rollout.",
+        ),
         _job(
             model,
             "step",
-            ["rollout"],
+            ["rollout", "rollout_report"],
             "Carry the open rollout on: the next step, the promotion, the rollback.",
         ),
         _job(model, "ingest", ["prediction_log", "outcomes"], "Load predictions and outcomes into the lake."),
