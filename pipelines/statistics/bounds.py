@@ -13,6 +13,14 @@ from pipelines.statistics.sequences import AsymptoticSequence, is_enough
 
 EXACT_PART = 0.25
 """Share of the error that the exact bound gets."""
+ENOUGH_EVENTS = 30.0
+"""Expected events (and non-events) per arm from which the asymptotic bound is used.
+
+More than a test against "no difference" needs: at the edge of a margin the rates differ, and a canary that
+has few events by chance has a small estimated variance as well. Simulated with a version worse by exactly its
+margin, the asymptotic bound alone was wrong in 6.6 % of rollouts from 5 events on, and in 3.6 % at most from
+30 on (20 scenarios, 400 looks); its part of the error is 3.75 %.
+"""
 PLENTY = 200.0
 """Expected events per arm from which the exact bound is not worth its computing time."""
 
@@ -35,7 +43,7 @@ def proportion_upper(
         typical: the base rate one expects, for the exact bound.
     """
     bound = 1.0
-    if is_enough(effect):
+    if is_enough(effect) and effect.fewest_expected >= ENOUGH_EVENTS:
         bound = min(bound, sequence.upper(effect, (1 - EXACT_PART) * alpha))
     if effect.fewest_expected < PLENTY:
         bound = min(bound, _exact_upper(buckets, alpha * EXACT_PART, typical))

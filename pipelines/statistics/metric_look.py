@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, replace
 
 from pipelines.statistics import words
-from pipelines.statistics.bounds import proportion_lower, proportion_upper
+from pipelines.statistics.bounds import ENOUGH_EVENTS, proportion_lower, proportion_upper
 from pipelines.statistics.budget import ErrorBudget
 from pipelines.statistics.columns import Columns
 from pipelines.statistics.cuped import adjusted
@@ -124,7 +124,8 @@ def _proportion(
         enough = is_enough(effect)
         harm = _asymptotic_harm(spec, effect, sequence, budget) if enough else replace(harm, value=0.0)
     interval = Interval(low, high)
-    return _Found(interval, worst, harm, _z(interval, effect) if is_enough(effect) else None)
+    plenty = is_enough(effect) and effect.fewest_expected >= ENOUGH_EVENTS
+    return _Found(interval, worst, harm, _z(interval, effect) if plenty else None)
 
 
 def _group_sequential(
@@ -132,7 +133,8 @@ def _group_sequential(
 ) -> _Found:
     """The interval spends alpha two-sided, the margin alpha one-sided, harm its part of the budget."""
     nothing = _Found(None, None, Harm(0.0, math.inf, "z"))
-    if not is_enough(effect) or spec.planned_information is None:
+    few = not is_enough(effect) or effect.fewest_expected < ENOUGH_EVENTS
+    if few or spec.planned_information is None:
         return nothing
     fraction = 1 / (effect.variance * spec.planned_information)
     past = spec.past_fractions

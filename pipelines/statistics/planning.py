@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from pipelines.statistics.baseline import Baseline
-from pipelines.statistics.bounds import EXACT_PART
+from pipelines.statistics.bounds import ENOUGH_EVENTS, EXACT_PART
 from pipelines.statistics.effects import Kind
 from pipelines.statistics.inputs import ParameterError, require_positive
 from pipelines.statistics.power import Design, information_per_unit
@@ -160,7 +160,7 @@ def _first_answer(baseline: Baseline, target: Target, share: float) -> float:
     if baseline.kind is not Kind.PROPORTION:
         return 0.0
     rare = min(baseline.value, 1 - baseline.value)
-    normal = FEWEST_EVENTS / (rare * min(share, 1 - share))
+    normal = ENOUGH_EVENTS / (rare * min(share, 1 - share))
     if target.margin is None or target.margin >= 1:
         return normal
     return min(normal, rare_event_trials(target.margin, target.design.alpha * EXACT_PART) / share)

@@ -8,9 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.errors import NotMeasured
+from pipelines.statistics.bounds import EXACT_PART, proportion_upper
 from pipelines.statistics.difference import Buckets, log_e_below, log_e_below_path, lower_bound, upper_bound
+from pipelines.statistics.effects import Kind, Stratum, stratified_effect
 from pipelines.statistics.inputs import ParameterError
 from pipelines.statistics.proportion import ProportionSequence, rare_event_trials
+from pipelines.statistics.sequences import AsymptoticSequence
+from pipelines.statistics.sums import Sums
 
 
 def one(n1: float, x1: float, n0: float, x0: float) -> Buckets:
@@ -65,6 +69,23 @@ def test_non_inferiority_of_errors_that_never_happen() -> None:
     assert upper_bound(one(1100, 0, 9900, 0), 0.05) < 0.005
     assert upper_bound(one(400, 0, 3600, 0), 0.05) > 0.005
     assert 600 < rare_event_trials(0.005, 0.05) < 1100
+
+
+def test_few_events_are_left_to_the_exact_bound() -> None:
+    """The normal approximation is too sure of a canary that happens to have few events."""
+
+    def both(scale: float) -> tuple[float, float]:
+        data = Buckets(*(np.full(10, value) for value in (100.0 * scale, scale, 900.0 * scale, 9.0 * scale)))
+        sums = [Sums(n=n, sy=x, syy=x) for n, x in ((9000 * scale, 90 * scale), (1000 * scale, 10 * scale))]
+        effect = stratified_effect([Stratum(sums[0], sums[1])], Kind.PROPORTION)
+        assert effect is not None
+        bound = proportion_upper(data, effect, AsymptoticSequence(1e-5), 0.05)
+        return bound, upper_bound(data, 0.05 * EXACT_PART)
+
+    few, exact = both(1)
+    assert few == exact
+    many, exact = both(10)
+    assert many < exact
 
 
 def test_bound_is_near_the_normal_one_with_many_events() -> None:
