@@ -1,16 +1,16 @@
 """Rolls back by itself: watches the serving side's counters inside its tick."""
 
-import contextlib
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from pipelines.errors import CorruptLedger, LedgerConflict, LedgerError, NotMeasured
+from pipelines.errors import LedgerConflict, LedgerError, RampgateError
 from pipelines.manifest.load import Model
+from pipelines.rollout.decide import decide
 from pipelines.rollout.decision import DecisionKind
-from pipelines.rollout.evidence import OnFail
+from pipelines.rollout.evidence import Evidence, OnFail
 from pipelines.rollout.state import Phase, RolloutState
 from resources.guardrails import GuardrailWatch
 from resources.naming import key
@@ -27,7 +27,7 @@ SAVE = timedelta(seconds=2)
 _WATCHED = (Phase.SHADOW, Phase.STEPPING, Phase.PROMOTING)
 
 
-def guardrail_sensor(models: Sequence[Model]) -> dg.SensorDefinition:
+def guardrail_sensor(models: Sequence[Model], *, tick: timedelta = TICK) -> dg.SensorDefinition:
     """Watches every model's open rollout and rolls it back inside the tick.
 
     One sensor for all models: a tick that watches occupies one of the daemon's threads all the time.
@@ -47,7 +47,7 @@ def guardrail_sensor(models: Sequence[Model]) -> dg.SensorDefinition:
         context: dg.SensorEvaluationContext, systems: dg.ResourceParam[Systems]
     ) -> dg.SkipReason | dg.SensorResult:
         watchers = [Watcher(systems, model, context) for model in models]
-        until = time.monotonic() + TICK.total_seconds()
+        until = time.monotonic() + tick.total_seconds()
         while time.monotonic() < until:
             events = [event for watcher in watchers if (event := watcher.poll()) is not None]
             if events:
@@ -68,6 +68,7 @@ class Watcher:
         self._watch: GuardrailWatch | None = None
         self._state: RolloutState | None = None
         self._reread_at = 0.0
+        self._complaint = ""
         self.said = ""
 
     def poll(self) -> dg.AssetMaterialization | None:
@@ -76,20 +77,39 @@ class Watcher:
             if time.monotonic() >= self._reread_at:
                 self._reread_at = time.monotonic() + REREAD.total_seconds()
                 self._follow()
+                if self._watch is not None and self._state is not None and _is_owed_a_rollback(self._state):
+                    return self._roll_back(self._watch, self._state, ())
             if self._watch is None or self._state is None:
                 return None
-            return self._look(self._watch, self._state)
-        except LedgerConflict:
-            self._watch = None  # another watcher has taken over these counters: resume from what it wrote
-        except (LedgerError, CorruptLedger, NotMeasured) as error:
-            self._context.log.warning(f"{self._model.name}: cannot watch: {error}")
+            event = self._look(self._watch, self._state)
+            self._keep(self._watch, at_once=event is not None)
+            return event
+        except RampgateError as error:
+            self._complain(f"{self._model.name}: cannot watch: {error}")
         return None
 
     def leave(self) -> None:
         """Write down what was counted since the last time."""
         if self._watch is not None:
-            with contextlib.suppress(LedgerConflict):
-                self._watch.save()
+            self._keep(self._watch, at_once=True)
+
+    def _keep(self, watch: GuardrailWatch, *, at_once: bool) -> None:
+        """Write down what was counted, after it was judged: a ledger that is away must not delay a rollback."""
+        try:
+            if at_once:
+                watch.save()
+            else:
+                watch.save_if_due()
+        except LedgerConflict:
+            self._watch = None  # another watcher has taken over these counters: resume from what it wrote
+        except LedgerError as error:
+            self._complain(f"{self._model.name}: cannot write down what was counted: {error}")
+
+    def _complain(self, message: str) -> None:
+        """Once for each message: this is called several times a second."""
+        if message != self._complaint:
+            self._complaint = message
+            self._context.log.warning(message)
 
     def _follow(self) -> None:
         """Read where the rollout is; start or stop watching accordingly."""
@@ -113,14 +133,23 @@ class Watcher:
         evidence = watch.evidence(datetime.now(UTC))
         if not any(item.on_fail is OnFail.ROLL_BACK for item in evidence):
             return None
-        reason = "; ".join(f"{item.name}: {item.reason}" for item in evidence)
+        return self._roll_back(watch, state, evidence)
+
+    def _roll_back(
+        self, watch: GuardrailWatch, state: RolloutState, evidence: Sequence[Evidence]
+    ) -> dg.AssetMaterialization | None:
+        reason = "; ".join(f"{item.name}: {item.reason}" for item in evidence) or "the evidence in the ledger"
         decision = self._systems.controller.roll_back_now(state.rollout_id, reason, evidence)
         if decision.kind is not DecisionKind.ROLL_BACK:
-            self._context.log.warning(f"not rolled back: {decision.reason}")
+            self._complain(f"{state.rollout_id}: not rolled back: {decision.reason}")
             return None
-        watch.save()
         return dg.AssetMaterialization(
             asset_key=key(self._model.name, "rollout"),
             description=decision.reason,
             metadata=decision_metadata(self._systems, state.rollout_id, decision),
         )
+
+
+def _is_owed_a_rollback(state: RolloutState) -> bool:
+    """Evidence from elsewhere (a look at the experiment, a data check) that asks for a rollback does not wait for a run."""
+    return decide(state, (), datetime.now(UTC)).kind is DecisionKind.ROLL_BACK

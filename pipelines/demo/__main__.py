@@ -6,6 +6,8 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from pipelines.errors import ManifestError, RampgateError
 from pipelines.manifest.load import Model
 from pipelines.platform.control import down, up
 from pipelines.platform.parts import parts
-from resources.lake.counts import counts
+from resources.lake.counts import Counts, counts
 from resources.settings import ROOT, Settings
 from resources.systems import Systems
 
@@ -46,17 +48,18 @@ def _run(settings: Settings, console: Console) -> int:
     model = _model(systems)
     tally = settings.home / "tally.json"
     story = Story(systems, model, console)
-    traffic = None
-    try:
-        first, *others = ACTS
-        _act(console, story, first)
-        traffic = _start_traffic(model, tally)
+    traffic: list[subprocess.Popen[bytes]] = []
+
+    def begin_traffic() -> None:
+        traffic.append(_start_traffic(model, tally))
         console.event(f"flights are asked about {RATE:g} times a second, through {systems.gateway_url}")
-        _acts(console, story, others)
+
+    try:
+        _acts(console, story, begin_traffic)
     finally:
-        if traffic is not None:
-            traffic.terminate()
-            traffic.wait(timeout=60)
+        for process in traffic:
+            process.terminate()
+            process.wait(timeout=60)
     report = _report(systems, model, console, json.loads(tally.read_text()))
     return _conclude(systems, report, console)
 
@@ -82,17 +85,19 @@ def _model(systems: Systems) -> Model:
     raise ManifestError(f"no model with a training recipe in {systems.settings.manifests}")
 
 
-def _act(console: Console, story: Story, act: Any) -> None:
-    console.act(act.title)
-    version = story.train(act)
-    story.challenge(version)
-    story.until_ended(version, act)
-    console.done()
-
-
-def _acts(console: Console, story: Story, acts: list[Any]) -> None:
-    for act in acts:
-        _act(console, story, act)
+def _acts(console: Console, story: Story, begin_traffic: Callable[[], None]) -> None:
+    """One act after the other; the next version is trained while the present one is rolled out."""
+    with ThreadPoolExecutor(max_workers=1) as trainer:
+        trained = [trainer.submit(story.train, act) for act in ACTS[:1]]
+        for number, act in enumerate(ACTS):
+            console.act(act.title)
+            version = trained[number].result()
+            story.challenge(version)
+            trained += [trainer.submit(story.train, following) for following in ACTS[number + 1 : number + 2]]
+            story.until_ended(version, act)
+            if number == 0:
+                begin_traffic()
+            console.done()
 
 
 def _start_traffic(model: Model, tally: Path) -> subprocess.Popen[bytes]:
@@ -104,8 +109,7 @@ def _start_traffic(model: Model, tally: Path) -> subprocess.Popen[bytes]:
 
 def _report(systems: Systems, model: Model, console: Console, tally: dict[str, Any]) -> dict[str, Any]:
     console.act("The books are balanced")
-    _await_lake(systems, model, tally["answered"], console)
-    held = counts(systems.lake, model.name)
+    held = _await_lake(systems, model, tally, console)
     alerts = (systems.settings.home / "alerts.jsonl").read_text().splitlines()
     report: dict[str, Any] = {
         "rollouts": [rollout_record(systems, row) for row in systems.ledger.rollouts(model.name)],
@@ -115,7 +119,8 @@ def _report(systems: Systems, model: Model, console: Console, tally: dict[str, A
         "in_lake": answered_in_lake(systems, model.name),
         "duplicates": held.duplicates,
         "quarantined": held.quarantined,
-        "outcomes_in_lake": held.outcomes,
+        "outcome_values_delivered": tally["outcome_values"],
+        "outcome_values_in_lake": held.outcomes,
         "slowest_answer_ms": round(tally["slowest_ms"], 1),
         "alerts": len(alerts),
         "alert_titles": [json.loads(line)["title"] for line in alerts],
@@ -127,10 +132,14 @@ def _report(systems: Systems, model: Model, console: Console, tally: dict[str, A
     return report
 
 
-def _await_lake(systems: Systems, model: Model, answered: int, console: Console) -> None:
+def _await_lake(systems: Systems, model: Model, tally: dict[str, Any], console: Console) -> Counts:
     """The schedule loads the last segments; the demo only waits for it."""
     deadline = time.monotonic() + LAKE_PATIENCE_SECONDS
-    while answered_in_lake(systems, model.name) < answered and time.monotonic() < deadline:
+    while True:
+        held = counts(systems.lake, model.name)
+        complete = held.requests >= tally["answered"] and held.outcomes >= tally["outcome_values"]
+        if complete or time.monotonic() > deadline:
+            return held
         console.wait()
         time.sleep(2)
 

@@ -35,6 +35,8 @@ class Tally:
 
     sent: int = 0
     answered: int = 0
+    outcome_values: int = 0
+    """Delivered: two for each outcome."""
     failures: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     slowest_ms: float = 0.0
 
@@ -137,6 +139,7 @@ class Replayer:
                 temporary.write_text("\n".join(ready) + "\n")
                 temporary.rename(self.outcomes / f"{name}.jsonl")
                 number += 1
+                self.tally.outcome_values += 2 * len(ready)
             self.tally.write(self.tally_path)
             await asyncio.sleep(OUTCOME_FILE_SECONDS)
         self.tally.write(self.tally_path)
@@ -163,7 +166,7 @@ def main() -> None:
     parser.add_argument("--tally", required=True, type=Path)
     parser.add_argument("--rate", type=float, default=50.0, help="requests a second")
     parser.add_argument("--outcome-delay", type=float, default=4.0, help="seconds until an outcome is known")
-    parser.add_argument("--first-month", type=int, default=4)
+    parser.add_argument("--first-month", type=int, default=6, help="the first that no version was trained on")
     asyncio.run(_main(parser.parse_args()))
 
 

@@ -51,7 +51,7 @@ def validate_version(
     """
     steps: list[Step] = []
     facts: dict[str, Any] = {"digest": registry.artefact(model, version).digest}
-    steps.append(Step(name="artefact", ok=True, detail=f"sha256 {facts['digest']}"))
+    steps.append(Step(name="artefact", ok=True, detail=f"sha256 {facts['digest'][:12]}"))
     steps.append(_policy(registry.artefact_policy(model, version, allow)))
     schema = _step(steps, "signature", lambda: registry.signature(model, version), _columns)
     if schema is not None:
