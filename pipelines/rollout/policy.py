@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pipelines.errors import ManifestError
 from pipelines.manifest.model import OnUnknown, RolloutManifest
 from pipelines.rollout.cron import Cron
+from pipelines.rollout.evidence import OnFail
 
 VALIDATION = "validation"
 UNITS = "units"
@@ -80,7 +81,8 @@ class Policy:
     @classmethod
     def of(cls, manifest: RolloutManifest) -> "Policy":
         """The policy a manifest asks for. Raises ManifestError where a freeze window is wrong."""
-        serving = tuple(g.name for g in manifest.guardrails if g.source.startswith("serving."))
+        guardrails = [g for g in manifest.guardrails if g.on_fail is not OnFail.WARN]
+        serving = tuple(g.name for g in guardrails if g.source.startswith("serving."))
         units = (UNITS,) if manifest.step.min_units else ()
         return cls(
             steps=tuple(manifest.steps),
@@ -93,7 +95,7 @@ class Policy:
             freeze=_freeze(manifest),
             dry_run=manifest.dry_run,
             start_timeout=manifest.validation.timeout,
-            required=(*units, *(g.name for g in manifest.guardrails)),
+            required=(*units, *(g.name for g in guardrails)),
             required_to_promote=(manifest.experiment.primary.name,),
             required_in_shadow=(*serving, AGREEMENT),
             alerts={

@@ -44,8 +44,8 @@ def standings(state: RolloutState, evidence: Mapping[str, Evidence], now: dateti
     required = _required(state)
     given = sorted(name for name in evidence if name not in required and _counts(state, evidence[name]))
     return tuple(
-        _standing(state, evidence[name], now) if name in evidence else _missing(name, needed)
-        for name, needed in (*required.items(), *((name, NeededFor.ADVANCE) for name in given))
+        _standing(state, evidence[name], needed, now) if name in evidence else _missing(name, needed)
+        for name, needed in (*required.items(), *((name, evidence[name].needed_for) for name in given))
     )
 
 
@@ -90,14 +90,15 @@ def _missing(name: str, needed_for: NeededFor) -> Standing:
     )
 
 
-def _standing(state: RolloutState, item: Evidence, now: datetime) -> Standing:
+def _standing(state: RolloutState, item: Evidence, needed_for: NeededFor, now: datetime) -> Standing:
+    """What the policy requires for an advance stays required, whatever the evidence says of itself."""
     status, reason = _status(state, item, now)
     return Standing(
         name=item.name,
         status=status,
         reason=reason,
         on_fail=item.on_fail,
-        needed_for=item.needed_for,
+        needed_for=NeededFor.ADVANCE if needed_for is NeededFor.ADVANCE else item.needed_for,
     )
 
 

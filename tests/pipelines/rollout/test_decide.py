@@ -254,12 +254,24 @@ def test_total_deterministic_and_never_promoted_on_unknown_or_fail(
     assert decision.reason
     if decision.kind in (DecisionKind.PROMOTE, DecisionKind.ADVANCE):
         latest = {item.name: item for item in sorted(items, key=lambda item: item.at)}
-        if state.step >= 0:
+        if state.step >= 0 and latest["errors"].on_fail is not OnFail.WARN:
             assert latest["errors"].verdict is Verdict.PASS
             assert now - latest["errors"].at <= latest["errors"].valid_for
         assert not state.paused
     if decision.kind is DecisionKind.ROLL_BACK and decision.rule != "refused":
         assert decision.rule in {"harm", "inconclusive", "unknown_too_long"}
+
+
+def test_guardrails_that_only_warn_are_not_required() -> None:
+    guardrail = {"name": "slow", "type": "proportion", "source": "serving.errors", "margin": "1pp"}
+    assert Policy.of(manifest(guardrails=[guardrail])).required == ("slow",)
+    assert Policy.of(manifest(guardrails=[guardrail | {"on_fail": "warn"}])).required == ()
+
+
+def test_evidence_cannot_excuse_itself_from_what_the_policy_requires() -> None:
+    late = T0 + 11 * MINUTE
+    shy = evidence("errors", Verdict.UNKNOWN, late, pending=True, needed_for=NeededFor.PROMOTE)
+    assert rule(at_step(0), (shy, *good(late)[1:]), late) == "pending"
 
 
 def test_a_freeze_in_the_manifest_is_checked_when_the_policy_is_made() -> None:
