@@ -5,7 +5,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: demo up down status test test-conformance test-faults test-cluster test-ui check lint types bench clean lock env help
+.PHONY: demo up down status test test-conformance test-faults test-cluster test-ui check lint types bench bench-% clean lock env help
 
 help:
 	@echo "make demo    the whole story on this machine: promote a good model, take harmful ones out"
@@ -28,14 +28,16 @@ demo: $(READY)
 up: $(READY)
 	@$(PY) -m pipelines.platform up
 
+# The platform of `make up`, and the demo's.
 down: $(READY)
 	@$(PY) -m pipelines.platform down
+	@RAMPGATE_HOME=$${RAMPGATE_HOME:-var}/demo $(PY) -m pipelines.platform down
 
 status: $(READY)
 	@$(PY) -m pipelines.platform status
 
 test: $(READY)
-	@$(PY) -m pytest -m "not faults and not cluster"
+	@$(PY) -m pytest -n 2 --dist loadfile -m "not faults and not cluster"
 
 test-conformance: $(READY)
 	@$(PY) -m pytest tests/conformance
@@ -57,6 +59,13 @@ types: $(READY)
 	@$(VENV)/bin/basedpyright
 
 check: lint types test
+
+# One benchmark: make bench-ingest, make bench-rollback, ...
+bench-statistics: $(READY)
+	@$(PY) benchmarks/sequential.py
+
+bench-%: $(READY)
+	@$(PY) benchmarks/$*.py
 
 bench: $(READY)
 	@for script in benchmarks/*.py; do echo "== $$script"; $(PY) $$script || exit 1; done
