@@ -7,7 +7,7 @@ from pipelines.manifest.load import Model
 from resources.naming import slug
 from resources.systems import Systems
 
-CHALLENGER = "challenger"
+CHALLENGER, CHAMPION = "challenger", "champion"
 VERSION_TAG = "rampgate/version"
 STATUS_TAG = "rampgate.status"
 ATTEMPTS = 3
@@ -38,6 +38,8 @@ def challenger_sensor(model: Model, job_name: str) -> dg.SensorDefinition:
             return dg.SkipReason(f"cannot tell: {error}")
         if challenger is None:
             return dg.SkipReason("no version has the alias `challenger`")
+        if CHAMPION in challenger.aliases:
+            return dg.SkipReason(f"version {challenger.version} is the champion already")
         status = challenger.tags.get(STATUS_TAG)
         if status:
             return dg.SkipReason(

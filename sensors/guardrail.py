@@ -84,6 +84,8 @@ class Watcher:
             event = self._look(self._watch, self._state)
             self._keep(self._watch, at_once=event is not None)
             return event
+        except LedgerConflict:
+            self._watch = None  # another watcher has taken over these counters: resume from what it wrote
         except RampgateError as error:
             self._complain(f"{self._model.name}: cannot watch: {error}")
         return None
@@ -101,7 +103,7 @@ class Watcher:
             else:
                 watch.save_if_due()
         except LedgerConflict:
-            self._watch = None  # another watcher has taken over these counters: resume from what it wrote
+            self._watch = None
         except LedgerError as error:
             self._complain(f"{self._model.name}: cannot write down what was counted: {error}")
 

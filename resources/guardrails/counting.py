@@ -21,9 +21,15 @@ class ServingMetric:
     slo_ms: int | None
     on_fail: OnFail
 
-    def events(self, revision: RevisionCounters) -> int:
-        """How many of the revision's answers count for this metric. Raises KeyError for an SLO not counted."""
-        return revision.errors if self.slo_ms is None else revision.over_slo[self.slo_ms]
+    def counted(self, revision: RevisionCounters | None) -> tuple[int, int]:
+        """(trials, events) of the revision; nothing of either where it does not count this SLO.
+
+        Never more events than trials: the gateway's counters are read one after the other, under load.
+        """
+        if revision is None or (self.slo_ms is not None and self.slo_ms not in revision.over_slo):
+            return 0, 0
+        events = revision.errors if self.slo_ms is None else revision.over_slo[self.slo_ms]
+        return revision.requests, min(events, revision.requests)
 
 
 def serving_metrics(manifest: RolloutManifest) -> tuple[ServingMetric, ...]:
@@ -45,30 +51,22 @@ def difference(before: Counters | None, now: Counters) -> Mapping[str, RevisionC
     """What each version's counters grew by since `before`, by version.
 
     A new epoch means that the counters started again from zero: all they show is new. Without a `before`
-    nothing is known about the interval and everything is zero.
+    nothing is known about the interval and everything is zero. A version may have several revisions: one that
+    was rolled out again, while the gateway still shows what it counted before.
     """
-    if before is None:
-        return {r.version: _minus(r, r) for r in now.revisions}
-    earlier = {r.revision: r for r in before.revisions} if before.epoch == now.epoch else {}
-    return {r.version: _minus(r, earlier.get(r.revision)) for r in now.revisions}
+    earlier = {r.revision: r for r in before.revisions} if before and before.epoch == now.epoch else {}
+    grown: dict[str, RevisionCounters] = {}
+    for r in now.revisions:
+        new = _minus(r, r if before is None else earlier.get(r.revision))
+        grown[r.version] = _plus(grown[r.version], new) if r.version in grown else new
+    return grown
 
 
 def counts(
     metric: ServingMetric, grown: Mapping[str, RevisionCounters], *, canary: str, champion: str
 ) -> Counts:
     """The interval's trials and events of both sides for one metric; a side that is not there has none."""
-    new, old = grown.get(canary), grown.get(champion)
-    return Counts(
-        canary_trials=new.requests if new else 0,
-        canary_events=_events(metric, new),
-        champion_trials=old.requests if old else 0,
-        champion_events=_events(metric, old),
-    )
-
-
-def _events(metric: ServingMetric, revision: RevisionCounters | None) -> int:
-    """Never more than the trials: the gateway's counters are read one after the other, under load."""
-    return min(metric.events(revision), revision.requests) if revision else 0
+    return Counts(*metric.counted(grown.get(canary)), *metric.counted(grown.get(champion)))
 
 
 def _minus(now: RevisionCounters, before: RevisionCounters | None) -> RevisionCounters:
@@ -80,4 +78,14 @@ def _minus(now: RevisionCounters, before: RevisionCounters | None) -> RevisionCo
         requests=max(0, now.requests - before.requests),
         errors=max(0, now.errors - before.errors),
         over_slo={ms: max(0, n - before.over_slo.get(ms, 0)) for ms, n in now.over_slo.items()},
+    )
+
+
+def _plus(one: RevisionCounters, other: RevisionCounters) -> RevisionCounters:
+    return RevisionCounters(
+        revision=other.revision,
+        version=other.version,
+        requests=one.requests + other.requests,
+        errors=one.errors + other.errors,
+        over_slo={ms: n + other.over_slo.get(ms, 0) for ms, n in one.over_slo.items()},
     )

@@ -59,7 +59,7 @@ class GuardrailWatch:
         self._state = state
 
     def observe(self, counters: Counters) -> None:
-        """Take in cumulative counters. Raises LedgerConflict when another watcher has taken over."""
+        """Take in cumulative counters; `save_if_due` writes them down."""
         grown = difference(self._last, counters)
         for metric in self.metrics:
             new = counts(metric, grown, canary=self._state.version, champion=self._state.champion or "")
@@ -69,13 +69,15 @@ class GuardrailWatch:
         if champion is not None:
             self._health.append((counters.at, champion.requests, champion.errors))
         self._health = [entry for entry in self._health if counters.at - entry[0] <= HEALTH_WINDOW]
-        first = self._last is None
         self._last = counters
-        if first or counters.at - self._saved_at >= self._save_every:
-            self._save(counters)
+
+    def save_if_due(self) -> None:
+        """`save`, unless that was less than `save_every` ago."""
+        if self._last is not None and self._last.at - self._saved_at >= self._save_every:
+            self._save(self._last)
 
     def save(self) -> None:
-        """Write what has not been written; call it before a decision and when the watch ends."""
+        """Write what has not been written. Raises LedgerConflict when another watcher has taken over."""
         if self._last is not None:
             self._save(self._last)
 

@@ -1,0 +1,224 @@
+"""All systems for tests of assets and sensors: real ledger, lake and manifests; serving and registry in memory."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pipelines.errors import NotMeasured, RegistryError, ServingError, VersionRefused
+from pipelines.manifest.load import Model
+from resources.controller import Controller
+from resources.lake.schema import ModelSchema
+from resources.registry import VersionInfo
+from resources.serving.backend import Counters, ModelArtefact, RevisionCounters
+from resources.settings import Settings
+from resources.systems import Systems
+from tests.resources.lake.segments_by_hand import MODEL, SCHEMA, tensors
+from tests.support.memory_backend import MemoryBackend, MemoryRegistry, World
+
+SERVICE = """\
+apiVersion: serving.kserve.io/v1beta1
+kind: InferenceService
+metadata: {{name: {name}}}
+spec: {{predictor: {{minReplicas: 1, model: {{modelFormat: {{name: mlflow}}}}}}}}
+"""
+ROLLOUT = """\
+model: {name}
+steps: [10, 100]
+tier: high
+experiment:
+  unit: flight
+  primary: {{name: cost, type: mean, source: outcomes.cost, mde: 30%, cap: 4}}
+  outcome_window: 1s
+  look_every: 10s
+guardrails:
+  - {{name: errors, type: proportion, source: serving.errors, margin: 0.5pp}}
+  - {{name: slow, type: proportion, source: serving.over_slo, slo: 250ms, margin: 1pp}}
+step: {{min_duration: 0s, min_units: 10}}
+data_checks:
+  window: 1h
+  min_rows: 20
+  checks:
+    - {{column: features.distance, type: between, min: 0, max: 6000}}
+    - {{column: features.origin, type: in_set, values: [EWR, JFK, LGA]}}
+drift: {{window: 1h, min_rows: 50}}
+"""
+
+
+def write_model(manifests: Path, name: str, more: str = "") -> Path:
+    """A model folder from the template; `more` is appended to its rollout.yaml."""
+    folder = manifests / name
+    folder.mkdir(parents=True)
+    (folder / "inferenceservice.yaml").write_text(SERVICE.format(name=name))
+    (folder / "rollout.yaml").write_text(ROLLOUT.format(name=name) + more)
+    return folder
+
+
+def settings_at(home: Path, **environment: str) -> Settings:
+    """Everything below `home`, manifests included."""
+    given = {"RAMPGATE_HOME": str(home), "RAMPGATE_MANIFESTS": str(home / "manifests")}
+    return Settings.from_environment(given | environment)
+
+
+def counters(epoch: str = "a", **versions: tuple[int, int]) -> Counters:
+    """Cumulative counts by version: `v2=(requests, errors)`."""
+    return Counters(
+        at=datetime.now(UTC),
+        epoch=epoch,
+        revisions=tuple(
+            RevisionCounters(
+                revision=f"revision-{name[1:]}",
+                version=name[1:],
+                requests=requests,
+                errors=errors,
+                over_slo={250: 0},
+            )
+            for name, (requests, errors) in versions.items()
+        ),
+    )
+
+
+class ScriptedBackend(MemoryBackend):
+    """Counters from a script (the last entry repeats, an exception is raised), predictions from a function."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self.predict_with: Callable[[Mapping[str, Any]], Mapping[str, Any]] = _half
+        self._script: list[Counters | Exception] = [NotMeasured("nothing was counted yet")]
+
+    def show(self, *script: Counters | Exception) -> None:
+        self._script = list(script)
+
+    def counters(self, service: str) -> Counters:
+        shown = self._script.pop(0) if len(self._script) > 1 else self._script[0]
+        if isinstance(shown, Exception):
+            raise shown
+        return shown
+
+    def predict(self, service: str, version: str, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        return self.predict_with(request)
+
+
+def _half(request: Mapping[str, Any]) -> Mapping[str, Any]:
+    rows = request["inputs"][0]["shape"][0]
+    return {"outputs": tensors({"probability": [0.5] * rows})}
+
+
+def broken_predictor(request: Mapping[str, Any]) -> Mapping[str, Any]:
+    raise ServingError("HTTP 500: cannot read origin")
+
+
+@dataclass
+class ScriptedRegistry(MemoryRegistry):
+    """Registered versions with a signature and an example, unless `unsigned` names them."""
+
+    world: World
+    known: set[str] = field(default_factory=lambda: {"1", "2"})
+    unsigned: set[str] = field(default_factory=set[str])
+    down: bool = False
+
+    def __post_init__(self) -> None:
+        super().__init__(self.world, self._answer)
+
+    def _answer(self, call: str) -> None:
+        if self.down:
+            raise RegistryError("MLflow does not answer")
+
+    def version(self, model: str, version: str) -> VersionInfo | None:
+        self._answer("version")
+        if version not in self.known:
+            return None
+        aliases = (
+            alias for (name, alias), held in self.world.aliases.items() if (name, held) == (model, version)
+        )
+        return VersionInfo(
+            model=model,
+            version=version,
+            run_id="",
+            status="READY",
+            source="",
+            created=datetime.now(UTC),
+            aliases=tuple(sorted(aliases)),
+            tags={key: v for (m, held, key), v in self.world.tags.items() if (m, held) == (model, version)},
+        )
+
+    def version_with_alias(self, model: str, alias: str) -> VersionInfo | None:
+        self._answer("version_with_alias")
+        version = self.world.aliases.get((model, alias))
+        return None if version is None else self.version(model, version)
+
+    def signature(self, model: str, version: str) -> ModelSchema:
+        self._answer("signature")
+        if version in self.unsigned:
+            raise VersionRefused("the version has no signature")
+        return SCHEMA
+
+    def input_example(self, model: str, version: str) -> dict[str, Any]:
+        return {"inputs": tensors({"distance": [719.0], "origin": ["JFK"]})}
+
+    def artefact_policy(self, model: str, version: str, allow: tuple[str, ...] = ()) -> tuple[str, ...]:
+        return ()
+
+    def artefact(self, model: str, version: str, *, local: bool = True) -> ModelArtefact:
+        self._answer("artefact")
+        return ModelArtefact(model=model, version=version, uri=f"models/{version}", digest=f"sha-{version}")
+
+    def link(self, model: str, version: str) -> str:
+        return f"http://127.0.0.1:5000/#/models/{model}/versions/{version}"
+
+
+class MemorySystems(Systems):
+    """Version 1 of one model is the champion and serves; version 2 is registered."""
+
+    @cached_property
+    def world(self) -> World:
+        world = World()
+        world.serving(MODEL, "1")
+        return world
+
+    @cached_property
+    def backend(self) -> ScriptedBackend:  # type: ignore[override]
+        return ScriptedBackend(self.world)
+
+    @cached_property
+    def registry(self) -> ScriptedRegistry:  # type: ignore[override]
+        return ScriptedRegistry(self.world)
+
+    @property
+    def model(self) -> Model:
+        return self.catalogue.model(MODEL)
+
+    @property
+    def share(self) -> float:
+        """The canary's share of traffic, version 2."""
+        return self.world.share(MODEL, "2")
+
+    def challenge(self, version: str = "2") -> None:
+        """Give the version the alias that asks for a rollout."""
+        self.world.aliases[MODEL, "challenger"] = version
+
+    def titles(self) -> list[str]:
+        """Titles of all alerts so far."""
+        return [alert.title for alert in self.ledger.outbox.all()]
+
+
+def memory_systems(home: Path, more: str = "") -> Iterator[MemorySystems]:
+    """Systems on an empty home with one model; closes the ledger afterwards."""
+    write_model(home / "manifests", MODEL, more)
+    systems = MemorySystems(settings_at(home))
+    yield systems
+    systems.ledger.close()
+
+
+def start_rollout(systems: MemorySystems) -> str:
+    """Version 2 takes ten percent of the traffic beside version 1."""
+    controller: Controller = systems.controller
+    from resources.starting import carry_on, start
+
+    systems.challenge()
+    rollout = start(systems, systems.model, "2").rollout_id
+    carry_on(systems, systems.model, rollout)
+    assert controller.state(rollout).percent == 10, controller.state(rollout).last
+    return rollout
