@@ -6,9 +6,9 @@ from typing import Any
 import dagster as dg
 
 from pipelines.manifest.load import Model
-from pipelines.rollout.state import Phase
+from pipelines.rollout.state import Phase, RolloutState
 from pipelines.statistics.metric_look import MetricLook
-from resources.experiment import TakenLook, past_looks, take_look
+from resources.experiment import TakenLook, past_looks, shadow_evidence, take_look
 from resources.monitoring.pictures import EffectAt, effect_over_time
 from resources.naming import key
 from resources.rollouts import open_rollout
@@ -39,6 +39,8 @@ def experiment(model: Model) -> dg.AssetsDefinition:
         state = open_rollout(systems.ledger, model.name)
         if state is None or state.champion is None or state.phase not in _LOOKED_AT:
             return dg.MaterializeResult(metadata={"status": "no canary is taking traffic"})
+        if state.phase is Phase.SHADOW:
+            return _shadowed(systems, model, state)
         taken, evidence = take_look(systems.lake, systems.ledger, model, state, now=datetime.now(UTC))
         systems.controller.record(state.rollout_id, evidence)
         if taken is None:
@@ -47,6 +49,16 @@ def experiment(model: Model) -> dg.AssetsDefinition:
         return dg.MaterializeResult(metadata=_metadata(systems, model, state.rollout_id, taken))
 
     return look
+
+
+def _shadowed(systems: Systems, model: Model, state: RolloutState) -> dg.MaterializeResult[Any]:
+    """In the shadow there is no experiment yet: the copies are judged by their errors, latency and agreement."""
+    evidence = shadow_evidence(systems.lake, systems.ledger, model, state, now=datetime.now(UTC))
+    systems.controller.record(state.rollout_id, evidence)
+    words = "\n".join(f"- {item.name}: {item.verdict}: {item.reason}" for item in evidence)
+    return dg.MaterializeResult(
+        metadata={"shadow": dg.MetadataValue.md(words), "rollout": dg.MetadataValue.text(state.rollout_id)}
+    )
 
 
 def _metadata(

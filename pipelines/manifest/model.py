@@ -113,6 +113,12 @@ class Validation(_Frozen):
     """Most recent logged predictions with a label that the comparison uses."""
     timeout: Duration = timedelta(minutes=3)
     """How long a version may take to become ready."""
+    min_agreement: Annotated[float, Field(ge=0, le=1)] = 0.8
+    """For a `shadow` step: the share of answers that must agree with the champion's, for each output."""
+    agreement_tolerance: Annotated[float, Field(ge=0)] = 0.5
+    """How far numbers may be apart and still agree, in standard deviations of the champion's answers."""
+    agreement_rows: Annotated[int, Field(ge=1)] = 200
+    """How many answers must have been compared before a `shadow` step can end."""
 
 
 class Artefact(_Frozen):

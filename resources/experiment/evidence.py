@@ -22,7 +22,7 @@ def look_evidence(
     manifest: RolloutManifest, state: RolloutState, look: Look, *, at: datetime
 ) -> tuple[Evidence, ...]:
     """Harm and margin of every metric, the sample ratio, and whether the step has its units."""
-    valid_for = max(_LOOKS * manifest.experiment.look_every, MIN_STALENESS)
+    valid_for = staleness(manifest)
     metrics = {metric.name: metric for metric in metrics_of(manifest)}
     found: list[Evidence] = []
     for result in look.metrics:
@@ -52,7 +52,44 @@ def unknown_evidence(manifest: RolloutManifest, reason: str, *, at: datetime) ->
 def _metric_evidence(
     metric: Metric, result: MetricLook, at: datetime, valid_for: timedelta
 ) -> Iterable[Evidence]:
-    values: dict[str, float | int | str | None] = {
+    yield harm_evidence(metric, result, at=at, valid_for=valid_for)
+    good = result.conclusion in (Conclusion.BETTER, Conclusion.NON_INFERIOR)
+    yield Evidence(
+        name=_margin_name(metric),
+        source=SOURCE,
+        verdict=Verdict.PASS if good else Verdict.UNKNOWN,
+        reason=result.sentence,
+        at=at,
+        needed_for=NeededFor.PROMOTE,
+        pending=not good,
+        valid_for=valid_for,
+        values=_values(result),
+    )
+
+
+def harm_evidence(metric: Metric, result: MetricLook, *, at: datetime, valid_for: timedelta) -> Evidence:
+    """Whether the challenger does harm on this metric; it needs no margin and no promotion in sight."""
+    measured = result.effect is not None
+    return Evidence(
+        name=_harm_name(metric),
+        source=SOURCE,
+        verdict=_harm_verdict(result),
+        reason=f"{result.sentence} ({_against_boundary(result)})" if measured else result.sentence,
+        at=at,
+        on_fail=_on_fail(metric),
+        pending=not measured,
+        valid_for=valid_for,
+        values=_values(result),
+    )
+
+
+def staleness(manifest: RolloutManifest) -> timedelta:
+    """How long a look's evidence counts."""
+    return max(_LOOKS * manifest.experiment.look_every, MIN_STALENESS)
+
+
+def _values(result: MetricLook) -> dict[str, float | int | str | None]:
+    return {
         "champion": result.champion,
         "challenger": result.challenger,
         "effect": result.effect,
@@ -64,30 +101,6 @@ def _metric_evidence(
         "margin": result.margin,
         "units": result.challenger_units,
     }
-    measured = result.effect is not None
-    yield Evidence(
-        name=_harm_name(metric),
-        source=SOURCE,
-        verdict=_harm_verdict(result),
-        reason=f"{result.sentence} ({_against_boundary(result)})" if measured else result.sentence,
-        at=at,
-        on_fail=_on_fail(metric),
-        pending=not measured,
-        valid_for=valid_for,
-        values=values,
-    )
-    good = result.conclusion in (Conclusion.BETTER, Conclusion.NON_INFERIOR)
-    yield Evidence(
-        name=_margin_name(metric),
-        source=SOURCE,
-        verdict=Verdict.PASS if good else Verdict.UNKNOWN,
-        reason=result.sentence,
-        at=at,
-        needed_for=NeededFor.PROMOTE,
-        pending=not good,
-        valid_for=valid_for,
-        values=values,
-    )
 
 
 def _harm_name(metric: Metric) -> str:
