@@ -1,0 +1,64 @@
+"""Alerts, failed runs and manifests that cannot be read."""
+
+import json
+
+import dagster as dg
+
+from sensors.alerts import alert_sensor, failure_sensor
+from sensors.manifests import manifest_sensor
+from tests.support.memory_systems import MemorySystems, start_rollout, write_model
+
+
+def tick(sensor: dg.SensorDefinition, systems: MemorySystems) -> str:
+    result = sensor(dg.build_sensor_context(resources={"systems": systems}))
+    return str(result.skip_message)
+
+
+def test_what_waits_in_the_outbox_is_delivered_once(systems: MemorySystems) -> None:
+    start_rollout(systems)
+    first = tick(alert_sensor(), systems)
+    assert first.startswith("sent ")
+    assert first != "sent 0, failed 0, waiting 0"
+    assert tick(alert_sensor(), systems) == "sent 0, failed 0, waiting 0"
+    lines = (systems.settings.home / "alerts.jsonl").read_text().splitlines()
+    assert "rollout started" in json.loads(lines[0])["title"]
+
+
+def test_a_manifest_that_is_wrong_is_alerted_once_and_again_when_it_is_wrong_in_another_way(
+    systems: MemorySystems,
+) -> None:
+    assert tick(manifest_sensor(), systems) == "every manifest can be read"
+    folder = write_model(systems.settings.manifests, "churn", "stepps: [10, 100]\n")
+    said = tick(manifest_sensor(), systems)
+    tick(manifest_sensor(), systems)
+    assert "stepps" in said
+    assert systems.titles() == ["a manifest is wrong"]
+    path = folder / "rollout.yaml"
+    path.write_text(path.read_text().replace("stepps", "tiers"))
+    tick(manifest_sensor(), systems)
+    assert len(systems.titles()) == 2
+
+
+def test_a_failed_run_is_alerted_with_its_error_and_link(
+    systems: MemorySystems, instance: dg.DagsterInstance
+) -> None:
+    @dg.op
+    def fails() -> None:
+        raise dg.Failure(description="the lake is away")
+
+    @dg.job
+    def job() -> None:
+        fails()
+
+    result = job.execute_in_process(instance=instance, raise_on_error=False)
+    context = dg.build_run_status_sensor_context(
+        sensor_name="failure_sensor",
+        dagster_event=result.get_run_failure_event(),
+        dagster_instance=instance,
+        dagster_run=result.dagster_run,
+        resources={"systems": systems},
+    ).for_run_failure()
+    failure_sensor()(context)
+    (alert,) = systems.ledger.outbox.all()
+    assert alert.title == "run of job failed"
+    assert f"/runs/{result.run_id}" in alert.body

@@ -1,0 +1,94 @@
+"""A version that gets the alias `challenger` is started, once."""
+
+import dagster as dg
+import pytest
+
+from sensors.challenger import ATTEMPTS, challenger_sensor
+from tests.support.memory_systems import MemorySystems, start_rollout
+from tests.support.rollouts import MODEL
+
+JOB = "flight_delay_start"
+
+
+@pytest.fixture
+def tick(systems: MemorySystems, instance: dg.DagsterInstance):
+    """One evaluation of the sensor: a run request, or the reason why there is none."""
+    sensor = challenger_sensor(systems.model, JOB)
+
+    def tick() -> dg.RunRequest | str:
+        context = dg.build_sensor_context(instance=instance, resources={"systems": systems})
+        result = sensor(context)
+        return result if isinstance(result, dg.RunRequest) else str(result.skip_message)
+
+    return tick
+
+
+def begun(instance: dg.DagsterInstance, request: dg.RunRequest, status: dg.DagsterRunStatus) -> None:
+    """The run that the daemon would have made of the request."""
+    number = len(instance.get_run_ids())
+    instance.add_run(
+        dg.DagsterRun(job_name=JOB, run_id=f"run-{number}", status=status, tags=dict(request.tags))
+    )
+
+
+def test_a_challenger_is_started_with_its_version(systems: MemorySystems, tick) -> None:
+    systems.challenge("2")
+    request = tick()
+    assert request.run_config == {"ops": {"flight_delay__candidate": {"config": {"version": "2"}}}}
+
+
+def test_asking_again_while_the_run_has_not_come_asks_for_the_same_run(systems: MemorySystems, tick) -> None:
+    systems.challenge()
+    assert tick().run_key == tick().run_key
+
+
+def test_nothing_is_asked_for_without_a_challenger(tick) -> None:
+    assert "no version has the alias" in tick()
+
+
+def test_one_start_at_a_time(systems: MemorySystems, instance: dg.DagsterInstance, tick) -> None:
+    systems.challenge()
+    begun(instance, tick(), dg.DagsterRunStatus.STARTED)
+    assert tick() == "version 2 is being started"
+
+
+def test_a_rollout_that_is_open_comes_first(systems: MemorySystems, tick) -> None:
+    start_rollout(systems)
+    assert "a rollout is open" in tick()
+
+
+@pytest.mark.parametrize("status", ["rolled_back", "refused", "aborted"])
+def test_a_version_that_failed_is_left_alone_until_its_tag_is_cleared(
+    systems: MemorySystems, tick, status: str
+) -> None:
+    systems.challenge()
+    systems.registry.tag(MODEL, "2", "rampgate.status", status)
+    assert f"= {status}; clear the tag" in tick()
+    del systems.world.tags[MODEL, "2", "rampgate.status"]
+    assert isinstance(tick(), dg.RunRequest)
+
+
+def test_the_champion_is_no_challenger(systems: MemorySystems, tick) -> None:
+    systems.challenge("1")
+    assert tick() == "version 1 is the champion already"
+
+
+def test_failed_starts_are_tried_again_with_a_new_key_and_not_for_ever(
+    systems: MemorySystems, instance: dg.DagsterInstance, tick
+) -> None:
+    systems.challenge()
+    keys: list[str | None] = []
+    for _ in range(ATTEMPTS):
+        request = tick()
+        keys.append(request.run_key)
+        begun(instance, request, dg.DagsterRunStatus.FAILURE)
+    assert len(set(keys)) == ATTEMPTS
+    assert tick() == "version 2 could not be started in 3 runs; see their logs"
+
+
+def test_a_registry_that_is_down_is_said_and_asked_again(systems: MemorySystems, tick) -> None:
+    systems.challenge()
+    systems.registry.down = True
+    assert tick() == "cannot tell: MLflow does not answer"
+    systems.registry.down = False
+    assert isinstance(tick(), dg.RunRequest)

@@ -1,0 +1,147 @@
+"""The sensor that rolls back by itself, inside its tick, on counters that a test scripts."""
+
+from collections.abc import Callable
+from datetime import timedelta
+
+import dagster as dg
+import pytest
+
+from pipelines.errors import LedgerError, NotMeasured, ServingError
+from pipelines.rollout.decision import End
+from pipelines.rollout.state import Phase
+from resources.ledger import CounterStore, Ledger
+from resources.serving.backend import Counters
+from sensors.guardrail import guardrail_sensor
+from tests.support.memory_systems import MemorySystems, counters, start_rollout
+
+Tick = Callable[[], dg.SensorResult | dg.SkipReason]
+NOTHING = counters(v1=(0, 0), v2=(0, 0))
+HARM = counters(v1=(900, 0), v2=(100, 30))
+
+
+@pytest.fixture
+def tick(systems: MemorySystems, instance: dg.DagsterInstance) -> Tick:
+    """One tick that watches for less than a second."""
+    sensor = guardrail_sensor(systems.catalogue.models, tick=timedelta(seconds=0.7))
+
+    def tick() -> dg.SensorResult | dg.SkipReason:
+        context = dg.build_sensor_context(instance=instance, resources={"systems": systems})
+        return sensor(context)
+
+    return tick
+
+
+def said(result: dg.SensorResult | dg.SkipReason) -> str:
+    assert isinstance(result, dg.SkipReason)
+    return str(result.skip_message)
+
+
+def test_harm_takes_the_traffic_away_within_the_tick(systems: MemorySystems, tick: Tick) -> None:
+    rollout = start_rollout(systems)
+    systems.backend.show(NOTHING, HARM)
+    result = tick()
+    assert systems.share == 0
+    assert isinstance(result, dg.SensorResult)
+    (event,) = result.asset_events
+    assert "errors: 30 of 100 answers at the canary" in (event.description or "")
+    assert event.asset_key.to_user_string() == "flight_delay/rollout"
+    state = systems.controller.state(rollout)
+    assert state.phase is Phase.ROLLING_BACK
+    assert systems.controller.owes(rollout), "spec and registry are left to the run that follows"
+    assert any("rolling back" in title for title in systems.titles())
+
+
+def test_a_healthy_canary_is_left_alone(systems: MemorySystems, tick: Tick) -> None:
+    start_rollout(systems)
+    systems.backend.show(NOTHING, counters(v1=(9000, 9), v2=(1000, 1)))
+    assert "watched at 10 %" in said(tick())
+    assert systems.share == 10
+
+
+def test_without_a_rollout_nothing_is_watched(tick: Tick) -> None:
+    assert "no canary takes traffic" in said(tick())
+
+
+def test_a_tick_goes_on_where_the_last_one_ended(systems: MemorySystems, tick: Tick) -> None:
+    """Neither tick alone sees enough: the second one needs what the first one counted."""
+    start_rollout(systems)
+    systems.backend.show(NOTHING, counters(v1=(60, 0), v2=(20, 2)))
+    assert "no guardrail crossed" in said(tick())
+    systems.backend.show(counters(v1=(90, 0), v2=(30, 8)))
+    assert isinstance(tick(), dg.SensorResult)
+    assert systems.share == 0
+
+
+def test_what_happened_between_two_ticks_is_counted(systems: MemorySystems, tick: Tick) -> None:
+    start_rollout(systems)
+    systems.backend.show(NOTHING)
+    tick()
+    systems.backend.show(HARM)
+    assert isinstance(tick(), dg.SensorResult)
+
+
+@pytest.mark.parametrize("error", [NotMeasured("Prometheus is down"), ServingError("no such service")])
+def test_counters_that_cannot_be_read_roll_nothing_back(
+    systems: MemorySystems, tick: Tick, error: Exception
+) -> None:
+    start_rollout(systems)
+    systems.backend.show(error)
+    tick()
+    assert systems.share == 10
+
+
+def test_after_an_outage_the_counters_are_judged(systems: MemorySystems, tick: Tick) -> None:
+    start_rollout(systems)
+    systems.backend.show(NOTHING, NotMeasured("Prometheus is down"), HARM)
+    assert isinstance(tick(), dg.SensorResult)
+    assert systems.share == 0
+
+
+def test_no_traffic_is_given_back_to_a_champion_that_fails(systems: MemorySystems, tick: Tick) -> None:
+    rollout = start_rollout(systems)
+    systems.backend.show(NOTHING, counters(v1=(200, 120), v2=(300, 300)))
+    tick()
+    assert systems.share == 10
+    last = systems.controller.state(rollout).last
+    assert last is not None
+    assert last.decision.rule == "champion_unhealthy"
+    assert any("champion unhealthy" in title for title in systems.titles())
+
+
+def test_a_guardrail_that_only_holds_does_not_roll_back(systems: MemorySystems, tick: Tick) -> None:
+    path = systems.model.folder / "rollout.yaml"
+    path.write_text(path.read_text().replace("margin: 0.5pp}", "margin: 0.5pp, on_fail: hold}"))
+    del systems.__dict__["catalogue"]
+    start_rollout(systems)
+    sensor = guardrail_sensor(systems.catalogue.models, tick=timedelta(seconds=0.7))
+    systems.backend.show(NOTHING, HARM)
+    sensor(dg.build_sensor_context(resources={"systems": systems}))
+    assert systems.share == 10
+
+
+def test_a_ledger_that_goes_away_does_not_keep_harm_in_traffic(
+    systems: MemorySystems, tick: Tick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The traffic goes first; the ledger is told when it is back."""
+    rollout = start_rollout(systems)
+
+    def away(*_: object, **__: object) -> None:
+        raise LedgerError("database is locked")
+
+    looks = iter([NOTHING])
+
+    def counted(_service: str) -> Counters:
+        first = next(looks, None)
+        if first is None:
+            return HARM
+        for name in ("events", "append", "rollouts"):
+            monkeypatch.setattr(Ledger, name, away)
+        monkeypatch.setattr(CounterStore, "append", away)
+        return first
+
+    monkeypatch.setattr(systems.backend, "counters", counted)
+    tick()
+    assert systems.share == 0
+    monkeypatch.undo()
+    systems.controller.drive(rollout)
+    assert systems.controller.state(rollout).end is End.ROLLED_BACK
