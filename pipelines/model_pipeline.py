@@ -73,8 +73,13 @@ def _job(model: Model, name: str, assets: list[str], description: str) -> AssetJ
         selection=dg.AssetSelection.assets(*(key(model.name, asset) for asset in assets)),
         description=description,
         executor_def=dg.in_process_executor,
-        tags={"rampgate/model": model.name} | ({CARRIES_ON_TAG: model.name} if "rollout" in assets else {}),
+        tags={"rampgate/model": model.name} | (_first_in_the_queue(model) if "rollout" in assets else {}),
     )
+
+
+def _first_in_the_queue(model: Model) -> dict[str, str]:
+    """A run that acts on a rollout does not wait behind training and ingestion."""
+    return {CARRIES_ON_TAG: model.name, "dagster/priority": "10"}
 
 
 def _schedule(model: Model, job: str, cron: str) -> dg.ScheduleDefinition:

@@ -25,7 +25,7 @@ telemetry: {enabled: false}
 nux: {enabled: false}
 sensors: {use_threads: true, num_workers: 4}
 schedules: {use_threads: true, num_workers: 2}
-run_queue: {max_concurrent_runs: 2, dequeue_interval_seconds: 1}
+run_queue: {max_concurrent_runs: 3, dequeue_interval_seconds: 1}
 run_monitoring:
   enabled: true
   start_timeout_seconds: 180
