@@ -1,5 +1,6 @@
 """When something is away: metrics, the ledger, a controller that hangs in the middle of a change."""
 
+import contextlib
 import random
 from datetime import timedelta
 from pathlib import Path
@@ -13,7 +14,7 @@ from pipelines.rollout.evidence import Verdict
 from pipelines.rollout.state import Phase
 from resources.controller import Controller
 from resources.ledger import Ledger
-from tests.support.faults import Fault, FaultyRig
+from tests.support.faults import Crash, Fault, FaultyRig
 from tests.support.rollouts import MODEL, Rig, artefact, evidence, good, harmful, manifest
 
 HOUR = timedelta(hours=1)
@@ -175,8 +176,25 @@ def test_harm_found_while_a_promotion_is_under_way_turns_it_back_or_comes_too_la
     rig.clock.tick()
     rig.do(lambda driver: driver.drive(rollout))
     end = rig.check_end(rollout)
-    promoted = any(effect.call == "promote" for effect in rig.world.effects)
-    assert end is (End.PROMOTED if promoted else End.ROLLED_BACK)
+    shares = [effect.percent for effect in rig.world.effects if effect.version == "2"]
+    assert shares in ([0, 10, 100], [0, 10, 0, 0], [0, 10, 0]), "what was taken away is not given back"
+    assert end is (End.PROMOTED if shares[-1] == 100 else End.ROLLED_BACK)
+
+
+def test_a_promotion_cut_short_by_a_crash_is_given_up_when_harm_has_come_to_light(tmp_path: Path) -> None:
+    rig = FaultyRig(tmp_path)
+    rig.world.serving(MODEL, "1")
+    rollout = rig.controller().start(manifest(steps=[10, 100]), "2", "1", artefact("2"))
+    rig.controller().drive(rollout, good(rig.clock.now))
+    rig.clock.tick()
+    for at in range(1, 60):
+        with contextlib.suppress(Crash):
+            rig.do(lambda driver: driver.drive(rollout, good(rig.clock.now)), Fault("crash", at))
+        if rig.controller().state(rollout).phase is Phase.PROMOTING:
+            break
+    rig.clock.tick()
+    rig.do(lambda driver: driver.drive(rollout, harmful(rig.clock.now)))
+    assert rig.check_end(rollout) is End.ROLLED_BACK
 
 
 def test_a_registry_that_is_away_delays_the_end_and_not_the_rollback(rig: Rig) -> None:
@@ -242,6 +260,20 @@ def test_a_promotion_that_may_have_happened_is_asked_about_until_it_is_known(rig
     rig.controller().drive(rollout, harmful(rig.clock.now))
     assert rig.controller().state(rollout).end is End.PROMOTED
     assert [effect.call for effect in rig.world.effects].count("promote") == 1
+
+
+def test_a_promotion_that_worked_although_it_answered_with_an_error_is_a_promotion(rig: Rig) -> None:
+    rollout = rig.start(steps=[10, 100])
+    rig.controller().drive(rollout, good(rig.clock.now))
+    rig.clock.tick()
+
+    def late(name: str) -> None:
+        if name == "after promote":
+            raise ServingError("timed out")
+
+    rig.controller(hook=late).drive(rollout, good(rig.clock.now))
+    state = rig.controller().state(rollout)
+    assert (state.end, state.trouble) == (End.PROMOTED, None)
 
 
 def test_a_ledger_that_was_replaced_is_read_afresh(rig: Rig) -> None:
