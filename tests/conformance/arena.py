@@ -40,8 +40,6 @@ class Arena(Protocol):
 
     backend: ServingBackend
     service: str
-    carries_traffic: bool
-    """Whether `send` works; a fake cluster has an API but no network."""
 
     def artefact(self, version: str, **behaviour: Any) -> ModelArtefact: ...
 
@@ -55,7 +53,6 @@ class EmbeddedArena:
     settings: Settings
     service: str
     models: dict[str, Any] = field(default_factory=dict)
-    carries_traffic: bool = True
     start_seconds: float = 20.0
     replicas: int = 2
 
@@ -90,14 +87,20 @@ class EmbeddedArena:
         )
 
     def send(self, unit: str | None = None, **headers: str) -> Answer:
-        names = {name.replace("_", "-"): value for name, value in headers.items()}
-        if unit is not None:
-            names["x-unit-id"] = unit
-        url = f"http://{HOST}:{self.settings.ports.gateway}/v2/models/{self.service}/infer"
-        answer = self.client.post(url, json={"inputs": []}, headers=names)
-        revision = answer.headers.get("x-served-revision", "")
-        version = answer.json()["model_version"] if answer.is_success else ""
-        return Answer(answer.status_code, version, revision, answer.headers.get("x-request-id", ""))
+        return ask(self.client, f"http://{HOST}:{self.settings.ports.gateway}", self.service, unit, headers)
+
+
+def ask(
+    client: httpx.Client, gateway: str, service: str, unit: str | None, headers: dict[str, str]
+) -> Answer:
+    """What a client gets from a gateway."""
+    names = {name.replace("_", "-"): value for name, value in headers.items()}
+    if unit is not None:
+        names["x-unit-id"] = unit
+    answer = client.post(f"{gateway}/v2/models/{service}/infer", json={"inputs": []}, headers=names)
+    revision = answer.headers.get("x-served-revision", "")
+    version = answer.json()["model_version"] if answer.is_success else ""
+    return Answer(answer.status_code, version, revision, answer.headers.get("x-request-id", ""))
 
 
 def establish(arena: Arena, version: str) -> None:

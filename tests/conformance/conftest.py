@@ -7,12 +7,30 @@ import pytest
 
 from resources.settings import Settings
 from tests.conformance.arena import Arena, EmbeddedArena, establish, gateway_alone
-from tests.conformance.kserve_arena import kserve_cluster_arena, kserve_knative_arena, kserve_standard_arena
+from tests.conformance.kserve_arena import (
+    knative_gateway,
+    kserve_cluster_arena,
+    kserve_knative_arena,
+    kserve_standard_arena,
+    standard_gateway,
+    sticky_knative_arena,
+    sticky_standard_arena,
+)
 
-__all__ = ["kserve_cluster_arena", "kserve_knative_arena", "kserve_standard_arena"]
+__all__ = [
+    "knative_gateway",
+    "kserve_cluster_arena",
+    "kserve_knative_arena",
+    "kserve_standard_arena",
+    "standard_gateway",
+    "sticky_knative_arena",
+    "sticky_standard_arena",
+]
 
+STICKY = ["embedded", "sticky_knative", "sticky_standard"]
+"""Assignment follows the unit: what KServe alone cannot do."""
 BACKENDS = [
-    "embedded",
+    *STICKY,
     "kserve_knative",
     "kserve_standard",
     pytest.param("kserve_cluster", marks=pytest.mark.cluster),
@@ -39,10 +57,9 @@ def embedded_arena(gateway: Settings) -> Iterator[EmbeddedArena]:
     arena.retire()
 
 
-@pytest.fixture
-def traffic(arena: Arena) -> Arena:
+@pytest.fixture(params=STICKY)
+def traffic(request: pytest.FixtureRequest) -> Arena:
     """An arena that carries requests, with version 1 stable."""
-    if not arena.carries_traffic:
-        pytest.skip("no traffic on this backend")
+    arena: Arena = request.getfixturevalue(f"{request.param}_arena")
     establish(arena, "1")
     return arena

@@ -9,15 +9,18 @@ import itertools
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import httpx
 import pytest
 
 from resources.serving.backend import ModelArtefact, ServingBackend
-from resources.serving.kserve import Cluster, KServeBackend, Timing, from_folder
-from tests.conformance.arena import Answer
+from resources.serving.kserve import Cluster, KServeBackend, StickyBackend, Timing, from_folder
+from resources.serving.kserve.assignments import Assignments
+from tests.conformance.arena import Answer, ask
+from tests.conformance.sticky_gateway import StickyGateway, sticky_gateway
 from tests.fake_kubernetes.backends import MANIFEST
 from tests.fake_kubernetes.server import FakeKubernetes, serving
 from tests.fake_kubernetes.world import Behaviour, World
@@ -32,7 +35,6 @@ class FakeClusterArena:
 
     fake: FakeKubernetes
     service: str
-    carries_traffic: bool = False
 
     def __post_init__(self) -> None:
         def sleep(seconds: float) -> None:
@@ -58,13 +60,36 @@ class FakeClusterArena:
 
 
 @dataclass
+class StickyArena(FakeClusterArena):
+    """The fake API server with the sticky gateway in front: real Envoy, real sidecar, light predictors."""
+
+    gateway: StickyGateway = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        kserve = cast(KServeBackend, self.backend)
+        assignments = Assignments(kserve.cluster, pause=0.01)
+        self.backend = StickyBackend(
+            kserve=kserve, assignments=assignments, gateways=self.gateway.gateways, patience=10
+        )
+        self.client = httpx.Client(trust_env=False, timeout=10)
+
+    def artefact(self, version: str, **behaviour: Any) -> ModelArtefact:
+        made = super().artefact(version, **behaviour)
+        self.gateway.run_model(made.uri, version, behaviour)
+        return made
+
+    def send(self, unit: str | None = None, **headers: str) -> Answer:
+        return ask(self.client, self.gateway.gateways.traffic, self.service, unit, headers)
+
+
+@dataclass
 class RealClusterArena:
     """A real KServe. Splits are per request there, so that only the state is looked at."""
 
     cluster: Cluster
     service: str
     uris: list[str]
-    carries_traffic: bool = False
 
     def __post_init__(self) -> None:
         folder = Path(os.environ["RAMPGATE_CLUSTER_MANIFESTS"])
@@ -93,6 +118,35 @@ def kserve_knative_arena() -> Iterator[FakeClusterArena]:
 def kserve_standard_arena() -> Iterator[FakeClusterArena]:
     with serving(World(default_mode="Standard")) as fake:
         yield FakeClusterArena(fake, f"model-{next(_names)}")
+
+
+@pytest.fixture(scope="session")
+def knative_gateway() -> Iterator[StickyGateway]:
+    with sticky_gateway("Serverless") as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def standard_gateway() -> Iterator[StickyGateway]:
+    with sticky_gateway("Standard") as made:
+        yield made
+
+
+@pytest.fixture
+def sticky_knative_arena(knative_gateway: StickyGateway) -> Iterator[StickyArena]:
+    yield from _sticky(knative_gateway)
+
+
+@pytest.fixture
+def sticky_standard_arena(standard_gateway: StickyGateway) -> Iterator[StickyArena]:
+    yield from _sticky(standard_gateway)
+
+
+def _sticky(gateway: StickyGateway) -> Iterator[StickyArena]:
+    arena = StickyArena(gateway.fake, f"model-{next(_names)}", gateway=gateway)
+    yield arena
+    arena.client.close()
+    gateway.forget(arena.service)
 
 
 @pytest.fixture

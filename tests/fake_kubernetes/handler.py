@@ -41,7 +41,7 @@ class Handler(BaseHTTPRequestHandler):
             code, answer = self._answer(body)
         except ApiError as error:
             code, answer = error.code, error.body()
-        except Dropped:
+        except (Dropped, BrokenPipeError, ConnectionResetError):
             self.close_connection = True
             return
         if answer is not None:
@@ -85,15 +85,15 @@ class Handler(BaseHTTPRequestHandler):
             raise no_such_resource()
         if target.resource == "":
             return 200, _discovery(target)
-        self._authorise(target)
+        self._authorise(target, query)
         verb = getattr(self, f"_{self.command.lower()}")
         code, answer = verb(target, query, body)
         return code, answer
 
-    def _authorise(self, target: Target) -> None:
+    def _authorise(self, target: Target, query: dict[str, str]) -> None:
         verb = _VERBS[self.command]
         if self.command == "GET" and not target.name:
-            verb = "list"
+            verb = "watch" if query.get("watch") in ("true", "1") else "list"
         from tests.fake_kubernetes.server import Call
 
         plural = f"{target.plural}/{target.subresource}" if target.subresource else target.plural
@@ -112,6 +112,7 @@ class Handler(BaseHTTPRequestHandler):
         items = store.list_all(target.resource, target.namespace)
         wanted = dict(part.split("=", 1) for part in query.get("labelSelector", "").split(",") if part)
         items = [item for item in items if wanted.items() <= item["metadata"].get("labels", {}).items()]
+        items = [item for item in items if _selected(item, query)]
         meta = {"resourceVersion": str(store.version)}
         return 200, {"kind": "List", "apiVersion": "v1", "metadata": meta, "items": items}
 
@@ -151,20 +152,25 @@ class Handler(BaseHTTPRequestHandler):
         """Stream the events after `resourceVersion` until `timeoutSeconds` have passed."""
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
-        self.send_header("Connection", "close")
+        self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
-        self.close_connection = True
-        seen = int(query.get("resourceVersion", "0"))
+        seen, place = int(query.get("resourceVersion", "0")), 0
+        events = self.fake.store.events
         deadline = time.monotonic() + float(query.get("timeoutSeconds", "1"))
-        while time.monotonic() < deadline:
-            for version, kind, key, item in list(self.fake.store.events):
-                if version > seen and key[:2] == (target.resource, target.namespace):
-                    seen = version
-                    self.wfile.write(json.dumps({"type": kind, "object": item}).encode() + b"\n")
+        while time.monotonic() < deadline and not self.fake.closing:
+            for version, kind, key, item in events[place:]:
+                wanted = key[:2] == (target.resource, target.namespace) and _selected(item, query)
+                if version > seen and wanted:
+                    self._chunk(json.dumps({"type": kind, "object": item}).encode() + b"\n")
+            place = len(events)
             self.wfile.flush()
             self.fake.lock.release()  # others must be able to write while this one listens
-            time.sleep(0.02)
+            time.sleep(0.005)
             self.fake.lock.acquire()
+        self._chunk(b"")
+
+    def _chunk(self, data: bytes) -> None:
+        self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
 
     def _predict(self, body: Any) -> tuple[int, Any]:
         host = self.headers.get("Host", "")
@@ -184,6 +190,12 @@ class Handler(BaseHTTPRequestHandler):
 
 
 _VERBS = {"GET": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
+
+
+def _selected(item: dict[str, Any], query: dict[str, str]) -> bool:
+    """Whether the object is the one that a field selector names."""
+    name = query.get("fieldSelector", "").partition("metadata.name=")[2]
+    return not name or item["metadata"]["name"] == name
 
 
 def _discovery(target: Target) -> dict[str, Any]:

@@ -42,6 +42,8 @@ class FakeKubernetes:
     """(host, body) of predictions sent to the ingress, which is the same port."""
     lock: threading.RLock = field(default_factory=threading.RLock)
     url: str = ""
+    closing: bool = False
+    """Set when the server ends: watches end with it."""
 
     @property
     def world(self) -> World:
@@ -57,6 +59,11 @@ class FakeKubernetes:
         key = (CONFIG, "kserve", "inferenceservice-config")
         self.store.objects.pop(key, None)
         self.store.create(key, body, "helm")
+        assignments = (CONFIG, "default", "rampgate-assignments")
+        if assignments not in self.store.objects:
+            self.store.create(
+                assignments, {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {}}, "kustomize"
+            )
 
     def apply(self, isvc: dict[str, Any], *, manager: str = "kubectl") -> None:
         """Create an InferenceService as somebody else would."""
@@ -95,6 +102,7 @@ def serving(world: World | None = None) -> Iterator[FakeKubernetes]:
     try:
         yield fake
     finally:
+        fake.closing = True
         server.shutdown()
         server.server_close()
         thread.join()

@@ -10,7 +10,7 @@ from resources.serving.envoy.description import (
     Revision,
     Service,
 )
-from resources.serving.envoy.discovery import CDS, RDS, ROUTES, publish, published_version
+from resources.serving.envoy.discovery import CDS, RDS, ROUTES, publish, publish_if_new, published_version
 from resources.serving.envoy.routes import route_configuration
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "bootstrap",
     "clusters",
     "publish",
+    "publish_if_new",
     "published_version",
     "route_configuration",
 ]

@@ -107,8 +107,10 @@ def _locality(hosts: list[dict[str, Any]], revision: str) -> dict[str, Any]:
 
 def _endpoint(endpoint: Endpoint, revision: str) -> dict[str, Any]:
     address = {"socket_address": {"address": endpoint.host, "port_value": endpoint.port}}
+    named = {"hostname": endpoint.hostname} if endpoint.hostname else {}
+    checked = {"health_check_config": named} if named else {}
     return {
-        "endpoint": {"address": address},
+        "endpoint": {"address": address, **named, **checked},
         # Read back by the access log and the x-served-revision header.
         "metadata": {"filter_metadata": {"envoy.lb": {"revision": revision}}},
     }

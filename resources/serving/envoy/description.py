@@ -20,6 +20,8 @@ class Endpoint:
 
     host: str
     port: int
+    hostname: str = ""
+    """What requests and health checks name as their host; empty: what the client named."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +53,11 @@ class Service:
         if not 0 <= self.canary_weight <= most:
             raise ValueError(f"{self.name}: canary_weight == {self.canary_weight}, must be 0 to {most}")
 
+    @property
+    def named(self) -> bool:
+        """Whether its replicas are told the host that they are asked as."""
+        return any(endpoint.hostname for revision in self.live() for endpoint in revision.endpoints)
+
     def live(self) -> Iterator[Revision]:
         """The revisions that routes may name: stable, then canary."""
         yield from (revision for revision in (self.stable, self.canary) if revision is not None)
@@ -71,3 +78,4 @@ class Gateway:
     discovery: Path
     """Directory of cds.json and rds.json, replaced atomically."""
     access_log: Path
+    """A file, or /dev/stdout."""

@@ -34,6 +34,12 @@ def publish(path: Path, resources: Sequence[dict[str, Any]]) -> str:
     return version
 
 
+def publish_if_new(path: Path, resources: Sequence[dict[str, Any]], before: str | None) -> str:
+    """`publish`, unless `before` is the version of just these resources."""
+    version = version_of(resources)
+    return version if version == before else publish(path, resources)
+
+
 def published_version(path: Path) -> str | None:
     """The version in the file, or None before the first `publish`."""
     if not path.exists():

@@ -65,7 +65,7 @@ def _pinned(
     service: Service, revision: Revision, match: dict[str, Any], probe_token: str | None
 ) -> dict[str, Any]:
     headers = [_is(PIN_HEADER, revision.name), _is(TOKEN_HEADER, probe_token)]
-    action = {"cluster": probe_cluster(revision), "timeout": _seconds(service.timeout_ms)}
+    action = {"cluster": probe_cluster(revision), "timeout": _seconds(service.timeout_ms), **_host(service)}
     return _route(service, match | {"headers": headers}, action, assignment="pinned")
 
 
@@ -75,6 +75,7 @@ def _weighted(service: Service, match: dict[str, Any]) -> dict[str, Any]:
         "hash_policy": [_unit_hash(service.salt)],
         "timeout": _seconds(service.timeout_ms),
         "retry_policy": _retry(service.timeout_ms),
+        **_host(service),
     }
     if service.mirror and service.canary is not None:
         action["request_mirror_policies"] = [_mirror(service.canary)]
@@ -125,8 +126,15 @@ def _retry(timeout_ms: int) -> dict[str, Any]:
     }
 
 
+def _host(service: Service) -> dict[str, Any]:
+    """Each replica is asked by its own name, which is how Knative's activator tells revisions apart."""
+    return {"auto_host_rewrite": True} if service.named else {}
+
+
 def _mirror(canary: Revision) -> dict[str, Any]:
+    name = next((endpoint.hostname for endpoint in canary.endpoints if endpoint.hostname), "")
     return {
+        **({"host_rewrite_literal": name} if name else {}),
         "cluster": shadow_cluster(canary),
         "disable_shadow_host_suffix_append": True,
         "request_headers_mutations": [{"append": _set(ASSIGNMENT_HEADER, "shadow")}],

@@ -7,5 +7,15 @@ from resources.serving.kserve.driver import Timing
 from resources.serving.kserve.probe import Probe
 from resources.serving.kserve.prometheus import Prometheus
 from resources.serving.kserve.service import from_folder
+from resources.serving.kserve.sticky import StickyBackend
 
-__all__ = ["Cluster", "KServeBackend", "Probe", "Prometheus", "Timing", "connect", "from_folder"]
+__all__ = [
+    "Cluster",
+    "KServeBackend",
+    "Probe",
+    "Prometheus",
+    "StickyBackend",
+    "Timing",
+    "connect",
+    "from_folder",
+]

@@ -33,8 +33,6 @@ class KServeBackend:
     probe: Probe = Probe()
     logger_url: str = ""
     """The prediction log's sink; where set, KServe's payload logger is switched on with every version."""
-    sticky: bool = False
-    """Whether our Envoy gateway stands in front: KServe's own split is per request."""
     installation: Installation | None = None
     """In place of reading KServe's config map, where that may not be read."""
     kserve_namespace: str = "kserve"
@@ -43,20 +41,21 @@ class KServeBackend:
     sleep: Callable[[float], None] = field(default=time.sleep)
 
     def capabilities(self, service: str) -> Capabilities:
-        """What can be asked for: whole percents, no mirror, sticky with our gateway in front."""
-        return Capabilities(sticky=self.sticky, mirror=False, percent_step=1.0)
+        """Whole percents: KServe's own split is per request, and it cannot mirror. See `sticky` for more."""
+        return Capabilities(sticky=False, mirror=False, percent_step=1.0)
 
     def status(self, service: str) -> ServiceStatus:
         """What is in force now."""
-        view = self._observe(service)
-        return knative_view.status(view) if isinstance(view, KnativeView) else standard_view.status(view)
+        return status_of(self.observe(service))
 
     def deploy_canary(
         self, service: str, artefact: ModelArtefact, *, percent: float, salt: str, mirror: bool = False
     ) -> ServiceStatus:
         """Start the version at 0 %, wait until it is ready, then give it `percent`."""
         if mirror:
-            raise ServingError(f"{service}: KServe cannot mirror traffic; allowed steps are percents")
+            raise ServingError(
+                f"{service}: KServe cannot mirror traffic; that takes the sticky gateway (docs/kubernetes.md)"
+            )
         uri = storage_uri.checked(artefact.uri)
         share = _whole(service, percent)
         identity = Identity(version=artefact.version, digest=artefact.digest, salt=salt, uri=uri)
@@ -76,6 +75,14 @@ class KServeBackend:
             service,
             lambda view: knative.set_percent(view, version, share),
             lambda view: standard.set_percent(view, version, share),
+        )
+
+    def hold(self, service: str, version: str, percent: float) -> ServiceStatus:
+        """Make the canary fit for a share that a gateway gives it; KServe's own split stays neutral."""
+        return self._run(
+            service,
+            lambda view: knative.hold(view, version),
+            lambda view: standard.hold(view, version, percent),
         )
 
     def promote(self, service: str, version: str) -> ServiceStatus:
@@ -98,7 +105,7 @@ class KServeBackend:
         """Cumulative counts of the stable and the canary revision since the canary's revision began."""
         if self.prometheus is None:
             raise NotMeasured(f"{service}: no Prometheus is configured (RAMPGATE_PROMETHEUS_URL)")
-        view = self._observe(service)
+        view = self.observe(service)
         if not view.exists:
             raise NotMeasured(f"{service}: there is no such InferenceService")
         mode = Mode.KNATIVE if isinstance(view, KnativeView) else Mode.STANDARD
@@ -115,7 +122,7 @@ class KServeBackend:
         known = [each for each in (now.canary, now.stable) if each and each.name and each.version == version]
         if not known:
             raise ServingError(f"{service}: no revision serves version {version}")
-        view = self._observe(service)
+        view = self.observe(service)
         host = f"http://{known[0].name}.{self.cluster.namespace}.svc.cluster.local"
         hosts = view.hosts if isinstance(view, KnativeView) else {}
         return self.probe.send(hosts.get(known[0].name, host), service, request)
@@ -139,10 +146,11 @@ class KServeBackend:
         )
         observers = self._observers(name)
         view = driver.run(lambda: observers.observe(splitting=True), plan)
-        return knative_view.status(view) if isinstance(view, KnativeView) else standard_view.status(view)
+        return status_of(view)
 
-    def _observe(self, name: str) -> KnativeView | StandardView:
-        return self._observers(name).observe()[0]
+    def observe(self, service: str) -> KnativeView | StandardView:
+        """One observation of everything that the cluster says about a service."""
+        return self._observers(service).observe()[0]
 
     def _observers(self, name: str) -> Observers:
         return Observers(self.cluster, name, self._installed)
@@ -164,6 +172,11 @@ class KServeBackend:
                 f"KServe is not installed in namespace {self.kserve_namespace}: {missing}"
             ) from missing
         return read_installation(found)
+
+
+def status_of(view: KnativeView | StandardView) -> ServiceStatus:
+    """An observation in the words of the serving contract."""
+    return knative_view.status(view) if isinstance(view, KnativeView) else standard_view.status(view)
 
 
 def _whole(service: str, percent: float) -> int:

@@ -14,6 +14,8 @@ FIELD_MANAGER = "rampgate"
 ISVC = "serving.kserve.io/v1beta1"
 KNATIVE = "serving.knative.dev/v1"
 GATEWAY = "gateway.networking.k8s.io/v1"
+ASSIGNMENTS = "rampgate-assignments"
+"""The config map that the sticky gateway follows (`resources.serving.kserve.assignment`)."""
 
 
 class Conflict(ServingError):
@@ -118,6 +120,29 @@ class Cluster:
     def config_map(self, namespace: str, name: str) -> dict[str, Any]:
         """A config map of another namespace."""
         return self._call("GET", f"/api/v1/namespaces/{namespace}/configmaps/{name}")
+
+    def assignments(self) -> dict[str, Any]:
+        """The config map that holds who gets which canary."""
+        return self._call("GET", self._path("v1", "configmaps", ASSIGNMENTS))
+
+    def everything(self, path: str, *, only: str = "") -> tuple[list[dict[str, Any]], str]:
+        """All objects at a path (or the `only` one of that name), and the resourceVersion to watch from."""
+        query = [("fieldSelector", f"metadata.name={only}")] if only else []
+        found = self._call("GET", path, query=query)
+        return found["items"], str(found["metadata"]["resourceVersion"])
+
+    def services_path(self) -> str:
+        """Where the InferenceServices are."""
+        return self._path(ISVC, "inferenceservices")
+
+    def config_maps_path(self) -> str:
+        """Where the config maps are."""
+        return self._path("v1", "configmaps")
+
+    def assign(self, data: Mapping[str, str], *, resource_version: str) -> None:
+        """Merge-patch keys of that config map, only if it is still at this version."""
+        body = {"metadata": {"resourceVersion": resource_version}, "data": data}
+        self._call("PATCH", self._path("v1", "configmaps", ASSIGNMENTS), body=body)
 
     def _path(self, group_version: str, plural: str, name: str = "") -> str:
         root = "/api" if "/" not in group_version else "/apis"

@@ -5,18 +5,24 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipelines.errors import ServingError
+from resources.serving.kserve.assignments import Assignments
 from resources.serving.kserve.backend import KServeBackend
 from resources.serving.kserve.client import Cluster
 from resources.serving.kserve.driver import Timing
+from resources.serving.kserve.gateways import Gateways
 from resources.serving.kserve.probe import Probe
 from resources.serving.kserve.prometheus import Prometheus
 from resources.serving.kserve.queries import PRESETS
+from resources.serving.kserve.sticky import StickyBackend
 
 
-def connect(services: Mapping[str, Mapping[str, Any]], env: Mapping[str, str] | None = None) -> KServeBackend:
+def connect(
+    services: Mapping[str, Mapping[str, Any]], env: Mapping[str, str] | None = None
+) -> KServeBackend | StickyBackend:
     """A backend on the cluster of KUBECONFIG, or the one that this process runs in.
 
-    `services` are the models' InferenceServices as the teams wrote them, by service name.
+    `services` are the models' InferenceServices as the teams wrote them, by service name. With
+    RAMPGATE_GATEWAY_CONTROL_URL the sticky gateway splits traffic in KServe's place.
     """
     env = os.environ if env is None else env
 
@@ -25,16 +31,23 @@ def connect(services: Mapping[str, Mapping[str, Any]], env: Mapping[str, str] | 
             raise ServingError(f"{service}: no InferenceService in the cluster, and no model of that name")
         return services[service]
 
-    return KServeBackend(
-        cluster=Cluster.connect(namespace=env.get("RAMPGATE_NAMESPACE", "default")),
+    cluster = Cluster.connect(namespace=env.get("RAMPGATE_NAMESPACE", "default"))
+    kserve = KServeBackend(
+        cluster=cluster,
         manifests=manifest,
         prometheus=_prometheus(env),
         probe=Probe(ingress=env.get("RAMPGATE_INGRESS_URL", "")),
         logger_url=env.get("RAMPGATE_SINK_URL", ""),
-        sticky=env.get("RAMPGATE_STICKY_GATEWAY", "") == "true",
         kserve_namespace=env.get("RAMPGATE_KSERVE_NAMESPACE", "kserve"),
         timing=Timing(model=_seconds(env, "RAMPGATE_MODEL_TIMEOUT", 600.0)),
     )
+    control, traffic = env.get("RAMPGATE_GATEWAY_CONTROL_URL", ""), env.get("RAMPGATE_GATEWAY_URL", "")
+    if not control and not traffic:
+        return kserve
+    if not control or not traffic:
+        raise ServingError("RAMPGATE_GATEWAY_URL and RAMPGATE_GATEWAY_CONTROL_URL: set both or none")
+    gateways = Gateways(control=control, traffic=traffic, token=env.get("RAMPGATE_GATEWAY_TOKEN", ""))
+    return StickyBackend(kserve=kserve, assignments=Assignments(cluster), gateways=gateways)
 
 
 def _prometheus(env: Mapping[str, str]) -> Prometheus | None:

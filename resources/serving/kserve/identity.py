@@ -100,6 +100,11 @@ def model_uri(predictor: Mapping[str, Any]) -> str:
     return str((predictor.get("model") or {}).get("storageUri") or "")
 
 
+def timeout_ms(predictor: Mapping[str, Any]) -> int:
+    """`timeout`, which KServe has in seconds; 60 s where there is none."""
+    return round(float(predictor.get("timeout") or 60) * 1000)
+
+
 def owned(
     service: str, identity: Identity, *, restore: Restore | None = None, restored_after: str = ""
 ) -> dict[str, Any]:

@@ -42,6 +42,17 @@ def set_percent(view: KnativeView, version: str, percent: int) -> Step:
     return _weigh(view, version, percent)
 
 
+def hold(view: KnativeView, version: str) -> Step:
+    """Towards: the canary can take a share from a gateway. KServe's own weights stay as they are."""
+    if view.spec.version != version:
+        return Refuse(f"{view.service}: version {version} is not the canary (that is {_named(view.spec)})")
+    if view.unpromoted:
+        return Done()
+    if view.carries_stable:
+        return Refuse(f"{view.service}: version {version} is promoted; roll it back instead")
+    return _not_live(view) or Done()
+
+
 def promote(view: KnativeView, version: str) -> Step:
     """Towards: the version is the stable one, and the spec carries no percent."""
     if not view.exists or view.spec.version != version:

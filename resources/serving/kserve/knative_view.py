@@ -14,6 +14,7 @@ from resources.serving.kserve.identity import (
     identity_of,
     read_identity,
     read_restore,
+    timeout_ms,
     was_restored,
 )
 
@@ -41,6 +42,8 @@ class KnativeView:
     restored: bool = False
     """Whether a rollback put the spec's version there."""
     percent: int | None = None
+    timeout_ms: int = 60_000
+    """How long one request may take."""
     created: str = ""
     ready: str = ""
     rolledout: str = ""
@@ -113,6 +116,7 @@ def read(
         restore=read_restore(predictor),
         restored=was_restored(predictor),
         percent=predictor.get("canaryTrafficPercent"),
+        timeout_ms=timeout_ms(predictor),
         created=component.get("latestCreatedRevision", ""),
         ready=component.get("latestReadyRevision", ""),
         rolledout=component.get("latestRolledoutRevision", ""),

@@ -25,6 +25,8 @@ class Installation:
 
     default_mode: str
     gateway_api: bool
+    headless: bool = False
+    """Whether a Standard predictor's Service has no address of its own: its name then gives the pods'."""
 
 
 def read_installation(config_map: Mapping[str, Any]) -> Installation:
@@ -35,6 +37,7 @@ def read_installation(config_map: Mapping[str, Any]) -> Installation:
     return Installation(
         default_mode=str(deploy.get("defaultDeploymentMode", "Serverless")),
         gateway_api=bool(ingress.get("enableGatewayApi", False)),
+        headless=bool(_section(data, "service").get("serviceClusterIPNone", False)),
     )
 
 

@@ -51,6 +51,18 @@ def set_percent(view: StandardView, version: str, percent: int) -> Step:
     return _weigh(view, view.canary, percent)
 
 
+def hold(view: StandardView, version: str, percent: float) -> Step:
+    """Towards: the canary can take this share from a gateway. KServe's own weights stay as they are."""
+    if view.canary is None or view.canary.identity.version != version:
+        promoted = view.spec.version == version
+        why = "is promoted; roll it back instead" if promoted else "is not the canary"
+        return Refuse(f"{view.service}: version {version} {why}")
+    needed = max(1, math.ceil(view.replicas * percent / 100))
+    if view.canary.replicas < needed:
+        return _change(view.canary, percent=view.canary.percent, replicas=needed)
+    return _ready(view, view.canary_backend, needed) or Done()
+
+
 def promote(view: StandardView, version: str) -> Step:
     """Towards: the version is the stable predictor, alone."""
     if view.exists and view.spec.version == version:

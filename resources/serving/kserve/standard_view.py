@@ -14,6 +14,7 @@ from resources.serving.kserve.identity import (
     is_ours,
     read_identity,
     read_restore,
+    timeout_ms,
 )
 
 
@@ -44,6 +45,8 @@ class StandardView:
     """The stable predictor's `model`."""
     replicas: int = 1
     """The stable predictor's minReplicas."""
+    timeout_ms: int = 60_000
+    """How long one request may take."""
     canary: Canary | None = None
     foreign: tuple[str, ...] = ()
     """Names of canaries that somebody else added."""
@@ -105,6 +108,7 @@ def read(
         name=predictor.get("name") or "",
         model=predictor.get("model") or {},
         replicas=int(predictor.get("minReplicas", 1)),
+        timeout_ms=timeout_ms(predictor),
         canary=_canary(ours[0]) if ours else None,
         foreign=tuple(e["predictor"].get("name", "") for e in entries if e not in ours[:1]),
         available={each["metadata"]["name"]: _available(each) for each in found},

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.errors import ServingError
-from resources.serving.kserve import connect
+from resources.serving.kserve import StickyBackend, connect
 from tests.fake_kubernetes.backends import MANIFEST, artefact
 from tests.fake_kubernetes.server import FakeKubernetes
 
@@ -30,11 +30,23 @@ def kubeconfig(knative: FakeKubernetes, tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_a_rollout_with_credentials_from_a_kubeconfig(kubeconfig: FakeKubernetes):
-    made = connect({"m": MANIFEST}, {"RAMPGATE_SINK_URL": "http://sink/", "RAMPGATE_STICKY_GATEWAY": "true"})
-    assert made.capabilities("m").sticky
+    made = connect({"m": MANIFEST}, {"RAMPGATE_SINK_URL": "http://sink/"})
+    assert not made.capabilities("m").sticky
     status = made.deploy_canary("m", artefact("1"), percent=0, salt="s1")
     assert (status.canary or status.stable) is not None
     assert kubeconfig.isvc("m")["spec"]["predictor"]["logger"]["url"] == "http://sink/"
+
+
+def test_a_gateway_that_does_not_answer_is_not_sticky(kubeconfig: FakeKubernetes):
+    urls = {
+        "RAMPGATE_GATEWAY_URL": "http://127.0.0.1:1",
+        "RAMPGATE_GATEWAY_CONTROL_URL": "http://127.0.0.1:1",
+    }
+    made = connect({"m": MANIFEST}, urls)
+    assert isinstance(made, StickyBackend)
+    assert not made.capabilities("m").sticky
+    with pytest.raises(ServingError, match="set both or none"):
+        connect({}, {"RAMPGATE_GATEWAY_URL": "http://g"})
 
 
 def test_a_model_that_nobody_wrote_down(kubeconfig: FakeKubernetes):

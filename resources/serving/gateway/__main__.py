@@ -1,0 +1,70 @@
+"""`python -m resources.serving.gateway`: the sidecar of a gateway pod, until SIGTERM."""
+
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Mapping
+
+from pipelines.errors import RampgateError
+from resources.serving.embedded.admin import Admin
+from resources.serving.envoy import Endpoint
+from resources.serving.gateway.control import Control
+from resources.serving.gateway.following import Follower
+from resources.serving.gateway.options import Options
+from resources.serving.gateway.publishing import Addresses, Publisher
+from resources.serving.gateway.sidecar import Sidecar, in_cluster
+from resources.serving.kserve.client import Cluster
+from resources.serving.kserve.mode import Installation, read_installation
+
+
+def main(env: Mapping[str, str]) -> None:
+    """Run what `env` describes."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    options = Options.from_environment(env)
+    options.gateway.discovery.mkdir(parents=True, exist_ok=True)
+    cluster = Cluster.connect(namespace=options.namespace)
+    installed = _Installed(cluster, options.kserve_namespace)
+    publisher = Publisher(
+        options.gateway, Admin(options.gateway.admin_port), _addresses(options, installed), options.token
+    )
+    sidecar = Sidecar(Follower(cluster, installed), publisher)
+    control = Control(options.gateway.host, options.control_port, options.token, sidecar.answer)
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    sidecar.start()
+    threading.Thread(target=control.serve_forever, daemon=True).start()
+    ended.wait()
+    control.shutdown()
+    sidecar.stop()
+
+
+class _Installed:
+    """KServe's configuration, read once: it decides on names and ports, not on traffic."""
+
+    def __init__(self, cluster: Cluster, namespace: str) -> None:
+        self._cluster, self._namespace = cluster, namespace
+        self._found: Installation | None = None
+
+    def __call__(self) -> Installation:
+        if self._found is None:
+            self._found = read_installation(
+                self._cluster.config_map(self._namespace, "inferenceservice-config")
+            )
+        return self._found
+
+
+def _addresses(options: Options, installed: _Installed) -> Addresses:
+    if options.upstream:
+        host, _, port = options.upstream.rpartition(":")
+        return lambda split, part: Endpoint(host=host, port=int(port), hostname=part.name)
+    return in_cluster(options.namespace, options.domain, installed)
+
+
+if __name__ == "__main__":
+    try:
+        main(os.environ)
+    except RampgateError as error:
+        sys.exit(f"gateway: {error}")

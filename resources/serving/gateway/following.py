@@ -1,0 +1,120 @@
+"""What the cluster wants of the gateway, kept up to date by two watches."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipelines.errors import ServingError
+from resources.serving.kserve import knative_view, standard_view
+from resources.serving.kserve.assignment import Assignment, decode
+from resources.serving.kserve.client import ASSIGNMENTS, Cluster
+from resources.serving.kserve.knative_view import KnativeView
+from resources.serving.kserve.mode import Installation, Mode, detect
+from resources.serving.kserve.split import Split, split
+from resources.serving.kserve.standard_view import StandardView
+from resources.serving.kserve.watching import Expired, watch
+
+_LOG = logging.getLogger(__name__)
+_WATCH_SECONDS = 60
+"""A watch ends after this and everything is listed again: an event that was lost is made good."""
+_RETRY_SECONDS = 0.5
+
+
+@dataclass
+class Follower:
+    """One namespace's InferenceServices and assignments."""
+
+    cluster: Cluster
+    installed: Callable[[], Installation]
+    changed: threading.Event = field(default_factory=threading.Event)
+    stop: threading.Event = field(default_factory=threading.Event)
+    trouble: dict[str, str] = field(default_factory=dict[str, str])
+    """What cannot be followed now, and why."""
+
+    def __post_init__(self) -> None:
+        self._lock = threading.Lock()
+        self._views: dict[str, KnativeView | StandardView] = {}
+        self._assignments: dict[str, Assignment] = {}
+        self._listed: set[str] = set()
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything was seen once."""
+        return self._listed == {"services", "assignments"}
+
+    def splits(self) -> dict[str, Split]:
+        """What should be in force, by service."""
+        with self._lock:
+            found = {name: split(view, self._assignments.get(name)) for name, view in self._views.items()}
+        return {name: each for name, each in found.items() if each is not None}
+
+    def start(self) -> list[threading.Thread]:
+        """Follow on two threads until `stop` is set."""
+        services, maps = self.cluster.services_path(), self.cluster.config_maps_path()
+        jobs = [
+            ("services", services, "", self._take_service),
+            ("assignments", maps, ASSIGNMENTS, self._take_assignments),
+        ]
+        threads = [threading.Thread(target=self._follow, args=job, daemon=True) for job in jobs]
+        for thread in threads:
+            thread.start()
+        return threads
+
+    def _follow(
+        self, name: str, path: str, only: str, take: Callable[[str, Mapping[str, Any]], None]
+    ) -> None:
+        while not self.stop.is_set():
+            try:
+                self._once(name, path, only, take)
+                self.trouble.pop(name, None)
+            except Expired as expired:
+                _LOG.info("%s: %s", name, expired)
+            except ServingError as error:
+                if self.trouble.get(name) != str(error):
+                    _LOG.warning("%s cannot be followed; what is in force stays: %s", name, error)
+                self.trouble[name] = str(error)
+                time.sleep(_RETRY_SECONDS)
+
+    def _once(self, name: str, path: str, only: str, take: Callable[[str, Mapping[str, Any]], None]) -> None:
+        items, version = self.cluster.everything(path, only=only)
+        for item in items:
+            take("MODIFIED", item)
+        self._forget_others(name, {str(item["metadata"]["name"]) for item in items})
+        self._listed.add(name)
+        self.changed.set()
+        for event in watch(self.cluster, path, since=version, seconds=_WATCH_SECONDS, only=only):
+            if self.stop.is_set():
+                return
+            if event["type"] != "BOOKMARK" and (not only or event["object"]["metadata"]["name"] == only):
+                take(event["type"], event["object"])
+                self.changed.set()
+
+    def _forget_others(self, kind: str, names: set[str]) -> None:
+        with self._lock:
+            if kind == "services":
+                self._views = {name: view for name, view in self._views.items() if name in names}
+            elif not names:
+                self._assignments = {}
+
+    def _take_service(self, event: str, isvc: Mapping[str, Any]) -> None:
+        name = str(isvc["metadata"]["name"])
+        view = None if event == "DELETED" else self._view(name, isvc)
+        with self._lock:
+            self._views.pop(name, None)
+            if view is not None:
+                self._views[name] = view
+
+    def _view(self, name: str, isvc: Mapping[str, Any]) -> KnativeView | StandardView:
+        recorded = (isvc.get("status") or {}).get("deploymentMode", "")
+        mode = Mode.KNATIVE if recorded in ("Knative", "Serverless") else detect(isvc, self.installed())
+        if mode is Mode.KNATIVE:
+            return knative_view.read(name, isvc, self.cluster.revisions(name), [])
+        return standard_view.read(name, isvc, [], [], [])
+
+    def _take_assignments(self, event: str, config_map: Mapping[str, Any]) -> None:
+        data: Mapping[str, str] = {} if event == "DELETED" else config_map.get("data") or {}
+        with self._lock:
+            self._assignments = {name: decode(name, text) for name, text in data.items()}

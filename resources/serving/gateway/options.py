@@ -1,0 +1,48 @@
+"""A gateway pod as environment variables describe it (docs/kubernetes.md lists them)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.errors import ServingError
+from resources.serving.envoy import Gateway
+from resources.settings import HOST
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What both containers of the pod are told."""
+
+    gateway: Gateway
+    control_port: int
+    token: str
+    namespace: str
+    domain: str
+    kserve_namespace: str
+    upstream: str
+    """`host:port` in place of every revision's own address; for trying it out."""
+
+    @classmethod
+    def from_environment(cls, env: Mapping[str, str]) -> "Options":
+        """Raises ServingError where others could reach the gateway without a token."""
+        host, token = env.get("RAMPGATE_GATEWAY_HOST", HOST), env.get("RAMPGATE_GATEWAY_TOKEN", "")
+        if host != HOST and not token:
+            raise ServingError(
+                f"RAMPGATE_GATEWAY_HOST == {host!r} is open to others: RAMPGATE_GATEWAY_TOKEN must be set"
+            )
+        discovery = Path(env.get("RAMPGATE_GATEWAY_DISCOVERY", "/tmp/rampgate-gateway"))
+        return cls(
+            gateway=Gateway(
+                host=host,
+                port=int(env.get("RAMPGATE_GATEWAY_PORT", "8080")),
+                admin_port=int(env.get("RAMPGATE_GATEWAY_ADMIN_PORT", "9901")),
+                discovery=discovery,
+                access_log=Path(env.get("RAMPGATE_GATEWAY_ACCESS_LOG", "/dev/stdout")),
+            ),
+            control_port=int(env.get("RAMPGATE_GATEWAY_CONTROL_PORT", "8081")),
+            token=token,
+            namespace=env.get("RAMPGATE_NAMESPACE", "default"),
+            domain=env.get("RAMPGATE_CLUSTER_DOMAIN", "cluster.local"),
+            kserve_namespace=env.get("RAMPGATE_KSERVE_NAMESPACE", "kserve"),
+            upstream=env.get("RAMPGATE_GATEWAY_UPSTREAM", ""),
+        )

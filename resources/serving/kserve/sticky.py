@@ -1,0 +1,201 @@
+"""`ServingBackend` with the sticky gateway in front of KServe.
+
+The gateway splits; KServe's own split stays neutral: a canary keeps 0 % there until it is promoted. A share is an
+assignment (`assignment`), which the gateway's sidecars follow, and a call returns when every pod does what it says.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pipelines.errors import NotMeasured, ServingError
+from resources.serving.backend import (
+    Capabilities,
+    Counters,
+    ModelArtefact,
+    RevisionStatus,
+    ServiceStatus,
+)
+from resources.serving.envoy import TOTAL_WEIGHT
+from resources.serving.kserve.assignment import Assignment
+from resources.serving.kserve.assignments import Assignments
+from resources.serving.kserve.backend import KServeBackend, status_of
+from resources.serving.kserve.gateways import Gateways
+from resources.serving.kserve.identity import Identity
+from resources.serving.kserve.knative_view import KnativeView
+from resources.serving.kserve.split import Split, canary_identity, deployment, split
+from resources.serving.kserve.standard_view import StandardView
+
+
+@dataclass(frozen=True, kw_only=True)
+class StickyBackend:
+    """Rollouts in one namespace, behind one gateway."""
+
+    kserve: KServeBackend
+    assignments: Assignments
+    gateways: Gateways
+    patience: float = 30.0
+    """Seconds for the gateway to do what it should."""
+    poll: float = 0.02
+
+    def capabilities(self, service: str) -> Capabilities:
+        """Everything, if every pod of the gateway answers now; else no more than KServe alone."""
+        reports = self.gateways.reports()
+        there = bool(reports) and not any(report.error for report in reports)
+        return Capabilities(sticky=there, mirror=there, percent_step=0.01 if there else 1.0)
+
+    def status(self, service: str) -> ServiceStatus:
+        """What KServe runs, with the shares that the gateway gives: the largest that any pod gives a canary."""
+        return self._status(*self._look(service))
+
+    def deploy_canary(
+        self, service: str, artefact: ModelArtefact, *, percent: float, salt: str, mirror: bool = False
+    ) -> ServiceStatus:
+        """Start the version at 0 %, wait until it is ready, then give it its share."""
+        _check(service, percent)
+        identity = self._identity(service, artefact, salt)
+        if self._occupied(service, identity):  # KServe says by what, before anything of ours is changed
+            self.kserve.deploy_canary(service, artefact, percent=0, salt=identity.salt)
+        begun = self.assignments.change(service, lambda there: _begun(service, identity, salt, there))
+        self.kserve.deploy_canary(service, artefact, percent=0, salt=identity.salt)
+        if percent > 0 and self._is_canary(service, artefact.version):
+            self.kserve.hold(service, artefact.version, percent)
+
+        def give(there: Assignment | None) -> Assignment | None:
+            if (
+                there is None
+                or begun is None
+                or (there.revision, there.command) != (begun.revision, begun.command)
+            ):
+                raise ServingError(
+                    f"{service}: version {artefact.version} was rolled back while it was deployed"
+                )
+            return replace(there, percent=float(percent), salt=salt, mirror=mirror)
+
+        self.assignments.change(service, give)
+        return self._confirmed(service)
+
+    def set_canary_percent(self, service: str, version: str, percent: float) -> ServiceStatus:
+        """Give the canary this share; mirroring ends. 0 changes the gateway first and asks nobody before."""
+        _check(service, percent)
+        if percent > 0:
+            self.kserve.hold(service, version, percent)
+        there = self.assignments.change(service, lambda there: _commanded(there, version, percent))
+        if there is None or there.version != version:
+            self._unassigned(service, version, percent)
+        return self._confirmed(service)
+
+    def promote(self, service: str, version: str) -> ServiceStatus:
+        """Everything to the version at the gateway, then at KServe, which retires the previous one."""
+        if self._is_canary(service, version):
+            self.kserve.hold(service, version, 100)
+            self.assignments.change(service, lambda there: _commanded(there, version, 100))
+            self._confirmed(service)
+        self.kserve.promote(service, version)
+        return self._confirmed(service)
+
+    def roll_back(self, service: str, version: str) -> ServiceStatus:
+        """Traffic away at the gateway, then KServe restores the spec; no-op where the version is gone."""
+        there = self.assignments.change(service, lambda there: _commanded(there, version, 0))
+        if there is not None and there.version == version:
+            self._confirmed(service)
+        self.kserve.roll_back(service, version)
+        return self._confirmed(service)
+
+    def counters(self, service: str) -> Counters:
+        """What the gateway's pods counted. Raises NotMeasured where one does not answer."""
+        if not self.kserve.observe(service).exists:
+            raise NotMeasured(f"{service}: there is no such InferenceService")
+        return self.gateways.counters(service)
+
+    def predict(self, service: str, version: str, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Send one request to that version, past the weights."""
+        _, wanted = self._look(service)
+        parts = [part for part in (wanted.parts if wanted else ()) if part.version == version]
+        if wanted is None or not parts:
+            raise ServingError(f"{service}: no revision serves version {version}")
+        return self.gateways.probe(service, parts[-1].name, request, timeout_ms=wanted.timeout_ms)
+
+    def _look(self, service: str) -> tuple[KnativeView | StandardView, Split | None]:
+        view = self.kserve.observe(service)
+        return view, split(view, self.assignments.read(service))
+
+    def _status(self, view: KnativeView | StandardView, wanted: Split | None) -> ServiceStatus:
+        found = status_of(view)
+        if wanted is None:
+            return found
+        weights = [wanted.weight]
+        reported = [report.splits.get(view.service) for report in self.gateways.reports()]
+        weights = [each.weight if each.canary else 0 for each in reported if each] or weights
+        share = max(weights) / TOTAL_WEIGHT * 100
+        return replace(
+            found,
+            stable=_with(found.stable, 100 - share if wanted.canary else 100),
+            canary=_with(found.canary, share if wanted.canary else 0),
+            salt=wanted.salt or found.salt,
+            mirror=wanted.mirror,
+        )
+
+    def _confirmed(self, service: str) -> ServiceStatus:
+        """Wait until every pod does what the cluster says now. Raises ServingError naming the one that does not."""
+        deadline = time.monotonic() + self.patience
+        while True:
+            view, wanted = self._look(service)
+            behind = [why for report in self.gateways.reports() if (why := report.behind(service, wanted))]
+            if not behind:
+                return self._status(view, wanted)
+            if time.monotonic() > deadline:
+                raise ServingError(f"{service}: {behind[0]} (after {self.patience:g} s)")
+            time.sleep(self.poll)
+
+    def _unassigned(self, service: str, version: str, percent: float) -> None:
+        """A canary from before there was a gateway, or one that KServe itself is giving traffic to."""
+        if percent == 0:
+            self.kserve.set_canary_percent(service, version, 0)
+            return
+        view = self.kserve.observe(service)
+        made = _new(service, canary_identity(view), canary_identity(view).salt)
+        self.assignments.change(service, lambda there: replace(made, percent=float(percent)))
+
+    def _is_canary(self, service: str, version: str) -> bool:
+        canary = status_of(self.kserve.observe(service)).canary
+        return canary is not None and canary.version == version
+
+    def _occupied(self, service: str, identity: Identity) -> bool:
+        view = self.kserve.observe(service)
+        return status_of(view).canary is not None and canary_identity(view).key != identity.key
+
+    def _identity(self, service: str, artefact: ModelArtefact, salt: str) -> Identity:
+        """The running deployment of this artefact, whatever its salt, or the one that is to be made."""
+        there = canary_identity(self.kserve.observe(service))
+        if (there.version, there.digest) == (artefact.version, artefact.digest):
+            return there
+        return Identity(version=artefact.version, digest=artefact.digest, salt=salt, uri=artefact.uri)
+
+
+def _begun(service: str, identity: Identity, salt: str, there: Assignment | None) -> Assignment:
+    if there is not None and there.revision == deployment(service, identity):
+        return there
+    return _new(service, identity, salt)
+
+
+def _new(service: str, identity: Identity, salt: str) -> Assignment:
+    return Assignment(
+        revision=deployment(service, identity), version=identity.version, percent=0.0, salt=salt
+    )
+
+
+def _commanded(there: Assignment | None, version: str, percent: float) -> Assignment | None:
+    if there is None or there.version != version:
+        return None
+    return replace(there, percent=float(percent), mirror=False, command=there.command + 1)
+
+
+def _with(revision: RevisionStatus | None, percent: float) -> RevisionStatus | None:
+    return replace(revision, percent=round(percent, 2)) if revision else None
+
+
+def _check(service: str, percent: float) -> None:
+    if not 0 <= percent <= 100 or percent * 100 != round(percent * 100):
+        raise ServingError(f"{service}: percent {percent} cannot be set; allowed: 0 to 100 in steps of 0.01")
