@@ -24,7 +24,8 @@ dt{color:var(--quiet);font-size:.8rem} dd{margin:0;overflow-wrap:anywhere}
 table{border-collapse:collapse;width:100%;font-size:.9rem}
 th{text-align:left;color:var(--quiet);font-weight:600;white-space:nowrap}
 td,th{padding:.4rem .7rem .4rem 0;border-bottom:1px solid var(--line);vertical-align:top}
-td{overflow-wrap:anywhere;min-width:4.5rem} td:first-child,.nobr{white-space:nowrap}
+td{overflow-wrap:anywhere;min-width:4.5rem} td:last-child{min-width:5.5rem}
+td:first-child,.nobr{white-space:nowrap}
 .badge{display:inline-block;border-radius:5px;padding:.05em .5em;font-size:.82rem;font-weight:600;white-space:nowrap;
 border:1px solid currentColor}
 .badge.good{color:var(--green)} .badge.bad{color:var(--red)} .badge.wait{color:var(--amber)}
