@@ -39,6 +39,9 @@ def main() -> int:
     except RampgateError as error:
         console.event(f"the demo stopped: {error}")
         return 1
+    except KeyboardInterrupt:
+        console.event("interrupted; what is still running stops with: make down")
+        return 130
     finally:
         console.close()
 
