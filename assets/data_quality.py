@@ -11,7 +11,7 @@ from resources.monitoring.data_checks import DataCheckReport, check_window
 from resources.monitoring.evidence import from_data_checks
 from resources.monitoring.expectations import CheckResult, check_names
 from resources.naming import key
-from resources.rollouts import open_rollout
+from resources.rollouts import open_rollout, record_if_open
 from resources.systems import Systems
 
 WINDOW = "window"
@@ -58,9 +58,8 @@ def data_quality(model: Model) -> dg.AssetsDefinition:
         rollout = open_rollout(systems.ledger, model.name)
         if rollout is not None:
             valid_for = 2 * model.rollout.data_checks.window + RUN_ALLOWANCE
-            systems.controller.record(
-                rollout.rollout_id, [from_data_checks(report, at=now, valid_for=valid_for)]
-            )
+            evidence = from_data_checks(report, at=now, valid_for=valid_for)
+            record_if_open(systems.controller, rollout.rollout_id, [evidence])
         return dg.MaterializeResult(metadata=_metadata(systems, report), check_results=_checks(report, names))
 
     return check

@@ -16,7 +16,7 @@ from resources.monitoring.drift_report import Comparison, DriftReport
 from resources.monitoring.evidence import from_drift
 from resources.monitoring.pictures import drift_scores
 from resources.naming import key
-from resources.rollouts import open_rollout
+from resources.rollouts import open_rollout, record_if_open
 from resources.systems import Systems
 
 RUN_ALLOWANCE = timedelta(minutes=3)
@@ -64,7 +64,8 @@ def drift(model: Model) -> dg.AssetsDefinition:
         if state is not None and state.champion is not None and state.weights:
             reports.append(_against_stable(systems, model, state, now))
         if state is not None:
-            systems.controller.record(state.rollout_id, [_evidence(model, report, now) for report in reports])
+            evidence = [_evidence(model, report, now) for report in reports]
+            record_if_open(systems.controller, state.rollout_id, evidence)
         return dg.MaterializeResult(
             metadata=_metadata(systems, reports), check_results=list(_checks(reports))
         )

@@ -11,7 +11,7 @@ from pipelines.statistics.metric_look import MetricLook
 from resources.experiment import TakenLook, past_looks, shadow_evidence, take_look
 from resources.monitoring.pictures import EffectAt, effect_over_time
 from resources.naming import key
-from resources.rollouts import open_rollout
+from resources.rollouts import open_rollout, record_if_open
 from resources.systems import Systems
 
 _LOOKED_AT = (Phase.SHADOW, Phase.STEPPING)
@@ -42,7 +42,7 @@ def experiment(model: Model) -> dg.AssetsDefinition:
         if state.phase is Phase.SHADOW:
             return _shadowed(systems, model, state)
         taken, evidence = take_look(systems.lake, systems.ledger, model, state, now=datetime.now(UTC))
-        systems.controller.record(state.rollout_id, evidence)
+        record_if_open(systems.controller, state.rollout_id, evidence)
         if taken is None:
             context.log.warning(evidence[0].reason)
             return dg.MaterializeResult(metadata={"status": evidence[0].reason})
@@ -54,7 +54,7 @@ def experiment(model: Model) -> dg.AssetsDefinition:
 def _shadowed(systems: Systems, model: Model, state: RolloutState) -> dg.MaterializeResult[Any]:
     """In the shadow there is no experiment yet: the copies are judged by their errors, latency and agreement."""
     evidence = shadow_evidence(systems.lake, systems.ledger, model, state, now=datetime.now(UTC))
-    systems.controller.record(state.rollout_id, evidence)
+    record_if_open(systems.controller, state.rollout_id, evidence)
     words = "\n".join(f"- {item.name}: {item.verdict}: {item.reason}" for item in evidence)
     return dg.MaterializeResult(
         metadata={"shadow": dg.MetadataValue.md(words), "rollout": dg.MetadataValue.text(state.rollout_id)}

@@ -12,6 +12,7 @@ from pipelines.rollout.policy import VALIDATION
 from pipelines.rollout.state import Phase, RolloutState
 from resources.lake.schema import ensure_tables
 from resources.registry import ValidationReport, validate_version
+from resources.rollouts import record_if_open
 from resources.systems import Systems
 from resources.validation import OfflineComparison, Predict, compare_offline
 
@@ -47,7 +48,7 @@ def carry_on(systems: Systems, model: Model, rollout_id: str) -> Decision:
     decision = systems.controller.drive(rollout_id)
     state = systems.controller.state(rollout_id)
     if state.phase is Phase.VALIDATING and VALIDATION not in state.evidence:
-        systems.controller.record(rollout_id, [_probed(systems, model, state)])
+        record_if_open(systems.controller, rollout_id, [_probed(systems, model, state)])
         decision = systems.controller.drive(rollout_id)
     return decision
 

@@ -43,7 +43,7 @@ data_checks:
   checks:
     - {{column: features.distance, type: between, min: 0, max: 6000}}
     - {{column: features.origin, type: in_set, values: [EWR, JFK, LGA]}}
-drift: {{window: 1h, min_rows: 50}}
+drift: {{window: 1h, min_rows: 50, share: 0.3}}
 """
 
 

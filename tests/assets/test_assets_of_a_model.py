@@ -1,0 +1,256 @@
+"""What materializing each asset does, on a lake and a ledger of the test's own."""
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from assets.data_quality import data_quality
+from assets.drift import drift
+from assets.experiment import experiment
+from assets.prediction_log import outcomes, prediction_log
+from assets.rollout import candidate, rollout
+from pipelines.errors import CommandRefused
+from pipelines.manifest.load import Model
+from pipelines.rollout.evidence import Verdict
+from pipelines.rollout.state import Phase
+from resources.lake.schema import ensure_tables
+from resources.starting import start
+from tests.resources.lake.segments_by_hand import SCHEMA, Log, prediction
+from tests.support.memory_systems import MemorySystems, broken_predictor, start_rollout
+from tests.support.rollouts import MODEL
+
+Make = Callable[[Model], dg.AssetsDefinition]
+
+
+def materialize(
+    systems: MemorySystems, make: Make, run_config: dict[str, Any] | None = None, **options: Any
+) -> dg.ExecuteInProcessResult:
+    return dg.materialize(
+        [make(systems.model)], resources={"systems": systems}, run_config=run_config, **options
+    )
+
+
+def metadata(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
+    """The materialization's metadata, as plain values."""
+    (event,) = result.get_asset_materialization_events()
+    return {name: value.value for name, value in event.materialization.metadata.items()}
+
+
+def checks(result: dg.ExecuteInProcessResult) -> dict[str, tuple[bool, str]]:
+    """(passed, verdict) by check."""
+    return {
+        check.check_name: (check.passed, str(check.metadata["verdict"].value))
+        for check in result.get_asset_check_evaluations()
+    }
+
+
+@pytest.fixture
+def log(systems: MemorySystems) -> Log:
+    """Where the serving side writes; the lake has the model's tables."""
+    log = Log(systems.settings.prediction_log / MODEL, systems.settings.outcomes / MODEL)
+    log.predictions.mkdir(parents=True)
+    log.outcomes.mkdir(parents=True)
+    with systems.lake.connect() as connection:
+        ensure_tables(systems.lake, connection, MODEL, SCHEMA)
+    return log
+
+
+def answered(
+    systems: MemorySystems, log: Log, n: int = 60, *, version: str = "1", distance: float = 700.0
+) -> None:
+    """n recent answers of a version, in the lake."""
+    now = datetime.now(UTC)
+    lines: list[str] = []
+    for i in range(n):
+        lines += prediction(
+            f"{version}-{distance}-{i}",
+            unit=f"u-{version}-{i}",
+            version=version,
+            revision=f"{MODEL}-0000{version}",
+            at=now - timedelta(milliseconds=10 * (n - i)),
+            inputs={"distance": [distance + i], "origin": ["JFK"]},
+        )
+    log.segment(f"{version}-{distance}", *lines)
+    materialize(systems, prediction_log)
+
+
+def test_the_prediction_log_is_loaded_once(systems: MemorySystems, log: Log) -> None:
+    log.segment("1", *prediction("a"), *prediction("b"), "torn\n")
+    first = metadata(materialize(systems, prediction_log))
+    assert (first["dagster/row_count"], first["segments"], first["quarantined"]) == (2, 1, 1)
+    again = metadata(materialize(systems, prediction_log))
+    assert (again["dagster/row_count"], again["segments"]) == (0, 0)
+
+
+def test_before_the_first_answer_there_is_nothing_to_load(systems: MemorySystems) -> None:
+    assert metadata(materialize(systems, prediction_log))["dagster/row_count"] == 0
+    assert metadata(materialize(systems, outcomes))["dagster/row_count"] == 0
+
+
+def test_outcomes_are_loaded_and_the_unusable_ones_named(systems: MemorySystems, log: Log) -> None:
+    log.segment("1", *prediction("a", unit="u"))
+    materialize(systems, prediction_log)
+    good = {"id": "1", "key": "u", "at": "2026-01-01T00:01:00Z", "values": {"cost": 4.0}}
+    log.outcome_file(
+        "1", good, good | {"id": "2", "key": "stranger"}, good | {"id": "3", "values": {"cost": "x"}}
+    )
+    found = metadata(materialize(systems, outcomes))
+    assert (found["dagster/row_count"], found["quarantined"], found["unknown units so far"]) == (2, 1, 1)
+
+
+def test_good_data_passes_every_check(systems: MemorySystems, log: Log) -> None:
+    answered(systems, log)
+    result = materialize(systems, data_quality)
+    assert len(checks(result)) == 3
+    assert set(checks(result).values()) == {(True, "pass")}
+    assert metadata(result)["data docs"].startswith("http://127.0.0.1:")
+
+
+def test_bad_data_fails_its_check_and_is_evidence_in_the_rollout(systems: MemorySystems, log: Log) -> None:
+    rollout_id = start_rollout(systems)
+    answered(systems, log, distance=9000.0)
+    result = materialize(systems, data_quality)
+    assert result.success, "a failed check holds the rollout, not the run"
+    assert checks(result)["window"] == (False, "fail")
+    found = [e for e in systems.controller.state(rollout_id).evidence.values() if e.source == "data_quality"]
+    assert [item.verdict for item in found] == [Verdict.FAIL]
+
+
+def test_too_little_data_is_unknown_and_warns(systems: MemorySystems, log: Log) -> None:
+    answered(systems, log, n=5)
+    result = materialize(systems, data_quality)
+    assert checks(result)["window"] == (False, "unknown")
+    assert {c.severity for c in result.get_asset_check_evaluations()} == {dg.AssetCheckSeverity.WARN}
+
+
+def test_a_rollout_that_ends_while_data_is_checked_fails_no_run(
+    systems: MemorySystems, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start_rollout(systems)
+    answered(systems, log)
+
+    def ended(*_: object, **__: object) -> None:
+        raise CommandRefused("it has ended: rolled_back")
+
+    monkeypatch.setattr(systems.controller, "record", ended)
+    assert materialize(systems, data_quality).success
+
+
+def test_drift_between_canary_and_champion_is_scored_and_is_evidence(
+    systems: MemorySystems, log: Log
+) -> None:
+    rollout_id = start_rollout(systems)
+    time.sleep(1)  # what is answered from here on lies within the rollout
+    answered(systems, log, 80, version="1")
+    answered(systems, log, 80, version="2", distance=5000.0)
+    result = materialize(systems, drift)
+    found = checks(result)
+    assert found["canary_vs_stable"] == (False, "fail")
+    assert found["current_vs_reference"][1] == "unknown", "there is no earlier window"
+    shown = metadata(result)
+    assert any(name.endswith("Evidently report") for name in shown)
+    evidence = systems.controller.state(rollout_id).evidence
+    assert Verdict.FAIL in {item.verdict for item in evidence.values() if item.source == "drift"}
+
+
+def test_without_a_canary_the_comparison_with_it_is_unknown(systems: MemorySystems, log: Log) -> None:
+    assert checks(materialize(systems, drift))["canary_vs_stable"] == (True, "unknown")
+
+
+def test_no_look_is_taken_without_a_canary(systems: MemorySystems, log: Log) -> None:
+    assert metadata(materialize(systems, experiment)) == {"status": "no canary is taking traffic"}
+
+
+def test_a_look_is_evidence_for_every_metric(systems: MemorySystems, log: Log) -> None:
+    rollout_id = start_rollout(systems)
+    answered(systems, log)
+    answered(systems, log, 30, version="2")
+    shown = metadata(materialize(systems, experiment))
+    assert shown["rollout"] == rollout_id
+    assert "in words" in shown
+    evidence = systems.controller.state(rollout_id).evidence
+    assert {"errors", "slow", "cost", "cost.harm", "units"} <= set(evidence)
+
+
+def test_a_lake_that_is_away_makes_the_look_unknown(systems: MemorySystems) -> None:
+    rollout_id = start_rollout(systems)
+    (systems.settings.home / "lake" / "catalog.db").write_text("not a database")
+    systems.__dict__.pop("lake")
+    materialize(systems, experiment)
+    evidence = systems.controller.state(rollout_id).evidence
+    assert evidence["cost.harm"].verdict is Verdict.UNKNOWN
+
+
+def test_a_candidate_opens_its_rollout(systems: MemorySystems) -> None:
+    result = materialize(systems, candidate, _version("2"))
+    shown = metadata(result)
+    assert (shown["version"], shown["champion"], shown["digest"]) == ("2", "1", "sha-2")
+    assert systems.controller.state(shown["rollout"]).phase is Phase.STARTING
+
+
+def test_a_version_without_signature_is_refused_with_tag_and_alert(systems: MemorySystems) -> None:
+    systems.registry.unsigned.add("2")
+    result = materialize(systems, candidate, _version("2"), raise_on_error=False)
+    assert not result.success
+    assert systems.world.tags[MODEL, "2", "rampgate.status"] == "refused"
+    assert "no signature" in systems.world.tags[MODEL, "2", "rampgate.reason"]
+    assert systems.titles() == [f"{MODEL} version 2: refused before any traffic"]
+    assert systems.share == 0
+
+
+def test_a_version_that_does_not_exist_is_named(systems: MemorySystems) -> None:
+    result = materialize(systems, candidate, _version("99"), raise_on_error=False)
+    failure = result.get_step_failure_events()[0].step_failure_data
+    assert "has no version '99'" in str(failure.user_failure_data)
+
+
+def test_the_rollout_says_what_was_decided_and_on_which_evidence(systems: MemorySystems) -> None:
+    start(systems, systems.model, "2")
+    shown = metadata(materialize(systems, rollout))
+    assert shown["decision"].startswith("advance:")
+    assert shown["canary share (%)"] == 10.0
+    assert [record.data["evidence"] for record in shown["evidence"].records] == ["validation"]
+    assert systems.share == 10
+
+
+def test_without_a_rollout_there_is_nothing_to_carry_on(systems: MemorySystems) -> None:
+    assert metadata(materialize(systems, rollout)) == {"status": "no rollout is open"}
+
+
+def test_a_version_whose_example_the_predictor_cannot_answer_gets_no_traffic(systems: MemorySystems) -> None:
+    start(systems, systems.model, "2")
+    systems.backend.predict_with = broken_predictor
+    materialize(systems, rollout)
+    assert systems.world.tags[MODEL, "2", "rampgate.status"] == "refused"
+    assert "cannot read origin" in systems.world.tags[MODEL, "2", "rampgate.reason"]
+    assert not [e for e in systems.world.effects if e.version == "2" and e.percent > 0]
+
+
+def test_a_version_that_is_worse_on_logged_requests_gets_no_traffic(systems: MemorySystems, log: Log) -> None:
+    path = systems.model.folder / "rollout.yaml"
+    path.write_text(path.read_text() + "validation: {label: late, metric: mae, max_worse: 0.1}\n")
+    del systems.__dict__["catalogue"]
+    answered(systems, log)
+    now = datetime.now(UTC).isoformat()
+    log.outcome_file(
+        "1", *({"id": f"{i}", "key": f"u-1-{i}", "at": now, "values": {"late": 0.5}} for i in range(60))
+    )
+    materialize(systems, outcomes)
+    start(systems, systems.model, "2")
+    systems.backend.predict_with = _always_certain
+    materialize(systems, rollout)
+    assert systems.world.tags[MODEL, "2", "rampgate.status"] == "refused"
+    assert "mae 0.5 against 0 of version 1" in systems.world.tags[MODEL, "2", "rampgate.reason"]
+
+
+def _always_certain(request: Any) -> dict[str, Any]:
+    rows = request["inputs"][0]["shape"][0]
+    return {"outputs": [{"name": "probability", "shape": [rows], "datatype": "FP64", "data": [1.0] * rows}]}
+
+
+def _version(version: str) -> dict[str, Any]:
+    return {"ops": {"flight_delay__candidate": {"config": {"version": version}}}}
