@@ -1,7 +1,9 @@
 """The cluster manifests: they build, they are locked down, and the rights in them are exactly those in use."""
 
+import json
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,15 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipelines.errors import ServingError
-from tests.fake_kubernetes.backends import artefact, backend
+from resources.serving.gateway.following import Follower
+from resources.serving.gateway.installed import Installed
+from resources.serving.kserve import Cluster
+from resources.serving.kserve.assignment import Assignment
+from resources.serving.kserve.assignments import Assignments
+from tests.fake_kubernetes.backends import applied, artefact, backend
 from tests.fake_kubernetes.server import FakeKubernetes, serving
 from tests.fake_kubernetes.world import Behaviour, World
+from tests.serving_manifests.published_schemas import problems
 
 PLATFORM = Path(__file__).resolve().parents[2] / "serving_manifests" / "platform"
 Right = tuple[str, str, str]
@@ -34,6 +42,7 @@ def rights(path: Path) -> set[Right]:
     }
 
 
+GATEWAY = rights(PLATFORM / "models" / "rbac-gateway.yaml") | rights(PLATFORM / "rbac-kserve.yaml")
 GRANTED = rights(PLATFORM / "models" / "rbac.yaml") | rights(PLATFORM / "rbac-kserve.yaml")
 
 
@@ -52,6 +61,8 @@ def whole_life(fake: FakeKubernetes) -> None:
     with pytest.raises(ServingError):
         made.deploy_canary("m", artefact("1"), percent=0, salt="s3")
     made.roll_back("m", "1")
+    share = Assignment(revision="m-v1", version="1", percent=10, salt="s")
+    Assignments(made.cluster).change("m", lambda there: share)
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +78,27 @@ def used() -> Iterator[set[Right]]:
 
 def test_the_rights_are_exactly_those_in_use(used: set[Right]):
     assert used == GRANTED
+
+
+@pytest.mark.parametrize("mode", ["Knative", "Standard"])
+def test_the_gateway_needs_its_rights_and_no_others(mode: str):
+    with serving(World(default_mode=mode)) as fake:
+        fake.apply(applied(mode))
+        fake.allowed = GATEWAY
+        cluster = Cluster.at(fake.url)
+        follower = Follower(cluster, Installed(cluster, "kserve"))
+        follower.start()
+        deadline = time.monotonic() + 10
+        while not (follower.complete and "m" in follower.splits()) and time.monotonic() < deadline:
+            fake.run(1)
+            time.sleep(0.02)
+        assert follower.trouble == {}
+        follower.stop.set()
+        used = {(call.verb, call.group, call.resource) for call in fake.calls}
+    assert "m" in follower.splits()
+    needed = {each for each in GATEWAY if each[2] != "revisions"} if mode == "Standard" else GATEWAY
+    assert used - GATEWAY == set()
+    assert needed - used <= {("get", "", "configmaps")}
 
 
 def test_no_right_reaches_further_than_it_must():
@@ -95,7 +127,9 @@ def pod_specs() -> list[dict[str, Any]]:
 
 def test_containers_run_without_privileges():
     containers = [container for spec in pod_specs() for container in spec["containers"]]
-    assert len(containers) == 2
+    assert {container["name"] for container in containers} == {
+        "sink", "envoy", "sidecar", "kserve-container",
+    }  # fmt: skip
     for container in containers:
         context = container["securityContext"]
         assert context["allowPrivilegeEscalation"] is False
@@ -119,6 +153,51 @@ def test_dagster_runs_rollouts_as_the_account_that_has_the_rights():
     assert values["runLauncher"]["type"] == "K8sRunLauncher"
 
 
+@pytest.mark.parametrize("path", sorted(PLATFORM.rglob("*.yaml")), ids=lambda path: path.name)
+def test_every_object_is_one_of_the_published_apis(path: Path):
+    for document in documents(path):
+        if "kind" in document and document["kind"] != "Kustomization":
+            assert problems(document) == []
+
+
+def test_every_models_inference_service_is_one_of_the_published_api():
+    paths = sorted(PLATFORM.parent.glob("*/inferenceservice.yaml"))
+    assert paths
+    for path in paths:
+        assert problems(documents(path)[0]) == []
+
+
+@pytest.mark.parametrize("mode", ["Knative", "Standard"])
+def test_what_rollouts_write_is_the_published_api(mode: str):
+    with serving(World(default_mode=mode)) as fake:
+        whole_life(fake)
+        written = [
+            item
+            for _, event, key, item in fake.store.events
+            if key[0].startswith("inferenceservices") and event != "DELETED"
+        ]
+    specs = {json.dumps(item["spec"], sort_keys=True) for item in written}
+    assert len(specs) > 5
+    for spec in specs:
+        made = {**written[0], "spec": json.loads(spec)}
+        made["metadata"] = {"name": "m", "annotations": written[0]["metadata"].get("annotations", {})}
+        assert problems({key: value for key, value in made.items() if key != "status"}) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"replica": 1}, "spec.replica: not a field of V1DeploymentSpec"),
+        ({"replicas": "2"}, "must be int"),
+        ({"selector": None}, "must not be `None`"),
+    ],
+)
+def test_a_mistake_in_a_manifest_is_found(change: dict[str, Any], said: str):
+    deployment = next(each for each in documents(PLATFORM / "gateway.yaml") if each["kind"] == "Deployment")
+    found = problems({**deployment, "spec": {**deployment["spec"], **change}})
+    assert said in " ".join(found)
+
+
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="needs kubectl to build kustomizations")
 @pytest.mark.parametrize(("folder", "namespace"), [(PLATFORM, "rampgate"), (PLATFORM / "models", "models")])
 def test_the_kustomizations_build(folder: Path, namespace: str):
@@ -128,6 +207,7 @@ def test_the_kustomizations_build(folder: Path, namespace: str):
     assert len(built) == sum(len(documents(folder / name)) for name in listed)
     namespaces = {each["metadata"]["namespace"] for each in built if "namespace" in each["metadata"]}
     assert namespaces == {namespace}
+    assert [problem for each in built for problem in problems(each)] == []
     for binding in (
         each for each in built if each["kind"].endswith("RoleBinding") or each["kind"] == "RoleBinding"
     ):

@@ -12,11 +12,11 @@ from resources.serving.embedded.admin import Admin
 from resources.serving.envoy import Endpoint
 from resources.serving.gateway.control import Control
 from resources.serving.gateway.following import Follower
+from resources.serving.gateway.installed import Installed
 from resources.serving.gateway.options import Options
 from resources.serving.gateway.publishing import Addresses, Publisher
 from resources.serving.gateway.sidecar import Sidecar, in_cluster
 from resources.serving.kserve.client import Cluster
-from resources.serving.kserve.mode import Installation, read_installation
 
 
 def main(env: Mapping[str, str]) -> None:
@@ -25,7 +25,7 @@ def main(env: Mapping[str, str]) -> None:
     options = Options.from_environment(env)
     options.gateway.discovery.mkdir(parents=True, exist_ok=True)
     cluster = Cluster.connect(namespace=options.namespace)
-    installed = _Installed(cluster, options.kserve_namespace)
+    installed = Installed(cluster, options.kserve_namespace)
     publisher = Publisher(
         options.gateway, Admin(options.gateway.admin_port), _addresses(options, installed), options.token
     )
@@ -41,22 +41,7 @@ def main(env: Mapping[str, str]) -> None:
     sidecar.stop()
 
 
-class _Installed:
-    """KServe's configuration, read once: it decides on names and ports, not on traffic."""
-
-    def __init__(self, cluster: Cluster, namespace: str) -> None:
-        self._cluster, self._namespace = cluster, namespace
-        self._found: Installation | None = None
-
-    def __call__(self) -> Installation:
-        if self._found is None:
-            self._found = read_installation(
-                self._cluster.config_map(self._namespace, "inferenceservice-config")
-            )
-        return self._found
-
-
-def _addresses(options: Options, installed: _Installed) -> Addresses:
+def _addresses(options: Options, installed: Installed) -> Addresses:
     if options.upstream:
         host, _, port = options.upstream.rpartition(":")
         return lambda split, part: Endpoint(host=host, port=int(port), hostname=part.name)

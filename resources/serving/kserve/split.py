@@ -81,7 +81,7 @@ def split(view: KnativeView | StandardView, assignment: Assignment | None) -> Sp
     share: dict[str, Any] = {"weight": _spec_weight(view), "salt": identity.salt}
     if assignment is not None and assignment.revision == deployment(view.service, identity):
         weight = round(assignment.percent * TOTAL_WEIGHT / 100)
-        share: dict[str, Any] = {"weight": weight, "salt": assignment.salt, "mirror": assignment.mirror}
+        share = {"weight": weight, "salt": assignment.salt, "mirror": assignment.mirror}
     return Split(
         service=view.service,
         mode=mode.value,
