@@ -2,8 +2,9 @@
 
 import dagster as dg
 
-from pipelines.errors import LedgerError
+from pipelines.errors import LedgerError, RampgateError
 from resources.platform_alerts import platform_alert
+from resources.reports import write_report
 from resources.systems import Systems
 
 
@@ -19,14 +20,24 @@ def alert_sensor() -> dg.SensorDefinition:
             " manifest. A channel that fails is tried again later and delays nothing else."
         ),
     )
-    def sensor(systems: dg.ResourceParam[Systems]) -> dg.SkipReason:
+    def sensor(context: dg.SensorEvaluationContext, systems: dg.ResourceParam[Systems]) -> dg.SkipReason:
         try:
+            _write_reports(context, systems)
             delivered = systems.notifier.deliver()
         except LedgerError as error:
             return dg.SkipReason(f"the outbox cannot be read: {error}")
         return dg.SkipReason(f"sent {delivered.sent}, failed {delivered.failed}, waiting {delivered.waiting}")
 
     return sensor
+
+
+def _write_reports(context: dg.SensorEvaluationContext, systems: Systems) -> None:
+    """An alert's link opens a report that knows of it; a report that cannot be written holds no alert up."""
+    for rollout_id in {alert.rollout_id for alert in systems.ledger.outbox.waiting() if alert.rollout_id}:
+        try:
+            write_report(systems, rollout_id)
+        except (RampgateError, OSError) as error:
+            context.log.warning(f"{rollout_id}: no report: {error}")
 
 
 def failure_sensor() -> dg.SensorDefinition:

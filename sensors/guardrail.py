@@ -1,5 +1,6 @@
 """Rolls back by itself: watches the serving side's counters inside its tick."""
 
+import logging
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -33,6 +34,9 @@ def guardrail_sensor(models: Sequence[Model], *, tick: timedelta = TICK) -> dg.S
     One sensor for all models: a tick that watches occupies one of the daemon's threads all the time.
     """
 
+    # Kept from tick to tick: reading a long rollout's counters back takes longer than a tick should.
+    watchers: list[Watcher] = []
+
     @dg.sensor(
         name="guardrail_sensor",
         minimum_interval_seconds=1,
@@ -46,7 +50,10 @@ def guardrail_sensor(models: Sequence[Model], *, tick: timedelta = TICK) -> dg.S
     def sensor(
         context: dg.SensorEvaluationContext, systems: dg.ResourceParam[Systems]
     ) -> dg.SkipReason | dg.SensorResult:
-        watchers = [Watcher(systems, model, context) for model in models]
+        if not watchers or watchers[0].systems is not systems:
+            watchers[:] = [Watcher(systems, model) for model in models]
+        for watcher in watchers:
+            watcher.begin(context)
         until = time.monotonic() + tick.total_seconds()
         while time.monotonic() < until:
             events = [event for watcher in watchers if (event := watcher.poll()) is not None]
@@ -63,13 +70,18 @@ def guardrail_sensor(models: Sequence[Model], *, tick: timedelta = TICK) -> dg.S
 class Watcher:
     """Follows one model's open rollout, polls its counters, and acts on what they amount to."""
 
-    def __init__(self, systems: Systems, model: Model, context: dg.SensorEvaluationContext) -> None:
-        self._systems, self._model, self._context = systems, model, context
+    def __init__(self, systems: Systems, model: Model) -> None:
+        self.systems, self._model = systems, model
+        self._log = logging.getLogger(__name__)
         self._watch: GuardrailWatch | None = None
         self._state: RolloutState | None = None
         self._reread_at = 0.0
         self._complaint = ""
         self.said = ""
+
+    def begin(self, context: dg.SensorEvaluationContext) -> None:
+        """A new tick: say what there is to say in its log, and look at the ledger first."""
+        self._log, self._reread_at, self._complaint = context.log, 0.0, ""
 
     def poll(self) -> dg.AssetMaterialization | None:
         """Look once. What cannot be read is said in the log and tried again; other models are not delayed."""
@@ -111,18 +123,18 @@ class Watcher:
         """Once for each message: this is called several times a second."""
         if message != self._complaint:
             self._complaint = message
-            self._context.log.warning(message)
+            self._log.warning(message)
 
     def _follow(self) -> None:
         """Read where the rollout is; start or stop watching accordingly."""
-        before, state = self._state, open_rollout(self._systems.ledger, self._model.name)
+        before, state = self._state, open_rollout(self.systems.ledger, self._model.name)
         self._state = state
         if state is None or state.phase not in _WATCHED or state.champion is None:
             self._watch, self.said = None, f"{self._model.name}: no canary takes traffic"
             return
         if self._watch is None or before is None or before.rollout_id != state.rollout_id:
             self._watch = GuardrailWatch(
-                store=self._systems.ledger.counters,
+                store=self.systems.ledger.counters,
                 manifest=self._model.rollout,
                 state=state,
                 save_every=SAVE,
@@ -131,7 +143,7 @@ class Watcher:
         self.said = f"{state.rollout_id}: watched at {state.percent:g} %, no guardrail crossed its boundary"
 
     def _look(self, watch: GuardrailWatch, state: RolloutState) -> dg.AssetMaterialization | None:
-        watch.observe(self._systems.backend.counters(self._model.name))
+        watch.observe(self.systems.backend.counters(self._model.name))
         evidence = watch.evidence(datetime.now(UTC))
         if not any(item.on_fail is OnFail.ROLL_BACK for item in evidence):
             return None
@@ -141,14 +153,14 @@ class Watcher:
         self, watch: GuardrailWatch, state: RolloutState, evidence: Sequence[Evidence]
     ) -> dg.AssetMaterialization | None:
         reason = "; ".join(f"{item.name}: {item.reason}" for item in evidence) or "the evidence in the ledger"
-        decision = self._systems.controller.roll_back_now(state.rollout_id, reason, evidence)
+        decision = self.systems.controller.roll_back_now(state.rollout_id, reason, evidence)
         if decision.kind is not DecisionKind.ROLL_BACK:
             self._complain(f"{state.rollout_id}: not rolled back: {decision.reason}")
             return None
         return dg.AssetMaterialization(
             asset_key=key(self._model.name, "rollout"),
             description=decision.reason,
-            metadata=decision_metadata(self._systems, state.rollout_id, decision),
+            metadata=decision_metadata(self.systems, state.rollout_id, decision),
         )
 
 

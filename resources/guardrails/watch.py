@@ -22,6 +22,7 @@ UNHEALTHY_SHARE = 0.5
 """Share of the champion's answers that fail, from which it must not be given the traffic back."""
 UNHEALTHY_MIN_REQUESTS = 20
 HEALTH_WINDOW = timedelta(seconds=30)
+BUCKETS_PER_AGE = 5000
 _COUNTERS = TypeAdapter(Counters)
 
 
@@ -72,8 +73,15 @@ class GuardrailWatch:
         self._last = counters
 
     def save_if_due(self) -> None:
-        """`save`, unless that was less than `save_every` ago."""
-        if self._last is not None and self._last.at - self._saved_at >= self._save_every:
+        """`save`, unless that was less than `save_every` ago, or a small part of the rollout's age.
+
+        The counters are cumulative, so that saving seldom loses nothing; a rollout of weeks has some ten thousand
+        buckets in the ledger instead of a million.
+        """
+        if self._last is None:
+            return
+        wait = max(self._save_every, (self._last.at - self._state.started_at) / BUCKETS_PER_AGE)
+        if self._last.at - self._saved_at >= wait:
             self._save(self._last)
 
     def save(self) -> None:
