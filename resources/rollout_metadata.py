@@ -3,15 +3,20 @@
 import dagster as dg
 
 from pipelines.rollout.decision import Decision
+from pipelines.rollout.evidence import Verdict
 from pipelines.rollout.state import RolloutState
 from resources.systems import Systems
+
+_ORDER = (Verdict.FAIL, Verdict.UNKNOWN, Verdict.PASS)
+"""What explains a decision comes first."""
 
 
 def decision_metadata(systems: Systems, rollout_id: str, decision: Decision) -> dict[str, dg.MetadataValue]:
     """Share of traffic, decision in words, every piece of evidence, and where to read on."""
     state = systems.controller.state(rollout_id)
     return {
-        "decision": dg.MetadataValue.text(f"{decision.kind}: {decision.reason}"),
+        "decision": dg.MetadataValue.text(f"{decision.kind.replace('_', ' ')}: {decision.reason}"),
+        "report": dg.MetadataValue.url(systems.report_url(f"{rollout_id}.html")),
         "rollout": dg.MetadataValue.text(rollout_id),
         "version": dg.MetadataValue.text(state.version),
         "champion": dg.MetadataValue.text(state.champion or "none"),
@@ -29,12 +34,12 @@ def _evidence(state: RolloutState) -> dg.TableMetadataValue:
             {
                 "evidence": e.name,
                 "verdict": str(e.verdict),
-                "if it fails": str(e.on_fail),
+                "if it fails": e.on_fail.replace("_", " "),
                 "at (UTC)": f"{e.at:%H:%M:%S}",
                 "reason": e.reason,
             }
         )
-        for e in sorted(state.evidence.values(), key=lambda item: item.name)
+        for e in sorted(state.evidence.values(), key=lambda item: (_ORDER.index(item.verdict), item.name))
     ]
     columns = ("evidence", "verdict", "if it fails", "at (UTC)", "reason")
     return dg.MetadataValue.table(

@@ -12,7 +12,7 @@ from tests.support.memory_systems import MemorySystems, settings_at, write_model
 from tests.support.rollouts import MODEL
 
 ASSETS = {
-    "candidate": "rollout",
+    "candidate": "registry",
     "prediction_log": "prediction_log",
     "outcomes": "prediction_log",
     "data_quality": "data_quality",
