@@ -3,8 +3,9 @@
 import dagster as dg
 
 from pipelines.errors import LedgerError, RampgateError
+from pipelines.rollout.alerts import Alert
 from resources.platform_alerts import platform_alert
-from resources.reports import write_report
+from resources.reports import report_name, write_report
 from resources.systems import Systems
 
 
@@ -33,11 +34,18 @@ def alert_sensor() -> dg.SensorDefinition:
 
 def _write_reports(context: dg.SensorEvaluationContext, systems: Systems) -> None:
     """An alert's link opens a report that knows of it; a report that cannot be written holds no alert up."""
-    for rollout_id in {alert.rollout_id for alert in systems.ledger.outbox.waiting() if alert.rollout_id}:
+    for alert in systems.ledger.outbox.waiting():
+        if not alert.rollout_id or _knows_of(systems, alert):
+            continue
         try:
-            write_report(systems, rollout_id)
+            write_report(systems, alert.rollout_id)
         except (RampgateError, OSError) as error:
-            context.log.warning(f"{rollout_id}: no report: {error}")
+            context.log.warning(f"{alert.rollout_id}: no report: {error}")
+
+
+def _knows_of(systems: Systems, alert: Alert) -> bool:
+    page = systems.settings.home / "reports" / report_name(alert.rollout_id)
+    return page.exists() and page.stat().st_mtime >= alert.at.timestamp()
 
 
 def failure_sensor() -> dg.SensorDefinition:
