@@ -58,7 +58,7 @@ def _metric_evidence(
         name=_margin_name(metric),
         source=SOURCE,
         verdict=Verdict.PASS if good else Verdict.UNKNOWN,
-        reason=result.sentence,
+        reason=_reason(result),
         at=at,
         needed_for=NeededFor.PROMOTE,
         pending=not good,
@@ -74,7 +74,7 @@ def harm_evidence(metric: Metric, result: MetricLook, *, at: datetime, valid_for
         name=_harm_name(metric),
         source=SOURCE,
         verdict=_harm_verdict(result),
-        reason=f"{result.sentence} ({_against_boundary(result)})" if measured else result.sentence,
+        reason=_reason(result),
         at=at,
         on_fail=_on_fail(metric),
         pending=not measured,
@@ -123,10 +123,9 @@ def _harm_verdict(result: MetricLook) -> Verdict:
     return Verdict.UNKNOWN if result.effect is None else Verdict.PASS
 
 
-def _against_boundary(result: MetricLook) -> str:
-    return (
-        f"evidence of harm: {result.harm.scale} {result.harm.value:.2f}, boundary {result.harm.boundary:.2f}"
-    )
+def _reason(result: MetricLook) -> str:
+    """The look's sentence; whoever prints evidence puts the name before it."""
+    return result.sentence.removeprefix(f"{result.name}: ")
 
 
 def _units(
