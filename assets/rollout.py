@@ -10,7 +10,7 @@ from resources.naming import key
 from resources.reports import write_report
 from resources.rollout_metadata import decision_metadata
 from resources.rollouts import open_rollout
-from resources.starting import carry_on, start
+from resources.starting import Mode, carry_on, start
 from resources.systems import Systems
 
 GROUP = "rollout"
@@ -21,6 +21,8 @@ class CandidateConfig(dg.Config):
 
     version: str
     """A registered version, with signature and input example."""
+    mode: Mode = Mode.ROLLOUT
+    """`rollout`, or `ab_test`: held at the share of the manifest's `ab_test` for its duration."""
 
 
 def candidate(model: Model) -> dg.AssetsDefinition:
@@ -42,7 +44,7 @@ def candidate(model: Model) -> dg.AssetsDefinition:
         `rampgate.reason` tag in MLflow, and in an alert.
         """
         try:
-            begun = start(systems, model, config.version)
+            begun = start(systems, model, config.version, mode=config.mode)
         except VersionRefused as refused:
             _report_refusal(systems, model)
             raise dg.Failure(description=str(refused), allow_retries=False) from refused

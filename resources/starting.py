@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from typing import Any
 
 from pipelines.errors import CommandRefused, VersionRefused
 from pipelines.manifest.load import Model
 from pipelines.rollout.decision import Decision
 from pipelines.rollout.evidence import Evidence, OnFail, Verdict
-from pipelines.rollout.policy import VALIDATION
+from pipelines.rollout.policy import VALIDATION, Policy
 from pipelines.rollout.state import Phase, RolloutState
 from resources.lake.schema import ensure_tables
 from resources.registry import ValidationReport, validate_version
@@ -19,13 +20,22 @@ from resources.validation import OfflineComparison, Predict, compare_offline
 CHAMPION = "champion"
 
 
-def start(systems: Systems, model: Model, version: str) -> RolloutState:
-    """Validate the version on paper, type its part of the lake, and open its rollout.
+class Mode(StrEnum):
+    """What a version is started for."""
+
+    ROLLOUT = "rollout"
+    AB_TEST = "ab_test"
+    """Held at the share of the manifest's `ab_test` for its duration."""
+
+
+def start(systems: Systems, model: Model, version: str, *, mode: Mode = Mode.ROLLOUT) -> RolloutState:
+    """Validate the version on paper, type its part of the lake, and open its rollout, or its A/B test.
 
     Raises VersionRefused when the version must not get traffic (recorded, tagged and alerted), CommandRefused
     when it does not exist or another rollout is open, ManifestError when the serving backend cannot do what the
     manifest asks, RegistryError when MLflow cannot be asked.
     """
+    policy = Policy.of_test(model.rollout) if mode is Mode.AB_TEST else Policy.of(model.rollout)
     if systems.registry.version(model.name, version) is None:
         raise CommandRefused(f"{model.name} has no version {version!r} in the registry")
     report = validate_version(systems.registry, model.name, version, allow=model.rollout.artefact.allow)
@@ -36,9 +46,11 @@ def start(systems: Systems, model: Model, version: str) -> RolloutState:
     with systems.lake.connect() as connection:
         ensure_tables(systems.lake, connection, model.name, schema)
     champion = systems.registry.version_with_alias(model.name, CHAMPION)
+    if mode is Mode.AB_TEST and champion is None:
+        raise CommandRefused(f"{model.name} has no champion to hold version {version} against")
     artefact = systems.registry.artefact(model.name, version, local=systems.settings.serving == "embedded")
     rollout_id = systems.controller.start(
-        model.rollout, version, None if champion is None else champion.version, artefact
+        model.rollout, version, None if champion is None else champion.version, artefact, policy=policy
     )
     return systems.controller.state(rollout_id)
 

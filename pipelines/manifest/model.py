@@ -181,6 +181,21 @@ class OnUnknown(StrEnum):
     HOLD = "hold"
 
 
+class AfterTest(StrEnum):
+    KEEP = "keep"
+    PROMOTE_IF_BETTER = "promote_if_better"
+
+
+class AbTest(_Frozen):
+    """Two versions held at a fixed share for a period; started by a person, never by the alias."""
+
+    share: Annotated[float, Field(gt=0, lt=100)] = 50
+    """Percent of traffic that the challenger gets."""
+    duration: Duration = timedelta(days=7)
+    then: AfterTest = AfterTest.KEEP
+    """What follows the period: the champion stays, or a challenger that is better takes its place."""
+
+
 class RolloutManifest(_Frozen):
     """One model's `rollout.yaml`."""
 
@@ -198,6 +213,8 @@ class RolloutManifest(_Frozen):
     on_unknown: OnUnknown = OnUnknown.ROLL_BACK
     approval: Literal["none", "promote", "every_step"] = "none"
     freeze: tuple[Freeze, ...] = ()
+    ab_test: AbTest | None = None
+    """For the start job's mode `ab_test`; rollouts do not read it."""
     dry_run: bool = False
     validation: Validation = Validation()
     artefact: Artefact = Artefact()

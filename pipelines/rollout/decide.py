@@ -31,6 +31,7 @@ RULES: tuple[Rule, ...] = (
     ending.harm,
     ending.unknown_too_long,
     moving.paused,
+    moving.test_over,
     moving.inconclusive,
     moving.unknown,
     moving.failed_check,

@@ -23,6 +23,8 @@ class End(StrEnum):
     ROLLED_BACK = "rolled_back"
     REFUSED = "refused"
     ABORTED = "aborted"
+    COMPARED = "compared"
+    """An A/B test is over and the champion stays."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,9 +2,11 @@
 
 from datetime import timedelta
 
+from pipelines.manifest.model import AfterTest
 from pipelines.rollout.case import Case, hold, in_words, promote, roll_back, wait
 from pipelines.rollout.decision import Decision, DecisionKind, End
 from pipelines.rollout.standing import Status, words
+from pipelines.rollout.state import Phase
 
 
 def paused(case: Case) -> Decision | None:
@@ -13,6 +15,20 @@ def paused(case: Case) -> Decision | None:
     if pause is None:
         return None
     return hold("paused", f"paused by {pause.by}: {pause.reason}", unknown=case.unknown)
+
+
+def test_over(case: Case) -> Decision | None:
+    """An A/B test ends with its period: the champion stays, unless a better version was to take its place."""
+    test = case.state.policy.ab_test
+    if test is None or case.state.phase is not Phase.STEPPING:
+        return None
+    if case.now - case.state.since < test.duration:
+        return None
+    if test.then is AfterTest.PROMOTE_IF_BETTER and not case.in_the_way:
+        return None
+    found = case.in_the_way if test.then is AfterTest.PROMOTE_IF_BETTER else case.standings
+    reason = f"the A/B test is over after {words(test.duration)}, the champion stays: {in_words(found)}"
+    return roll_back("test_over", reason, end=End.COMPARED, evidence=found, severity="info")
 
 
 def inconclusive(case: Case) -> Decision | None:

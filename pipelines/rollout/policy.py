@@ -1,13 +1,13 @@
 """The policy of one rollout: what its manifest said when it started, kept in the ledger with it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pipelines.errors import ManifestError
-from pipelines.manifest.model import OnUnknown, RolloutManifest
+from pipelines.manifest.model import AfterTest, OnUnknown, RolloutManifest
 from pipelines.rollout.cron import Cron
 from pipelines.rollout.evidence import OnFail
 
@@ -47,6 +47,15 @@ class FreezeWindow:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AbTest:
+    """Two versions held at a fixed share for a period, instead of a ramp."""
+
+    duration: timedelta
+    """From the moment the share came into force."""
+    then: AfterTest = AfterTest.KEEP
+
+
+@dataclass(frozen=True, kw_only=True)
 class Policy:
     """How one rollout advances and ends."""
 
@@ -64,6 +73,8 @@ class Policy:
     """Evidence named `validation` must pass before the version gets any traffic."""
     start_timeout: timedelta = timedelta(minutes=3)
     """A version that still cannot be deployed this long after the first attempt is refused."""
+    ab_test: AbTest | None = None
+    """Set for an A/B test: it never advances, and ends with its period."""
     required: tuple[str, ...] = ()
     """Evidence that must exist and pass before every advance; missing counts as pending."""
     required_to_promote: tuple[str, ...] = ()
@@ -103,6 +114,22 @@ class Policy:
                 "warning": manifest.alerts.warning,
                 "critical": manifest.alerts.critical,
             },
+        )
+
+    @classmethod
+    def of_test(cls, manifest: RolloutManifest) -> "Policy":
+        """The policy of an A/B test. Raises ManifestError where the manifest describes none."""
+        test = manifest.ab_test
+        if test is None:
+            raise ManifestError(
+                f"{manifest.model}: ab_test is missing, expected share and duration, such as {{share: 50, duration: 7d}}"
+            )
+        return replace(
+            cls.of(manifest),
+            steps=(test.share, 100.0),
+            min_duration=test.duration,
+            max_duration=test.duration + manifest.experiment.max_duration,
+            ab_test=AbTest(duration=test.duration, then=test.then),
         )
 
     def frozen_until(self, now: datetime) -> datetime | None:

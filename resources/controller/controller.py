@@ -77,8 +77,9 @@ class Controller:
         Whether a version that failed before may be tried again is the caller's to check. Raises ManifestError
         where the backend cannot do what the manifest asks, CommandRefused where another version is under way.
         """
-        check_capabilities(manifest, self._backend.capabilities(manifest.model))
         policy = Policy.of(manifest) if policy is None else policy
+        asked = manifest.model_copy(update={"steps": policy.steps})
+        check_capabilities(asked, self._backend.capabilities(manifest.model))
         return self._opening.start(
             manifest, version, champion, artefact, salt=salt, policy=policy, by=by or self._parts.by
         )

@@ -1,32 +1,15 @@
-"""A manifest and a rollout's history -> what to read from the lake, and how to analyse it."""
+"""A manifest, the registered constants and a rollout's history -> what to read from the lake, and how to analyse it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
-from pipelines.manifest.model import Better, Guardrail, Method, Metric, MetricType, Primary, RolloutManifest
-from pipelines.rollout.state import RolloutState
-from pipelines.statistics.effects import Kind
-from pipelines.statistics.look_spec import Direction, LookSpec, MetricSpec
-from pipelines.statistics.power import Method as Analysis
-from resources.lake.experiment import ExperimentQuery, MetricKind, MetricQuery, StepWindow
-
-_KINDS = {
-    MetricType.PROPORTION: Kind.PROPORTION,
-    MetricType.RETENTION: Kind.PROPORTION,
-    MetricType.MEAN: Kind.MEAN,
-    MetricType.RATIO: Kind.RATIO,
-}
-_METHODS = {Method.ANYTIME: Analysis.ANYTIME, Method.GROUP_SEQUENTIAL: Analysis.GROUP_SEQUENTIAL}
-
-
-def metrics_of(manifest: RolloutManifest) -> tuple[Metric, ...]:
-    """The primary metric, then the guardrails."""
-    return (manifest.experiment.primary, *manifest.guardrails)
-
-
-def is_served(metric: Metric) -> bool:
-    """Whether the serving side counts it, rather than the lake."""
-    return metric.source.startswith("serving.")
+from pipelines.manifest.model import RolloutManifest
+from pipelines.rollout.state import Phase, RolloutState
+from pipelines.statistics.look_spec import LookSpec
+from resources.experiment.final_cells import bucket_width
+from resources.experiment.queries import is_counted_live, metric_query, metrics_of
+from resources.experiment.registering import Registered
+from resources.lake.experiment import ExperimentQuery, StepWindow
 
 
 def step_windows(state: RolloutState, now: datetime) -> tuple[StepWindow, ...]:
@@ -52,68 +35,69 @@ def shares(state: RolloutState) -> dict[int, float]:
 
 
 def lake_query(
-    manifest: RolloutManifest, state: RolloutState, windows: Sequence[StepWindow], *, watermark: datetime
+    manifest: RolloutManifest,
+    state: RolloutState,
+    windows: Sequence[StepWindow],
+    registered: Mapping[str, Registered],
+    *,
+    watermark: datetime,
 ) -> ExperimentQuery:
-    """What the lake is asked: every metric that the serving side does not count itself."""
+    """What the lake is asked: every registered metric that the serving side does not count itself."""
     if state.champion is None:
         raise ValueError(f"{state.rollout_id} has no champion to compare with")
+    by_request = manifest.experiment.unit == "request"
+    asked = [m for m in metrics_of(manifest) if m.name in registered and not is_counted_live(manifest, m)]
     return ExperimentQuery(
         champion=state.champion,
         challenger=state.version,
         steps=tuple(windows),
-        metrics=tuple(_query(metric) for metric in metrics_of(manifest) if not is_served(metric)),
+        metrics=tuple(
+            metric_query(
+                metric,
+                by_request=by_request,
+                cap=registered[metric.name].cap,
+                reference=registered[metric.name].reference,
+                covariate_reference=registered[metric.name].covariate_reference,
+            )
+            for metric in asked
+        ),
         outcome_window=manifest.experiment.outcome_window,
         watermark=watermark,
-        by_request=manifest.experiment.unit == "request",
-        bucket=_bucket(state, watermark),
+        by_request=by_request,
+        bucket=bucket_width(state),
     )
 
 
 def look_spec(
-    manifest: RolloutManifest, by_step: dict[int, float], metrics: Iterable[MetricSpec]
+    manifest: RolloutManifest,
+    by_step: dict[int, float],
+    registered: Sequence[Registered],
+    *,
+    is_final: bool,
 ) -> LookSpec:
     """How the look is analysed: one error budget over all of the rollout's metrics."""
     return LookSpec(
-        metrics=tuple(metrics),
+        metrics=tuple(constants.spec for constants in registered),
         alpha=manifest.experiment.alpha,
         tests=len(metrics_of(manifest)),
         shares=by_step,
+        is_final=is_final,
     )
 
 
-def metric_spec(metric: Metric, *, past_fractions: tuple[float, ...] = ()) -> MetricSpec:
-    """One metric as the analysis sees it."""
-    return MetricSpec(
-        name=metric.name,
-        kind=_KINDS[metric.type],
-        better=Direction.LOWER if metric.better is Better.LOWER else Direction.HIGHER,
-        is_primary=isinstance(metric, Primary),
-        margin=metric.margin if isinstance(metric, Primary | Guardrail) else None,
-        mde=metric.mde if isinstance(metric, Primary) else None,
-        method=_METHODS[metric.method],
-        past_fractions=past_fractions,
-        use_covariate=metric.covariate is not None,
-    )
+def ends_at(state: RolloutState) -> datetime:
+    """When the experiment is over, whatever it has found."""
+    test = state.policy.ab_test
+    if test is not None and state.phase is Phase.STEPPING:
+        return state.since + test.duration
+    return state.started_at + state.policy.max_duration
+
+
+def is_final_look(state: RolloutState, now: datetime, *, look_every: timedelta) -> bool:
+    """Whether no other look fits in before the end."""
+    return now + 1.5 * look_every >= ends_at(state)
 
 
 def _shadow_steps(state: RolloutState) -> int:
     """How many steps of the ramp come before the first percent."""
     return sum(step == "shadow" for step in state.policy.ramp)
-
-
-def _query(metric: Metric) -> MetricQuery:
-    return MetricQuery(
-        name=metric.name,
-        kind=MetricKind(metric.type.value),
-        source=metric.source,
-        denominator=metric.denominator,
-        covariate=metric.covariate,
-        cap=metric.cap,
-        retention=metric.retention,
-    )
-
-
-def _bucket(state: RolloutState, watermark: datetime) -> timedelta:
-    """About a hundred exposure buckets over the rollout so far, from a second to an hour."""
-    wanted = (watermark - state.started_at) / 100
-    return min(max(wanted, timedelta(seconds=1)), timedelta(hours=1))

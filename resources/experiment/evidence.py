@@ -1,6 +1,7 @@
 """What a look found, as evidence in the rollout."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from pipelines.manifest.model import Guardrail, Metric, RolloutManifest
@@ -10,10 +11,12 @@ from pipelines.rollout.state import RolloutState
 from pipelines.statistics.look import Look, SrmLook
 from pipelines.statistics.look_spec import Conclusion
 from pipelines.statistics.metric_look import MetricLook
-from resources.experiment.design import metrics_of
+from resources.experiment.queries import metrics_of
+from resources.experiment.registering import waiting_words
 
 SOURCE = "experiment"
 MIN_STALENESS = timedelta(minutes=3)
+_GOOD = (Conclusion.BETTER, Conclusion.NON_INFERIOR)
 _LOOKS = 4
 """A look counts until so many more should have come."""
 
@@ -26,7 +29,9 @@ def look_evidence(
     metrics = {metric.name: metric for metric in metrics_of(manifest)}
     found: list[Evidence] = []
     for result in look.metrics:
-        found += _metric_evidence(metrics[result.name], result, at, valid_for)
+        found += _metric_evidence(
+            metrics[result.name], result, at, valid_for, only_better=_only_better(state)
+        )
     found.append(_units(manifest, state, look, at, valid_for))
     if look.srm is not None:
         found.append(_sample_ratio(look.srm, at, valid_for))
@@ -49,11 +54,38 @@ def unknown_evidence(manifest: RolloutManifest, reason: str, *, at: datetime) ->
     )
 
 
+def waiting_evidence(
+    manifest: RolloutManifest, metrics: Sequence[Metric], *, at: datetime
+) -> tuple[Evidence, ...]:
+    """These metrics have no constants yet: that only needs more data, and holds until it is there."""
+    return tuple(evidence for metric in metrics for evidence in _waiting(manifest, metric, at))
+
+
+def _waiting(manifest: RolloutManifest, metric: Metric, at: datetime) -> tuple[Evidence, Evidence]:
+    harm = Evidence(
+        name=_harm_name(metric),
+        source=SOURCE,
+        verdict=Verdict.UNKNOWN,
+        reason=waiting_words(metric),
+        at=at,
+        on_fail=_on_fail(metric),
+        pending=True,
+        valid_for=staleness(manifest),
+    )
+    return harm, replace(harm, name=_margin_name(metric), needed_for=NeededFor.PROMOTE, on_fail=OnFail.HOLD)
+
+
+def _only_better(state: RolloutState) -> bool:
+    """An A/B test promotes what is better; a rollout also what is not worse."""
+    return state.policy.ab_test is not None
+
+
 def _metric_evidence(
-    metric: Metric, result: MetricLook, at: datetime, valid_for: timedelta
+    metric: Metric, result: MetricLook, at: datetime, valid_for: timedelta, *, only_better: bool
 ) -> Iterable[Evidence]:
     yield harm_evidence(metric, result, at=at, valid_for=valid_for)
-    good = result.conclusion in (Conclusion.BETTER, Conclusion.NON_INFERIOR)
+    enough = (Conclusion.BETTER,) if only_better and result.is_primary else _GOOD
+    good = result.conclusion in enough
     yield Evidence(
         name=_margin_name(metric),
         source=SOURCE,

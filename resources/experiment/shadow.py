@@ -13,8 +13,9 @@ from pipelines.rollout.state import RolloutState
 from pipelines.statistics.look import analyse
 from pipelines.statistics.look_spec import LookSpec
 from resources.experiment.agreement import Agreement, agreement
-from resources.experiment.design import is_served, metric_spec, metrics_of
 from resources.experiment.evidence import SOURCE, harm_evidence, staleness
+from resources.experiment.queries import is_served, metrics_of
+from resources.experiment.registering import guardrail_spec
 from resources.experiment.serving_cells import serving_cells
 from resources.experiment.taking_looks import INGESTION_LAG
 from resources.lake.connection import Lake
@@ -44,7 +45,7 @@ def _served(
     try:
         cells = serving_cells(ledger.counters.buckets(state.rollout_id), [g.name for g in guardrails])
         spec = LookSpec(
-            metrics=tuple(metric_spec(g) for g in guardrails),
+            metrics=tuple(guardrail_spec(g, manifest.experiment) for g in guardrails),
             alpha=manifest.experiment.alpha,
             tests=len(metrics_of(manifest)),
         )

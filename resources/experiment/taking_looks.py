@@ -1,66 +1,121 @@
-"""Takes one look at a rollout's experiment: cells from the lake and the counters, the analysis, the record."""
+"""Takes one look at a rollout's experiment: what became final since the last one, the analysis, the record."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import ClassVar
 
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, TypeAdapter
 
-from pipelines.errors import LakeError, NotMeasured
+from pipelines.errors import LakeError, LedgerConflict, NotMeasured
 from pipelines.manifest.load import Model
+from pipelines.manifest.model import Metric
 from pipelines.rollout.evidence import Evidence
 from pipelines.rollout.state import RolloutState
-from pipelines.statistics.look import Look, analyse
+from pipelines.statistics.look import Look
 from pipelines.statistics.look_spec import LookSpec
 from pipelines.statistics.srm import StepUnits
 from pipelines.statistics.sums import Cell
-from resources.experiment.design import (
-    is_served,
-    lake_query,
-    look_spec,
-    metric_spec,
-    metrics_of,
-    shares,
-    step_windows,
-)
-from resources.experiment.evidence import look_evidence, unknown_evidence
-from resources.experiment.serving_cells import serving_cells
-from resources.lake.buckets import cells as lake_cells
-from resources.lake.buckets import units_per_step
+from resources.experiment.analysing import analyse_next
+from resources.experiment.assignment import assignment_evidence
+from resources.experiment.design import is_final_look, lake_query, look_spec, shares, step_windows
+from resources.experiment.evidence import look_evidence, staleness, unknown_evidence, waiting_evidence
+from resources.experiment.exposure import ExposureCheck, check_exposure
+from resources.experiment.final_cells import Span, bucket_width, newly_final, served_cells
+from resources.experiment.history import champion_history, measured
+from resources.experiment.quality import OutcomeQuality, outcome_quality
+from resources.experiment.queries import is_counted_live, metrics_of
+from resources.experiment.registering import Registered, register
+from resources.lake.buckets import Collected, Coverage, collect
 from resources.lake.connection import Lake
+from resources.lake.experiment import ExperimentQuery
 from resources.ledger import Ledger
 from resources.ledger import Look as StoredLook
 
 NAME = "experiment"
 INGESTION_LAG = timedelta(seconds=4)
 """What was answered this long ago is taken to be in the lake: a segment closes after two seconds."""
+_ATTEMPTS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class TakenLook:
-    """A look and all that it was computed from; stored as it is, never recomputed."""
+    """A look and what it added to its predecessors; stored as it is, never recomputed.
+
+    All that a look was computed from: the cells of every look up to it, and its own spec and units.
+    """
+
+    # A boundary that cannot be crossed is infinite; JSON has no word for it by default.
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(ser_json_inf_nan="constants")
 
     at: datetime
+    watermark: datetime | None = None
+    """Everything up to here was taken to be in the lake."""
+    registered: tuple[Registered, ...] = ()
+    """Metrics whose constants were set at this look; at the first one from the champion's history."""
     spec: LookSpec
     cells: tuple[Cell, ...]
+    """Buckets that became final since the look before."""
     units: tuple[StepUnits, ...]
+    coverage: Coverage | None = None
+    """None before any share of traffic was in force."""
+    exposure: ExposureCheck | None = None
+    """None where the serving side assigns every request by itself."""
+    outcomes: OutcomeQuality | None = None
     look: Look
 
 
 STORED = TypeAdapter(TakenLook)
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where a look is taken."""
+
+    lake: Lake
+    ledger: Ledger
+    model: Model
+    state: RolloutState
+    now: datetime
+    sticky: bool
+
+    @property
+    def watermark(self) -> datetime:
+        return self.now - INGESTION_LAG
+
+
 def take_look(
-    lake: Lake, ledger: Ledger, model: Model, state: RolloutState, *, now: datetime
+    lake: Lake,
+    ledger: Ledger,
+    model: Model,
+    state: RolloutState,
+    *,
+    now: datetime,
+    sticky: bool = False,
 ) -> tuple[TakenLook | None, tuple[Evidence, ...]]:
-    """One look and its evidence. Where it cannot be taken: no look, and evidence that says unknown and why."""
+    """One look and its evidence. Where it cannot be taken: no look, and evidence that says unknown and why.
+
+    Args:
+        lake, ledger, model, state: of the rollout.
+        now: when the look is taken.
+        sticky: assignment follows the unit id, so that it can be recomputed.
+
+    Raises LedgerError where it cannot be stored.
+    """
+    place = _Place(lake, ledger, model, state, now, sticky)
     try:
-        taken = _take(lake, ledger, model, state, now)
+        taken = _taken_and_stored(place)
     except (LakeError, NotMeasured) as error:
         return None, unknown_evidence(model.rollout, f"the look could not be taken: {error}", at=now)
-    number = len(ledger.counters.looks(state.rollout_id, NAME)) + 1
-    body = STORED.dump_json(taken).decode()
-    ledger.counters.add_look(state.rollout_id, NAME, StoredLook(number, now, body))
-    return taken, look_evidence(model.rollout, state, taken.look, at=now)
+    if taken is None:
+        return None, waiting_evidence(model.rollout, metrics_of(model.rollout), at=now)
+    looked_at = {metric.name for metric in taken.look.metrics}
+    waiting = [metric for metric in metrics_of(place.model.rollout) if metric.name not in looked_at]
+    return taken, (
+        *look_evidence(model.rollout, state, taken.look, at=now),
+        *_assignment(place, taken),
+        *waiting_evidence(model.rollout, waiting, at=now),
+    )
 
 
 def past_looks(ledger: Ledger, rollout_id: str) -> tuple[TakenLook, ...]:
@@ -68,23 +123,134 @@ def past_looks(ledger: Ledger, rollout_id: str) -> tuple[TakenLook, ...]:
     return tuple(STORED.validate_json(look.body) for look in ledger.counters.looks(rollout_id, NAME))
 
 
-def _take(lake: Lake, ledger: Ledger, model: Model, state: RolloutState, now: datetime) -> TakenLook:
-    manifest = model.rollout
-    windows = step_windows(state, now)
-    if not windows:
-        raise NotMeasured("no share of traffic has been in force for the canary yet")
-    query = lake_query(manifest, state, windows, watermark=now - INGESTION_LAG)
-    served = [metric.name for metric in metrics_of(manifest) if is_served(metric)]
-    found = [
-        *lake_cells(lake, model.name, query),
-        *serving_cells(ledger.counters.buckets(state.rollout_id), served),
+def registered_in(looks: Sequence[TakenLook]) -> dict[str, Registered]:
+    """Every metric's constants, by name, as the looks fixed them."""
+    return {constants.spec.name: constants for look in looks for constants in look.registered}
+
+
+def cells_of(looks: Sequence[TakenLook]) -> tuple[Cell, ...]:
+    """What the last of these looks was computed from."""
+    return tuple(cell for look in looks for cell in look.cells)
+
+
+def _assignment(place: _Place, taken: TakenLook) -> tuple[Evidence, ...]:
+    if taken.coverage is None:
+        return ()
+    valid_for = staleness(place.model.rollout)
+    return (assignment_evidence(taken.coverage, taken.exposure, at=place.now, valid_for=valid_for),)
+
+
+def _taken_and_stored(place: _Place) -> TakenLook | None:
+    """Of two that look at once, one is stored; the other looks again at what is left."""
+    for attempt in range(1, _ATTEMPTS + 1):
+        past = past_looks(place.ledger, place.state.rollout_id)
+        taken = _take(place, past)
+        if taken is None:
+            return None
+        stored = StoredLook(len(past) + 1, place.now, STORED.dump_json(taken).decode())
+        try:
+            place.ledger.counters.add_look(place.state.rollout_id, NAME, stored)
+        except LedgerConflict:
+            if attempt == _ATTEMPTS:
+                raise
+            continue
+        return taken
+    return None
+
+
+def _take(place: _Place, past: Sequence[TakenLook]) -> TakenLook | None:
+    manifest, state = place.model.rollout, place.state
+    known = registered_in(past)
+    fresh = _register(place, [m for m in metrics_of(place.model.rollout) if m.name not in known])
+    constants = known | {r.spec.name: r for r in fresh}
+    in_use = [
+        constants[metric.name] for metric in metrics_of(place.model.rollout) if metric.name in constants
     ]
+    if not in_use:
+        return None
+    query = _query(place, {r.spec.name: r for r in in_use})
+    collected = None if query is None else collect(place.lake, place.model.name, query)
+    added = _newly_final(place, past, in_use, known, query, collected)
     by_step = shares(state)
     units = tuple(
         StepUnits(u.step, u.champion, u.challenger, by_step[u.step])
-        for u in units_per_step(lake, model.name, query)
+        for u in (collected.units if collected else ())
     )
-    spec = look_spec(manifest, by_step, [metric_spec(metric) for metric in metrics_of(manifest)])
+    final = is_final_look(state, place.now, look_every=manifest.experiment.look_every)
+    spec = look_spec(
+        manifest, by_step, in_use, is_final=final and not any(look.spec.is_final for look in past)
+    )
+    names = {r.spec.name for r in in_use}
+    cells = [cell for cell in (*cells_of(past), *added) if cell.metric in names]
+    look = analyse_next(
+        cells,
+        spec,
+        units,
+        past=[taken.look for taken in past],
+        planned_looks={r.spec.name: r.looks for r in in_use if r.looks is not None},
+        is_last_step=state.step + 1 >= len(state.policy.ramp),
+    )
     return TakenLook(
-        at=now, spec=spec, cells=tuple(found), units=units, look=analyse(found, spec, units=units)
+        at=place.now,
+        watermark=place.watermark,
+        registered=tuple(fresh),
+        spec=spec,
+        cells=tuple(added),
+        units=units,
+        coverage=collected.coverage if collected else None,
+        exposure=_exposure(place) if collected else None,
+        outcomes=None if query is None else outcome_quality(place.lake, place.model.name, query),
+        look=look,
     )
+
+
+def _query(place: _Place, registered: Mapping[str, Registered]) -> ExperimentQuery | None:
+    """What the lake is asked; None before any share of traffic was in force."""
+    windows = step_windows(place.state, place.now)
+    if not windows:
+        return None
+    return lake_query(place.model.rollout, place.state, windows, registered, watermark=place.watermark)
+
+
+def _newly_final(
+    place: _Place,
+    past: Sequence[TakenLook],
+    in_use: Sequence[Registered],
+    known: Mapping[str, Registered],
+    query: ExperimentQuery | None,
+    collected: Collected | None,
+) -> list[Cell]:
+    """Cells that no look has seen: final since the last one, or of a metric that is new."""
+    manifest, state = place.model.rollout, place.state
+    after = past[-1].watermark if past else None
+    spans = {r.spec.name: Span(after if r.spec.name in known else None, place.watermark) for r in in_use}
+    live = {m.name for m in metrics_of(manifest) if is_counted_live(manifest, m)}
+    counted = {name: span for name, span in spans.items() if name in live}
+    buckets = [b for b in place.ledger.counters.buckets(state.rollout_id) if b.step in shares(state)]
+    added = served_cells(buckets, bucket_width(state), counted)
+    if query is not None and collected is not None:
+        added += newly_final(collected.cells, query, spans)
+    return added
+
+
+def _exposure(place: _Place) -> ExposureCheck | None:
+    return check_exposure(place.lake, place.state, until=place.watermark) if place.sticky else None
+
+
+def _register(place: _Place, metrics: Sequence[Metric]) -> list[Registered]:
+    """Constants from the champion's history before the rollout; failing that, from its units in the rollout."""
+    manifest, state = place.model.rollout, place.state
+    if not metrics or state.champion is None:
+        return []
+    experiment = manifest.experiment
+    history = champion_history(place.lake, manifest, state.champion, metrics, until=state.started_at)
+    days = (history.end - history.start) / timedelta(days=1)
+    origin = f"the champion's history of {days:.3g} days before the rollout"
+    found = [register(metric, experiment, history.metrics, origin=origin) for metric in metrics]
+    left = [metric for metric, constants in zip(metrics, found, strict=True) if constants is None]
+    windows = step_windows(state, place.now)
+    if left and windows:
+        units = measured(place.lake, manifest, state.champion, left, windows, watermark=place.watermark)
+        origin = f"the champion's units up to {place.now:%Y-%m-%d %H:%M:%S} UTC, there was no history"
+        found += [register(metric, experiment, units, origin=origin) for metric in left]
+    return [constants for constants in found if constants is not None]

@@ -1,6 +1,15 @@
 """The lake: what was predicted and what came of it, in DuckDB with DuckLake. See docs/lake.md."""
 
-from resources.lake.buckets import Coverage, StepUnits, cells, coverage, crossovers, units_per_step
+from resources.lake.buckets import (
+    Collected,
+    Coverage,
+    StepUnits,
+    cells,
+    collect,
+    coverage,
+    crossovers,
+    units_per_step,
+)
 from resources.lake.connection import Lake
 from resources.lake.counts import Counts, counts
 from resources.lake.experiment import ExperimentQuery, MetricKind, MetricQuery, Missing, StepWindow
@@ -11,6 +20,7 @@ from resources.lake.schema import Column, ModelSchema, feature_columns, output_c
 from resources.lake.windows import window, window_counts
 
 __all__ = [
+    "Collected",
     "Column",
     "Counts",
     "Coverage",
@@ -26,6 +36,7 @@ __all__ = [
     "StepUnits",
     "StepWindow",
     "cells",
+    "collect",
     "counts",
     "coverage",
     "crossovers",

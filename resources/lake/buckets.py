@@ -9,7 +9,7 @@ from pipelines.statistics.sums import Cell, Sums
 from resources.lake.cohorts import exposures, make_cohort
 from resources.lake.connection import Lake
 from resources.lake.experiment import ExperimentQuery, MetricQuery
-from resources.lake.schema import fields
+from resources.lake.schema import Fields, fields
 from resources.lake.unit_values import make_unit_values
 
 
@@ -33,6 +33,29 @@ class Coverage(NamedTuple):
     """Answered without the unit id: counted nowhere."""
 
 
+class Collected(NamedTuple):
+    """What one reading of the lake gives to a look."""
+
+    cells: list[Cell]
+    units: list[StepUnits]
+    coverage: Coverage
+
+
+def collect(lake: Lake, model: str, query: ExperimentQuery) -> Collected:
+    """`cells`, `units_per_step` and `coverage` of one reading: the cohort is made once.
+
+    Raises `LakeError` for a source that is not there.
+    """
+    with lake.connect() as connection:
+        columns = fields(connection, model)
+        make_cohort(connection, model, query)
+        return Collected(
+            _all_cells(connection, model, query, columns) if query.metrics else [],
+            _units(connection),
+            _coverage(connection, model, query),
+        )
+
+
 def cells(lake: Lake, model: str, query: ExperimentQuery) -> list[Cell]:
     """One cell per metric, step and exposure bucket, in this order; empty cells are left out.
 
@@ -44,9 +67,7 @@ def cells(lake: Lake, model: str, query: ExperimentQuery) -> list[Cell]:
     with lake.connect() as connection:
         columns = fields(connection, model)
         make_cohort(connection, model, query)
-        make_unit_values(connection, model, query, columns)
-        rows = _sum_up(connection, query)
-    return [cell for i, metric in enumerate(query.metrics) for cell in _cells(i, metric, rows)]
+        return _all_cells(connection, model, query, columns)
 
 
 def units_per_step(lake: Lake, model: str, query: ExperimentQuery) -> list[StepUnits]:
@@ -54,11 +75,7 @@ def units_per_step(lake: Lake, model: str, query: ExperimentQuery) -> list[StepU
     with lake.connect() as connection:
         fields(connection, model)
         make_cohort(connection, model, query)
-        rows: list[Any] = connection.execute(
-            "SELECT step, count(*) FILTER (NOT challenger), count(*) FILTER (challenger)"
-            " FROM cohort GROUP BY step ORDER BY step"
-        ).fetchall()
-    return [StepUnits(*row) for row in rows]
+        return _units(connection)
 
 
 def coverage(lake: Lake, model: str, query: ExperimentQuery) -> Coverage:
@@ -66,19 +83,39 @@ def coverage(lake: Lake, model: str, query: ExperimentQuery) -> Coverage:
     with lake.connect() as connection:
         fields(connection, model)
         make_cohort(connection, model, query)
-        seen = exposures(model, query)
-        row: Any = connection.execute(
-            "SELECT count(*), count(*) FILTER (crossover), count(*) FILTER (moved AND NOT crossover) FROM cohort"
-        ).fetchone()
-        without: Any = connection.execute(
-            f"SELECT count(*) FILTER (unit IS NULL AND step IS NOT NULL) FROM {seen.rows}", seen.parameters
-        ).fetchone()
-    return Coverage(*row, rows_without_unit=without[0])
+        return _coverage(connection, model, query)
 
 
 def crossovers(lake: Lake, model: str, query: ExperimentQuery) -> int:
     """Units whose stickiness was broken; see `Coverage`."""
     return coverage(lake, model, query).crossovers
+
+
+def _all_cells(
+    connection: DuckDBPyConnection, model: str, query: ExperimentQuery, columns: tuple[Fields, Fields]
+) -> list[Cell]:
+    make_unit_values(connection, model, query, columns)
+    rows = _sum_up(connection, query)
+    return [cell for i, metric in enumerate(query.metrics) for cell in _cells(i, metric, rows)]
+
+
+def _units(connection: DuckDBPyConnection) -> list[StepUnits]:
+    rows: list[Any] = connection.execute(
+        "SELECT step, count(*) FILTER (NOT challenger), count(*) FILTER (challenger)"
+        " FROM cohort GROUP BY step ORDER BY step"
+    ).fetchall()
+    return [StepUnits(*row) for row in rows]
+
+
+def _coverage(connection: DuckDBPyConnection, model: str, query: ExperimentQuery) -> Coverage:
+    seen = exposures(model, query)
+    row: Any = connection.execute(
+        "SELECT count(*), count(*) FILTER (crossover), count(*) FILTER (moved AND NOT crossover) FROM cohort"
+    ).fetchone()
+    without: Any = connection.execute(
+        f"SELECT count(*) FILTER (unit IS NULL AND step IS NOT NULL) FROM {seen.rows}", seen.parameters
+    ).fetchone()
+    return Coverage(*row, rows_without_unit=without[0])
 
 
 def _sum_up(connection: DuckDBPyConnection, query: ExperimentQuery) -> list[dict[str, Any]]:

@@ -1,0 +1,141 @@
+"""Recomputes who should have got which version, and compares it with what the gateway did.
+
+Where assignment is sticky it is a pure function of the unit, the rollout's salt and the share in force:
+a unit is the challenger's if xxh64("<salt>:<unit>") mod 10000 lies below 100 times the percentage.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+import xxhash
+
+from pipelines.rollout.state import RolloutState, Weight
+from resources.lake.connection import Lake
+from resources.lake.names import table
+from resources.lake.schema import fields
+
+TOTAL = 10_000
+"""Hashes are taken modulo this: shares have a resolution of 0.01 %."""
+TOLERANCE = timedelta(seconds=1)
+"""Around a change of the share: a request may have been routed before it and be logged after it."""
+MOST_ROWS = 100_000
+"""The most recent requests that one check reads."""
+ALLOWED_SHARE = 0.01
+"""Requests that may be elsewhere: a canary's failed answer is given by the stable side."""
+
+
+class Seen(NamedTuple):
+    """One request of a unit, with the version that it was first sent to."""
+
+    unit: str
+    at: datetime
+    is_challenger: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExposureCheck:
+    """What the gateway did against what it should have done."""
+
+    compared: int
+    mismatches: int
+    uncertain: int
+    """Within the span of a change of the share: either version is right."""
+    without_unit: int
+    """Requests without a unit id: assigned at random, nothing to recompute."""
+    example: str = ""
+    """The first mismatch, in words."""
+
+    @property
+    def share(self) -> float:
+        """Mismatches among the compared."""
+        return self.mismatches / self.compared if self.compared else 0.0
+
+    @property
+    def holds(self) -> bool:
+        """Whether the split is the one that was asked for; true as well where nothing could be compared."""
+        return self.share <= ALLOWED_SHARE
+
+    @property
+    def sentence(self) -> str:
+        """In words."""
+        if not self.compared:
+            return "No request with a unit id could be compared yet."
+        told = f"{self.mismatches:,} of {self.compared:,} requests went elsewhere than their unit belongs"
+        return f"{told} ({self.example})." if self.example else f"{told}."
+
+
+def belongs_to_challenger(unit: str, salt: str, percent: float) -> bool:
+    """Where a unit belongs at this share; a larger share only adds units."""
+    return xxhash.xxh64(f"{salt}:{unit}".encode()).intdigest() % TOTAL < percent * 100
+
+
+def recompute(seen: Iterable[Seen], *, salt: str, weights: Sequence[Weight]) -> ExposureCheck:
+    """Compare each request with the share that was in force when it came.
+
+    Args:
+        seen: requests in any order, those without a unit with an empty one.
+        salt: of the rollout.
+        weights: every change of the share, in order.
+    """
+    compared = mismatches = uncertain = without = 0
+    example = ""
+    for request in seen:
+        if not request.unit:
+            without += 1
+            continue
+        percent = _percent_at(request.at, weights)
+        if percent is None:
+            uncertain += 1
+            continue
+        compared += 1
+        if belongs_to_challenger(request.unit, salt, percent) is not request.is_challenger:
+            mismatches += 1
+            example = example or _words(request, percent)
+    return ExposureCheck(
+        compared=compared, mismatches=mismatches, uncertain=uncertain, without_unit=without, example=example
+    )
+
+
+def check_exposure(lake: Lake, state: RolloutState, *, until: datetime) -> ExposureCheck:
+    """The rollout's most recent requests. Raises `LakeError`."""
+    if not state.weights:
+        return ExposureCheck(compared=0, mismatches=0, uncertain=0, without_unit=0)
+    return recompute(_seen(lake, state, until), salt=state.salt, weights=state.weights)
+
+
+def _seen(lake: Lake, state: RolloutState, until: datetime) -> Iterator[Seen]:
+    """A request that was tried again elsewhere is one request of the version that it was first sent to."""
+    with lake.connect() as connection:
+        fields(connection, state.model)
+        rows = connection.execute(
+            f"""SELECT any_value(unit_id), min(requested_at) AS first, arg_min(version, requested_at) = $version
+            FROM {table(state.model, "predictions")}
+            WHERE assignment = 'weighted' AND version IN ($version, $champion)
+                AND requested_at >= $start AND requested_at < $until
+            GROUP BY request_id ORDER BY first DESC LIMIT {MOST_ROWS}""",
+            {
+                "version": state.version,
+                "champion": state.champion,
+                "start": state.weights[0].begun,
+                "until": until,
+            },
+        ).fetchall()
+    return (Seen(unit or "", at, is_challenger) for unit, at, is_challenger in rows)
+
+
+def _percent_at(at: datetime, weights: Sequence[Weight]) -> float | None:
+    """The share in force; None where a change was under way, or before the first."""
+    percent: float | None = None
+    for weight in weights:
+        if at >= weight.at + TOLERANCE:
+            percent = weight.percent
+        elif at >= weight.begun - TOLERANCE:
+            return None
+    return percent
+
+
+def _words(request: Seen, percent: float) -> str:
+    went, belongs = ("challenger", "champion") if request.is_challenger else ("champion", "challenger")
+    return f"unit {request.unit[:40]!r} went to the {went} at {percent:g} % and belongs to the {belongs}"
