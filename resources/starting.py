@@ -32,7 +32,7 @@ def start(systems: Systems, model: Model, version: str, *, mode: Mode = Mode.ROL
     """Validate the version on paper, type its part of the lake, and open its rollout, or its A/B test.
 
     Raises VersionRefused when the version must not get traffic (recorded, tagged and alerted), CommandRefused
-    when it does not exist or another rollout is open, ManifestError when the serving backend cannot do what the
+    when it does not exist, another rollout is open or the champion is not served, ManifestError when the serving backend cannot do what the
     manifest asks, RegistryError when MLflow cannot be asked.
     """
     policy = Policy.of_test(model.rollout) if mode is Mode.AB_TEST else Policy.of(model.rollout)
@@ -46,6 +46,11 @@ def start(systems: Systems, model: Model, version: str, *, mode: Mode = Mode.ROL
     with systems.lake.connect() as connection:
         ensure_tables(systems.lake, connection, model.name, schema)
     champion = systems.registry.version_with_alias(model.name, CHAMPION)
+    if champion is not None and systems.backend.status(model.name).stable is None:
+        raise CommandRefused(
+            f"{model.name} version {champion.version} has the alias `{CHAMPION}`, but nothing is served that version"
+            f" {version} could be compared with: give version {champion.version} the alias `challenger` instead"
+        )
     if mode is Mode.AB_TEST and champion is None:
         raise CommandRefused(f"{model.name} has no champion to hold version {version} against")
     artefact = systems.registry.artefact(model.name, version, local=systems.settings.serving == "embedded")

@@ -208,6 +208,23 @@ def test_a_version_that_does_not_exist_is_named(systems: MemorySystems) -> None:
     assert "has no version '99'" in str(failure.user_failure_data)
 
 
+def test_a_champion_that_nothing_serves_is_no_champion_to_compare_with(systems: MemorySystems) -> None:
+    systems.world.status.clear()
+    result = materialize(systems, candidate, _version("2"), raise_on_error=False)
+    failure = result.get_step_failure_events()[0].step_failure_data
+    assert "give version 1 the alias `challenger`" in str(failure.user_failure_data)
+    assert not systems.ledger.rollouts(MODEL)
+
+
+def test_the_first_version_becomes_champion_without_a_comparison(systems: MemorySystems) -> None:
+    systems.world.status.clear()
+    systems.world.aliases.clear()
+    systems.challenge("1")
+    start(systems, systems.model, "1")
+    materialize(systems, rollout)
+    assert systems.world.aliases == {(MODEL, "champion"): "1"}
+
+
 def test_the_rollout_says_what_was_decided_and_on_which_evidence(systems: MemorySystems) -> None:
     start(systems, systems.model, "2")
     shown = metadata(materialize(systems, rollout))
@@ -234,8 +251,8 @@ def test_a_version_that_is_worse_on_logged_requests_gets_no_traffic(systems: Mem
     path = systems.model.folder / "rollout.yaml"
     path.write_text(path.read_text() + "validation: {label: late, metric: mae, max_worse: 0.1}\n")
     del systems.__dict__["catalogue"]
-    answered(systems, log)
     now = datetime.now(UTC).isoformat()
+    answered(systems, log)
     log.outcome_file(
         "1", *({"id": f"{i}", "key": f"u-1-{i}", "at": now, "values": {"late": 0.5}} for i in range(60))
     )

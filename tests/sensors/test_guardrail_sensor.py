@@ -62,14 +62,20 @@ def test_without_a_rollout_nothing_is_watched(tick: Tick) -> None:
     assert "no canary takes traffic" in said(tick())
 
 
-def test_a_tick_goes_on_where_the_last_one_ended(systems: MemorySystems, tick: Tick) -> None:
+def test_a_daemon_that_was_restarted_goes_on_from_the_ledger(systems: MemorySystems) -> None:
     """Neither tick alone sees enough: the second one needs what the first one counted."""
     start_rollout(systems)
     systems.backend.show(NOTHING, counters(v1=(60, 0), v2=(20, 2)))
-    assert "no guardrail crossed" in said(tick())
+    assert "no guardrail crossed" in said(fresh_tick(systems))
     systems.backend.show(counters(v1=(90, 0), v2=(30, 8)))
-    assert isinstance(tick(), dg.SensorResult)
+    assert isinstance(fresh_tick(systems), dg.SensorResult)
     assert systems.share == 0
+
+
+def fresh_tick(systems: MemorySystems) -> dg.SensorResult | dg.SkipReason:
+    """A tick of a sensor that has just been loaded."""
+    sensor = guardrail_sensor(systems.catalogue.models, tick=timedelta(seconds=0.7))
+    return sensor(dg.build_sensor_context(resources={"systems": systems}))
 
 
 def test_what_happened_between_two_ticks_is_counted(systems: MemorySystems, tick: Tick) -> None:
@@ -113,9 +119,8 @@ def test_a_guardrail_that_only_holds_does_not_roll_back(systems: MemorySystems, 
     path.write_text(path.read_text().replace("margin: 0.5pp}", "margin: 0.5pp, on_fail: hold}"))
     del systems.__dict__["catalogue"]
     start_rollout(systems)
-    sensor = guardrail_sensor(systems.catalogue.models, tick=timedelta(seconds=0.7))
     systems.backend.show(NOTHING, HARM)
-    sensor(dg.build_sensor_context(resources={"systems": systems}))
+    fresh_tick(systems)
     assert systems.share == 10
 
 
