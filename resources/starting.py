@@ -32,8 +32,8 @@ def start(systems: Systems, model: Model, version: str, *, mode: Mode = Mode.ROL
     """Validate the version on paper, type its part of the lake, and open its rollout, or its A/B test.
 
     Raises VersionRefused when the version must not get traffic (recorded, tagged and alerted), CommandRefused
-    when it does not exist, another rollout is open or the champion is not served, ManifestError when the serving backend cannot do what the
-    manifest asks, RegistryError when MLflow cannot be asked.
+    when it does not exist, another rollout is open or the champion is not served, ManifestError when the serving
+    backend cannot do what the manifest asks, RegistryError when MLflow cannot be asked.
     """
     policy = Policy.of_test(model.rollout) if mode is Mode.AB_TEST else Policy.of(model.rollout)
     if systems.registry.version(model.name, version) is None:
