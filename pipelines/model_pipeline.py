@@ -5,6 +5,7 @@ import dagster as dg
 from assets.data_quality import data_quality
 from assets.drift import drift
 from assets.experiment import experiment
+from assets.experiment_plan import experiment_plan
 from assets.prediction_log import outcomes, prediction_log
 from assets.registry import model_version
 from assets.rollout import candidate, rollout
@@ -25,7 +26,7 @@ def model_definitions(model: Model) -> dg.Definitions:
     """Everything that Dagster knows about one model; nothing in it is the model's own code."""
     training = model.rollout.training
     assets = [candidate(model), prediction_log(model), outcomes(model), data_quality(model), drift(model)]
-    assets += [experiment(model), rollout(model), rollout_report(model)]
+    assets += [experiment(model), experiment_plan(model), rollout(model), rollout_report(model)]
     jobs = [
         _job(
             model,
@@ -39,6 +40,7 @@ def model_definitions(model: Model) -> dg.Definitions:
             ["rollout", "rollout_report"],
             "Carry the open rollout on: the next step, the promotion, the rollback.",
         ),
+        _job(model, "plan", ["experiment_plan"], "Plan the experiment from the champion's history."),
         _job(model, "ingest", ["prediction_log", "outcomes"], "Load predictions and outcomes into the lake."),
     ]
     look = _job(model, "look", ["prediction_log", "outcomes", "experiment"], "One look at the experiment.")

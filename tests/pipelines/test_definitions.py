@@ -18,11 +18,12 @@ ASSETS = {
     "data_quality": "data_quality",
     "drift": "drift",
     "experiment": "experiment",
+    "experiment_plan": "experiment",
     "rollout": "rollout",
     "rollout_report": "rollout",
 }
 JOBS = {
-    "start", "step", "ingest", "look", "windows",
+    "start", "step", "ingest", "look", "plan", "windows",
     "pause", "resume", "approve", "abort", "roll_back_now", "force_promote",
 }  # fmt: skip
 SHARED_SENSORS = {"guardrail_sensor", "alert_sensor", "failure_sensor", "manifest_sensor"}

@@ -1,0 +1,120 @@
+"""The plan of a model's experiment, before a rollout starts."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import dagster as dg
+
+from pipelines.errors import LakeError, RegistryError
+from pipelines.manifest.load import Model
+from resources.experiment.plan import ExperimentPlan, curve, plan_experiment
+from resources.monitoring.pictures import power_curve
+from resources.naming import key
+from resources.starting import CHAMPION
+from resources.systems import Systems
+
+_POWERED = "powered"
+_COLUMNS = ("metric", "share", "challenger units", "champion units", "days", "visible", "inconclusive")
+
+
+def experiment_plan(model: Model) -> dg.AssetsDefinition:
+    """The asset that plans."""
+    asset_key = key(model.name, "experiment_plan")
+
+    @dg.asset(
+        key=asset_key,
+        deps=[key(model.name, "prediction_log"), key(model.name, "outcomes")],
+        group_name="experiment",
+        kinds={"scipy"},
+        check_specs=[
+            dg.AssetCheckSpec(
+                _POWERED,
+                asset=asset_key,
+                description="Can the traffic show what the manifest wants to see, within the maximum duration?",
+            )
+        ],
+    )
+    def make(
+        systems: dg.ResourceParam[Systems],
+    ):  # no return type: Dagster would take it for a tuple of asset and check
+        """How long will it take, what can be seen, and how likely is it to end without an answer?
+
+        Baseline, variance and traffic are the champion's over the last two weeks. `visible` is the smallest effect
+        found with the wanted power within the maximum duration, `inconclusive` the chance of ending without an
+        answer although the planned effect is there. Each step is planned as if the rollout stayed at it.
+        """
+        try:
+            champion = systems.registry.version_with_alias(model.name, CHAMPION)
+            if champion is None:
+                return _unplanned("there is no champion yet whose history could be used")
+            made = plan_experiment(systems.lake, model.rollout, champion.version, now=datetime.now(UTC))
+        except (LakeError, RegistryError) as error:
+            return _unplanned(str(error))
+        return dg.MaterializeResult(metadata=_metadata(made), check_results=[_check(made.warnings)])
+
+    return make
+
+
+def _unplanned(reason: str) -> dg.MaterializeResult[Any]:
+    told = f"no plan: {reason}. By hand: python -m pipelines.experiment_plan --help"
+    return dg.MaterializeResult(metadata={"status": told}, check_results=[_check((told,))])
+
+
+def _check(warnings: tuple[str, ...]) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        check_name=_POWERED,
+        passed=not warnings,
+        severity=dg.AssetCheckSeverity.WARN,
+        description="\n".join(warnings) or "every metric can be answered in time",
+    )
+
+
+def _metadata(made: ExperimentPlan) -> dict[str, dg.MetadataValue]:
+    words = [
+        *(f"- **Warning.** {warning}" for warning in made.warnings),
+        *(f"- {m.metric}: {sentence}" for m in made.metrics if m.plan for sentence in m.plan.sentences),
+        f"- {made.note}",
+    ]
+    values: dict[str, dg.MetadataValue] = {
+        "in words": dg.MetadataValue.md("\n".join(words)),
+        "plan": _table(made),
+        "units a day": dg.MetadataValue.float(made.history.units_per_day),
+    }
+    primary = made.primary
+    if primary is not None:
+        picture = power_curve(
+            curve(primary),
+            target=primary.target.power,
+            planned=primary.best.challenger_units,
+            metric=primary.baseline.name,
+        )
+        values["power curve"] = dg.MetadataValue.md(picture.markdown)
+    return values
+
+
+def _table(made: ExperimentPlan) -> dg.TableMetadataValue:
+    records = [
+        dg.TableRecord(
+            dict(
+                zip(
+                    _COLUMNS,
+                    (
+                        m.metric,
+                        f"{step.share:.0%}",
+                        f"{step.challenger_units:,.0f}",
+                        f"{step.champion_units:,.0f}",
+                        f"{step.days:.3g}",
+                        f"{step.detectable:.4g}",
+                        f"{step.inconclusive:.0%}",
+                    ),
+                    strict=True,
+                )
+            )
+        )
+        for m in made.metrics
+        if m.plan is not None
+        for step in m.plan.steps
+    ]
+    return dg.MetadataValue.table(
+        records=records, schema=dg.TableSchema([dg.TableColumn(c) for c in _COLUMNS])
+    )

@@ -1,0 +1,1 @@
+"""The sample-size calculator for people without history: `python -m pipelines.experiment_plan --help`."""
