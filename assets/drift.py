@@ -84,11 +84,20 @@ def _evidence(model: Model, report: DriftReport, now: datetime) -> Evidence:
 
 
 def _against_stable(systems: Systems, model: Model, state: RolloutState, now: datetime) -> DriftReport:
-    start = max(now - model.rollout.drift.window, state.weights[0].begun)
+    start = comparable_since(state, model.rollout.drift.window, now)
     stable, canary = (
         _answered(systems, model, start, now, version=version) for version in (state.champion, state.version)
     )
     return _compare(systems, model, stable, canary, Comparison.CANARY_VS_STABLE, start, now)
+
+
+def comparable_since(state: RolloutState, window: timedelta, now: datetime) -> datetime:
+    """From when canary and champion may be compared: the window, but never further back than the present share.
+
+    Over a ramp most of the canary's rows come from later than the champion's, and the hour of the day or the
+    weather would look like drift.
+    """
+    return max(now - window, state.since)
 
 
 def _against_reference(systems: Systems, model: Model, now: datetime) -> DriftReport:

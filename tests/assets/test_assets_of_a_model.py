@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -9,7 +10,7 @@ import dagster as dg
 import pytest
 
 from assets.data_quality import data_quality
-from assets.drift import drift
+from assets.drift import comparable_since, drift
 from assets.experiment import experiment
 from assets.prediction_log import outcomes, prediction_log
 from assets.rollout import candidate, rollout
@@ -155,6 +156,15 @@ def test_drift_between_canary_and_champion_is_scored_and_is_evidence(
     assert any(name.endswith("Evidently report") for name in shown)
     evidence = systems.controller.state(rollout_id).evidence
     assert Verdict.FAIL in {item.verdict for item in evidence.values() if item.source == "drift"}
+
+
+def test_canary_and_champion_are_compared_under_one_share_only(systems: MemorySystems) -> None:
+    """A window across a change of the share holds more late rows of the canary than of the champion."""
+    state = systems.controller.state(start_rollout(systems))
+    now = datetime.now(UTC)
+    changed = replace(state, since=now - timedelta(minutes=5))
+    assert comparable_since(changed, timedelta(hours=1), now) == now - timedelta(minutes=5)
+    assert comparable_since(changed, timedelta(minutes=1), now) == now - timedelta(minutes=1)
 
 
 def test_without_a_canary_the_comparison_with_it_is_unknown(systems: MemorySystems, log: Log) -> None:
