@@ -9,6 +9,7 @@ from pipelines.errors import NotMeasured, ServingError
 from resources.serving.backend import Capabilities, Counters, ModelArtefact, ServiceStatus
 from resources.serving.kserve import knative, knative_view, service, standard, standard_view, storage_uri
 from resources.serving.kserve.client import Cluster, Missing
+from resources.serving.kserve.commit_back import CommitBack, commit_quietly
 from resources.serving.kserve.driver import Driver, Timing
 from resources.serving.kserve.identity import Identity, logger
 from resources.serving.kserve.knative_view import KnativeView
@@ -36,6 +37,8 @@ class KServeBackend:
     installation: Installation | None = None
     """In place of reading KServe's config map, where that may not be read."""
     kserve_namespace: str = "kserve"
+    commit_back: CommitBack | None = None
+    """Where promoted versions are written down for GitOps."""
     timing: Timing = Timing()
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = field(default=time.sleep)
@@ -87,11 +90,14 @@ class KServeBackend:
 
     def promote(self, service: str, version: str) -> ServiceStatus:
         """Make the version the stable one, and leave a spec that carries no trace of a canary."""
-        return self._run(
+        status = self._run(
             service,
             lambda view: knative.promote(view, version),
             lambda view: standard.promote(view, version),
         )
+        if self.commit_back is not None:
+            commit_quietly(self.commit_back, service, self.cluster.read(service))
+        return status
 
     def roll_back(self, service: str, version: str) -> ServiceStatus:
         """Traffic first, then the spec; no-op where the version is gone."""

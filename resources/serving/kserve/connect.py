@@ -2,12 +2,14 @@
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pipelines.errors import ServingError
 from resources.serving.kserve.assignments import Assignments
 from resources.serving.kserve.backend import KServeBackend
 from resources.serving.kserve.client import Cluster
+from resources.serving.kserve.commit_back import CommitBack
 from resources.serving.kserve.driver import Timing
 from resources.serving.kserve.gateways import Gateways
 from resources.serving.kserve.probe import Probe
@@ -39,6 +41,7 @@ def connect(
         probe=Probe(ingress=env.get("RAMPGATE_INGRESS_URL", "")),
         logger_url=env.get("RAMPGATE_SINK_URL", ""),
         kserve_namespace=env.get("RAMPGATE_KSERVE_NAMESPACE", "kserve"),
+        commit_back=CommitBack(Path(tree)) if (tree := env.get("RAMPGATE_COMMIT_BACK", "")) else None,
         timing=Timing(model=_seconds(env, "RAMPGATE_MODEL_TIMEOUT", 600.0)),
     )
     control, traffic = env.get("RAMPGATE_GATEWAY_CONTROL_URL", ""), env.get("RAMPGATE_GATEWAY_URL", "")
