@@ -1,5 +1,8 @@
 """Carries the open rollout on when a decision or an unfinished action is due."""
 
+import time
+from collections.abc import Sequence
+
 import dagster as dg
 
 from pipelines.errors import RampgateError
@@ -12,6 +15,7 @@ from resources.rollouts import open_rollout
 from resources.systems import Systems
 
 ROLLOUT_TAG = "rampgate/rollout"
+FIRST_PAUSE, LONGEST_PAUSE, MOST_FAILURES = 10.0, 300.0, 8
 _WAITING = (DecisionKind.CONTINUE, DecisionKind.HOLD)
 
 
@@ -63,7 +67,22 @@ def _request(
     unfinished = dg.RunsFilter(tags={CARRIES_ON_TAG: state.model}, statuses=list(UNFINISHED))
     if context.instance.get_run_ids(unfinished, limit=1):
         return dg.SkipReason("waiting: a run is carrying the rollout on")
-    runs = context.instance.get_run_ids(
-        dg.RunsFilter(job_name=job_name, tags={ROLLOUT_TAG: state.rollout_id})
-    )
-    return dg.RunRequest(run_key=f"{state.rollout_id}:{len(runs)}", tags={ROLLOUT_TAG: state.rollout_id})
+    mine = dg.RunsFilter(job_name=job_name, tags={ROLLOUT_TAG: state.rollout_id})
+    wait = _pause(context.instance.get_run_records(mine, limit=MOST_FAILURES), time.time())
+    if wait > 0:
+        return dg.SkipReason(f"waiting: the last run failed; the next one in {wait:.0f} s")
+    number = context.instance.get_runs_count(mine)
+    return dg.RunRequest(run_key=f"{state.rollout_id}:{number}", tags={ROLLOUT_TAG: state.rollout_id})
+
+
+def _pause(newest_first: Sequence[dg.RunRecord], now: float) -> float:
+    """Seconds to wait: none after a success, after failures 10 s, 20 s, 40 s, up to five minutes."""
+    failures = 0
+    for record in newest_first:
+        if record.dagster_run.status is not dg.DagsterRunStatus.FAILURE:
+            break
+        failures += 1
+    if not failures:
+        return 0.0
+    ended = newest_first[0].end_time or newest_first[0].update_timestamp.timestamp()
+    return ended + min(FIRST_PAUSE * 2 ** (failures - 1), LONGEST_PAUSE) - now

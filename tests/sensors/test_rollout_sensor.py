@@ -99,7 +99,7 @@ def test_one_run_at_a_time_acts_on_a_rollout(
 
 
 def test_a_run_that_failed_is_asked_for_again_with_another_key(
-    systems: MemorySystems, instance: dg.DagsterInstance, tick
+    systems: MemorySystems, instance: dg.DagsterInstance, tick, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start(systems, systems.model, "2")
     first = tick()
@@ -111,6 +111,8 @@ def test_a_run_that_failed_is_asked_for_again_with_another_key(
             tags={CARRIES_ON_TAG: MODEL, ROLLOUT_TAG: first.tags[ROLLOUT_TAG]},
         )
     )
+    later = datetime.now(UTC).timestamp() + 60
+    monkeypatch.setattr("sensors.rollout.time.time", lambda: later)
     assert tick().run_key != first.run_key
 
 
@@ -130,3 +132,28 @@ def test_a_floor_that_has_not_passed_is_waited_for(systems: MemorySystems, tick)
     systems.controller.record(rollout, all_good())
     assert "waiting" in tick()
     assert systems.controller.state(rollout).policy.min_duration == timedelta(hours=1)
+
+
+def test_a_run_that_keeps_failing_is_asked_for_less_and_less_often(
+    systems: MemorySystems, tick, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rollout = start(systems, systems.model, "2").rollout_id
+    now = datetime.now(UTC).timestamp()
+    for _ in range(2):
+        failed_run(instance, rollout)
+    monkeypatch.setattr("sensors.rollout.time.time", lambda: now + 15)
+    assert "waiting: the last run failed" in tick()
+    monkeypatch.setattr("sensors.rollout.time.time", lambda: now + 25)
+    assert tick().run_key == f"{rollout}:2"
+
+
+def failed_run(instance: dg.DagsterInstance, rollout: str) -> None:
+    @dg.op
+    def fails() -> None:
+        raise ValueError("the lake is away")
+
+    @dg.job(name=JOB)
+    def job() -> None:
+        fails()
+
+    job.execute_in_process(instance=instance, tags={ROLLOUT_TAG: rollout}, raise_on_error=False)
