@@ -76,7 +76,7 @@ def register(
 def effect_planned(metric: Metric, baseline: float) -> float:
     """The absolute effect that the experiment is planned for: the smallest worth seeing, or the margin."""
     if isinstance(metric, Primary):
-        return metric.mde * abs(baseline)
+        return metric.mde * abs(baseline) if metric.margin is None else metric.margin
     return metric.margin if isinstance(metric, Guardrail) else 0.0
 
 
@@ -105,7 +105,8 @@ def guardrail_spec(guardrail: Guardrail, experiment: Experiment) -> MetricSpec:
 
 
 def _needs_history(metric: Metric) -> bool:
-    return isinstance(metric, Primary) or metric.winsorise is not None or metric.covariate is not None
+    relative = isinstance(metric, Primary) and metric.margin is None
+    return relative or metric.winsorise is not None or metric.covariate is not None
 
 
 def _spec(metric: Metric, experiment: Experiment, found: Known | None, effect: float) -> MetricSpec:
