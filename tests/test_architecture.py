@@ -45,12 +45,18 @@ def test_a_module_imports_only_what_its_layer_may(path: Path) -> None:
     module, imports = _module(path), _imports(path)
     ours = {name for name in imports if _under(name, *OURS)}
     if _under(module, *PURE):
-        assert not {n for n in ours if not _under(n, *PURE) and n != "pipelines"}, "pure code imports pure code only"
+        assert not {n for n in ours if not _under(n, *PURE) and n != "pipelines"}, (
+            "pure code imports pure code only"
+        )
         assert not {n for n in imports if _under(n, "dagster")}, "pure code knows no Dagster"
     if _under(module, "pipelines.statistics"):
-        assert not {n for n in ours if not _under(n, "pipelines.statistics", "pipelines.errors") and n != "pipelines"}
+        assert not {
+            n for n in ours if not _under(n, "pipelines.statistics", "pipelines.errors") and n != "pipelines"
+        }
     if _under(module, "resources"):
-        assert not {n for n in ours if _under(n, "assets", "sensors", *WIRING)}, "resources know no assets or sensors"
+        assert not {n for n in ours if _under(n, "assets", "sensors", *WIRING)}, (
+            "resources know no assets or sensors"
+        )
     if _under(module, "assets"):
         assert not {n for n in ours if _under(n, "sensors", *WIRING)}, "assets know no sensors"
     if _under(module, "sensors"):
@@ -64,7 +70,9 @@ def test_the_wiring_is_imported_by_nothing() -> None:
 
 def test_no_model_is_named_in_code() -> None:
     """A model is a folder: its name appears in `serving_manifests/` and in no Python file."""
-    names = [folder.name for folder in (ROOT / "serving_manifests").iterdir() if (folder / "rollout.yaml").exists()]
+    names = [
+        folder.name for folder in (ROOT / "serving_manifests").iterdir() if (folder / "rollout.yaml").exists()
+    ]
     spellings = [s for name in names for s in (name, name.replace("-", "_"))]
     guilty = {_module(p): s for p in FILES for s in spellings if s in p.read_text()}
     assert not guilty
@@ -75,6 +83,7 @@ def test_dagster_modules_keep_annotations_as_objects() -> None:
     guilty = [
         _module(p)
         for p in FILES
-        if any(_under(n, "dagster") for n in _imports(p)) and "from __future__ import annotations" in p.read_text()
+        if any(_under(n, "dagster") for n in _imports(p))
+        and "from __future__ import annotations" in p.read_text()
     ]
     assert not guilty
