@@ -63,15 +63,18 @@ def _failovers(service: Service) -> list[tuple[Revision, Revision]]:
 
 
 def _revision(revision: Revision) -> dict[str, Any]:
+    one_name = any(endpoint.hostname for endpoint in revision.endpoints)
     return _base(revision.name, revision.endpoints, revision.name) | {
-        "health_checks": [_health_check()],
+        "health_checks": [_health_check(failures=5 if one_name else 2)],
         "common_lb_config": {
             # Never send traffic to replicas known to be down, even when all of them are.
             "healthy_panic_threshold": {"value": 0},
             # Workers learn of a replica's health at once, not up to a second later.
             "update_merge_window": "0s",
         },
-        "outlier_detection": _outlier_detection(),
+        # A name stands for many pods, and its own readiness keeps broken ones out: to eject it for what one
+        # of them answered would take the whole revision away.
+        **({} if one_name else {"outlier_detection": _outlier_detection()}),
         "circuit_breakers": {"thresholds": [_thresholds()]},
     }
 
@@ -129,14 +132,14 @@ def _failover(canary: Revision, stable: Revision) -> dict[str, Any]:
     )
 
 
-def _health_check() -> dict[str, Any]:
+def _health_check(*, failures: int) -> dict[str, Any]:
     return {
         "timeout": "1s",
         "interval": "1s",
         # Without traffic Envoy would wait 60 s between checks, and a canary starts without traffic.
         "no_traffic_interval": "0.5s",
         "unhealthy_interval": "0.5s",
-        "unhealthy_threshold": 2,
+        "unhealthy_threshold": failures,
         "healthy_threshold": 1,
         "http_health_check": {"path": HEALTH_PATH},
     }

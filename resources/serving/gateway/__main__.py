@@ -34,11 +34,18 @@ def main(env: Mapping[str, str]) -> None:
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
+    threading.excepthook = _die
     sidecar.start()
     threading.Thread(target=control.serve_forever, daemon=True).start()
     ended.wait()
     control.shutdown()
     sidecar.stop()
+
+
+def _die(raised: threading.ExceptHookArgs) -> None:
+    """A thread that ended would leave what is in force to go stale: end, and be started again."""
+    logging.error("a thread of the sidecar ended", exc_info=raised.exc_value)
+    os._exit(1)
 
 
 def _addresses(options: Options, installed: Installed) -> Addresses:

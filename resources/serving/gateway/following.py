@@ -10,7 +10,7 @@ from typing import Any
 from pipelines.errors import ServingError
 from resources.serving.kserve import knative_view, standard_view
 from resources.serving.kserve.assignment import Assignment, decode
-from resources.serving.kserve.client import ASSIGNMENTS, Cluster
+from resources.serving.kserve.client import ASSIGNMENTS, Cluster, Unreachable
 from resources.serving.kserve.knative_view import KnativeView
 from resources.serving.kserve.mode import Installation, Mode, detect
 from resources.serving.kserve.split import Split, split
@@ -101,11 +101,20 @@ class Follower:
 
     def _take_service(self, event: str, isvc: Mapping[str, Any]) -> None:
         name = str(isvc["metadata"]["name"])
-        view = None if event == "DELETED" else self._view(name, isvc)
+        self.trouble.pop(name, None)
+        if event == "DELETED":
+            with self._lock:
+                self._views.pop(name, None)
+            return
+        try:
+            view = self._view(name, isvc)
+        except Unreachable:
+            raise
+        except ServingError as error:  # this service's own trouble: what it last was stays, others go on
+            self.trouble[name] = str(error)
+            return
         with self._lock:
-            self._views.pop(name, None)
-            if view is not None:
-                self._views[name] = view
+            self._views[name] = view
 
     def _view(self, name: str, isvc: Mapping[str, Any]) -> KnativeView | StandardView:
         recorded = (isvc.get("status") or {}).get("deploymentMode", "")
@@ -117,4 +126,14 @@ class Follower:
     def _take_assignments(self, event: str, config_map: Mapping[str, Any]) -> None:
         data: Mapping[str, str] = {} if event == "DELETED" else config_map.get("data") or {}
         with self._lock:
-            self._assignments = {name: decode(name, text) for name, text in data.items()}
+            self._assignments = {name: each for name, each in self._assignments.items() if name in data}
+            for name, text in data.items():
+                self._take_assignment(name, text)
+
+    def _take_assignment(self, name: str, text: str) -> None:
+        """One that is none leaves its service as it was."""
+        self.trouble.pop(f"assignment of {name}", None)
+        try:
+            self._assignments[name] = decode(name, text)
+        except ServingError as error:
+            self.trouble[f"assignment of {name}"] = str(error)

@@ -4,6 +4,7 @@ The gateway splits; KServe's own split stays neutral: a canary keeps 0 % there u
 assignment (`assignment`), which the gateway's sidecars follow, and a call returns when every pod does what it says.
 """
 
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -26,6 +27,8 @@ from resources.serving.kserve.identity import Identity
 from resources.serving.kserve.knative_view import KnativeView
 from resources.serving.kserve.split import Split, canary_identity, deployment, split
 from resources.serving.kserve.standard_view import StandardView
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +102,7 @@ class StickyBackend:
         """Traffic away at the gateway, then KServe restores the spec; no-op where the version is gone."""
         there = self.assignments.change(service, lambda there: _commanded(there, version, 0))
         if there is not None and there.version == version:
-            self._confirmed(service)
+            self._try_to_confirm(service)
         self.kserve.roll_back(service, version)
         return self._confirmed(service)
 
@@ -139,7 +142,7 @@ class StickyBackend:
 
     def _confirmed(self, service: str) -> ServiceStatus:
         """Wait until every pod does what the cluster says now. Raises ServingError naming the one that does not."""
-        deadline = time.monotonic() + self.patience
+        deadline, pause = time.monotonic() + self.patience, self.poll
         while True:
             view, wanted = self._look(service)
             behind = [why for report in self.gateways.reports() if (why := report.behind(service, wanted))]
@@ -147,7 +150,17 @@ class StickyBackend:
                 return self._status(view, wanted)
             if time.monotonic() > deadline:
                 raise ServingError(f"{service}: {behind[0]} (after {self.patience:g} s)")
-            time.sleep(self.poll)
+            time.sleep(pause)
+            pause = min(0.5, pause * 1.5)
+
+    def _try_to_confirm(self, service: str) -> None:
+        """A pod of the gateway that does not listen must not keep KServe from removing the version: without its
+        replicas that pod falls over to the stable revision. The last confirmation of the call still fails.
+        """
+        try:
+            self._confirmed(service)
+        except ServingError as error:
+            _LOG.warning("%s; rolling back all the same", error)
 
     def _unassigned(self, service: str, version: str, percent: float) -> None:
         """A canary from before there was a gateway, or one that KServe itself is giving traffic to."""

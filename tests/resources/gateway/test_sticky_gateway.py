@@ -146,9 +146,36 @@ def test_an_assignment_that_is_none_stops_nothing(arena: StickyArena) -> None:
     with pytest.raises(ServingError, match="is not an assignment"):
         arena.backend.status(arena.service)
     assert canaries(arena) == before
+    other = StickyArena(arena.fake, f"sticky-{next(_names)}", gateway=arena.gateway)
+    establish(other, "1")
+    assert other.send("u").version == "1", "no other service waits for it"
+    other.client.close()
+    arena.gateway.forget(other.service)
     with arena.fake.lock:
         now = arena.fake.store.get(key)
         arena.fake.store.update(key, {**now, "data": whole["data"]}, "kubectl")
+
+
+def test_a_service_that_cannot_be_split_stops_no_other(arena: StickyArena) -> None:
+    meshed = applied("ModelMesh")
+    meshed["metadata"]["name"] = "meshed"
+    with arena.fake.lock:
+        arena.fake.apply(meshed)
+    try:
+        assert arena.backend.set_canary_percent(arena.service, "2", 20).canary is not None
+        assert len(canaries(arena)) > 0
+    finally:
+        arena.gateway.forget("meshed")
+
+
+def test_a_roll_back_removes_the_version_even_if_a_pod_is_silent(arena: StickyArena) -> None:
+    arena.backend.set_canary_percent(arena.service, "2", 50)
+    silent = with_gateways(arena, Gateways(control="http://127.0.0.1:1", traffic="http://127.0.0.1:1"))
+    with pytest.raises(ServingError, match="gateway 127.0.0.1:1"):
+        silent.roll_back(arena.service, "2")
+    status = arena.backend.roll_back(arena.service, "2")
+    assert status.canary is None and status.stable is not None and status.stable.version == "1"
+    assert {arena.send(unit).version for unit in UNITS} == {"1"}
 
 
 def test_two_pods_assign_alike_and_both_must_confirm(
