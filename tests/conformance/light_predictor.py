@@ -1,14 +1,19 @@
 """A predictor in a hundred milliseconds: Open Inference Protocol v2 over real HTTP, no model library.
 
 It takes the real predictor's arguments. `behaviour.json` in the model directory says how it behaves:
-`status` (of predictions), `delay` (seconds per prediction), `start_delay` (seconds until it is ready),
-`die` (a message: print it and exit with 3 while starting).
+`status` (of predictions), `fail_share` (of predictions, evenly spread, that are answered with 500 instead),
+`delay` (seconds per prediction), `start_delay` (seconds until it is ready), `die` (a message: print it and exit
+with 3 while starting), `log` (write the real prediction log; the process needs the project's packages for it).
 """
 
 import argparse
+import itertools
 import json
 import sys
 import time
+from collections import deque
+from collections.abc import Callable
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -19,19 +24,33 @@ class Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     behaviour: dict[str, Any] = {}
     version = ""
-    seen: list[dict[str, str]] = []
+    seen: deque[dict[str, str]] = deque(maxlen=10_000)
+    numbers = itertools.count(1)
+    write: Callable[[dict[str, str], datetime, int, dict[str, Any]], None] | None = None
 
     def do_GET(self) -> None:
-        self._answer(200, {"ready": True, "seen": self.seen} if self.path == "/seen" else {"ready": True})
+        self._answer(
+            200, {"ready": True, "seen": list(self.seen)} if self.path == "/seen" else {"ready": True}
+        )
 
     def do_POST(self) -> None:
+        at = datetime.now(UTC)
         body = self.rfile.read(int(self.headers.get("content-length", 0)))
-        self.seen.append({name.lower(): value for name, value in self.headers.items()})
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        self.seen.append(headers)
         time.sleep(self.behaviour.get("delay", 0))
-        status = self.behaviour.get("status", 200)
+        status = self._status()
         request = json.loads(body or b"{}")
         output = {"name": "version", "shape": [1], "datatype": "BYTES", "data": [self.version]}
-        self._answer(status, {"model_version": self.version, "outputs": [output], "id": request.get("id")})
+        answer = {"model_version": self.version, "outputs": [output], "id": request.get("id")}
+        if self.write is not None:
+            self.write(headers, at, status, answer)
+        self._answer(status, answer)
+
+    def _status(self) -> int:
+        number, share = next(self.numbers), self.behaviour.get("fail_share", 0)
+        failed = int(number * share) > int((number - 1) * share)
+        return 500 if failed else self.behaviour.get("status", 200)
 
     def _answer(self, status: int, body: dict[str, Any]) -> None:
         payload = json.dumps(body).encode()
@@ -48,6 +67,31 @@ class Handler(BaseHTTPRequestHandler):
 class Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 256
+
+
+def prediction_log(options: argparse.Namespace) -> Callable[..., None]:
+    """Writes what the real predictor writes, before the answer leaves."""
+    from resources.prediction_log import Origin, Prediction, SegmentWriter, prediction_lines
+
+    writer = SegmentWriter(Path(options.log_dir), options.revision, options.durability)
+    origin = Origin(
+        service=options.model_name, version=options.model_version, revision=options.revision
+    ).attributes()
+    kept = ("x-unit-id", "x-assignment")
+
+    def write(headers: dict[str, str], at: datetime, status: int, answer: dict[str, Any]) -> None:
+        prediction = Prediction(
+            request_id=headers.get("x-request-id", ""),
+            metadata={name: headers[name] for name in kept if name in headers},
+            requested_at=at,
+            latency_ms=(datetime.now(UTC) - at).total_seconds() * 1000,
+            status=status,
+            inputs=[],
+            answer=answer,
+        )
+        writer.append(prediction_lines(origin, prediction))
+
+    return write
 
 
 def main() -> None:
@@ -69,6 +113,8 @@ def main() -> None:
         sys.exit(3)
     time.sleep(behaviour.get("start_delay", 0))
     Handler.behaviour, Handler.version = behaviour, options.model_version
+    if behaviour.get("log"):
+        Handler.write = staticmethod(prediction_log(options))
     Server(("127.0.0.1", options.port), Handler).serve_forever()
 
 

@@ -1,0 +1,88 @@
+"""Clients that send on a schedule fixed in advance, whether or not the answers before have come."""
+
+import asyncio
+import random
+import threading
+import time
+import uuid
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import httpx
+
+from resources.settings import HOST, Settings
+
+MOST_PENDING = 300
+TIMEOUT_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One request that got no good answer."""
+
+    at: float
+    """`time.time()` at which it was due."""
+    error: str
+
+
+@dataclass
+class OpenLoop:
+    """Sends to `model` at `rate`; a request that cannot be sent because too many wait counts as failed."""
+
+    settings: Settings
+    model: str
+    rate: float
+    sent: int = 0
+    answered: set[str] = field(default_factory=set[str])
+    """Request ids of good answers."""
+    failures: list[Failure] = field(default_factory=list[Failure])
+    slowest: float = 0.0
+    """Seconds from when a request was due to its answer."""
+    _stop: threading.Event = field(default_factory=threading.Event)
+
+    @contextmanager
+    def running(self) -> Generator["OpenLoop"]:
+        """In a thread of its own; ends after the last answer."""
+        self._stop.clear()
+        thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="open-loop")
+        thread.start()
+        try:
+            yield self
+        finally:
+            self._stop.set()
+            thread.join()
+
+    async def _run(self) -> None:
+        limits = httpx.Limits(max_connections=MOST_PENDING, max_keepalive_connections=50)
+        timeout = httpx.Timeout(TIMEOUT_SECONDS)
+        pending: set[asyncio.Task[None]] = set()
+        async with httpx.AsyncClient(timeout=timeout, limits=limits, trust_env=False) as client:
+            start, number = time.time(), 0
+            while not self._stop.is_set():
+                due = start + number / self.rate
+                number += 1
+                await asyncio.sleep(max(0.0, due - time.time()))
+                self.sent += 1
+                if len(pending) >= MOST_PENDING:
+                    self.failures.append(Failure(due, f"not sent: {MOST_PENDING} requests wait"))
+                    continue
+                task = asyncio.create_task(self._send(client, due))
+                pending.add(task)
+                task.add_done_callback(pending.discard)
+            await asyncio.gather(*pending)
+
+    async def _send(self, client: httpx.AsyncClient, due: float) -> None:
+        identity = str(uuid.uuid4())
+        headers = {"x-request-id": identity, "x-unit-id": f"u{random.getrandbits(40)}"}
+        url = f"http://{HOST}:{self.settings.ports.gateway}/v2/models/{self.model}/infer"
+        try:
+            answer = await client.post(url, json={"inputs": []}, headers=headers)
+        except httpx.HTTPError as error:
+            self.failures.append(Failure(due, repr(error)))
+            return
+        if answer.status_code != 200:
+            self.failures.append(Failure(due, f"{answer.status_code}: {answer.text[:100]}"))
+            return
+        self.answered.add(identity)
+        self.slowest = max(self.slowest, time.time() - due)
