@@ -66,7 +66,7 @@ def _waiting(manifest: RolloutManifest, metric: Metric, at: datetime) -> tuple[E
         name=_harm_name(metric),
         source=SOURCE,
         verdict=Verdict.UNKNOWN,
-        reason=waiting_words(metric),
+        reason=waiting_words(),
         at=at,
         on_fail=_on_fail(metric),
         pending=True,

@@ -91,10 +91,10 @@ def design(metric: Metric, experiment: Experiment, *, looks: int = 100) -> Desig
     )
 
 
-def waiting_words(metric: Metric) -> str:
-    """Why the metric is not looked at yet."""
+def waiting_words() -> str:
+    """Why a metric is not looked at yet."""
     return (
-        f"{metric.name}: not yet, there is no history of the champion to plan by, and fewer than {FEWEST_UNITS}"
+        f"not yet, there is no history of the champion to plan by, and fewer than {FEWEST_UNITS}"
         " of its units are counted so far (or their value is 0, of which no change can be a share)."
     )
 

@@ -1,6 +1,7 @@
 """An experiment's additive sufficient statistics: all that an analysis ever reads of the raw rows."""
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 from duckdb import DuckDBPyConnection
@@ -95,6 +96,11 @@ def _all_cells(
     connection: DuckDBPyConnection, model: str, query: ExperimentQuery, columns: tuple[Fields, Fields]
 ) -> list[Cell]:
     make_unit_values(connection, model, query, columns)
+    return cells_of_values(connection, query)
+
+
+def cells_of_values(connection: DuckDBPyConnection, query: ExperimentQuery) -> list[Cell]:
+    """The cells of what is in `unit_values`: one pass over it, whatever the number of metrics."""
     rows = _sum_up(connection, query)
     return [cell for i, metric in enumerate(query.metrics) for cell in _cells(i, metric, rows)]
 
@@ -120,14 +126,16 @@ def _coverage(connection: DuckDBPyConnection, model: str, query: ExperimentQuery
 
 def _sum_up(connection: DuckDBPyConnection, query: ExperimentQuery) -> list[dict[str, Any]]:
     """Rows of step, bucket, challenger and the sums of every metric, `<name of the sum>_<i>`."""
-    width = query.bucket.total_seconds()
+    # Whole microseconds: half the time of grouping by a DOUBLE.
+    width = query.bucket // timedelta(microseconds=1)
     sums = ", ".join(_sums(i, metric) for i, metric in enumerate(query.metrics))
     result = connection.execute(
-        f"""SELECT step, floor(epoch(exposed) / {width!r}) * {width!r} AS bucket, challenger, {sums}
+        f"""SELECT step, epoch_us(exposed) // {width} AS bucket, challenger, {sums}
             FROM unit_values GROUP BY ALL ORDER BY ALL"""
     )
     names = [column[0] for column in result.description or ()]
-    return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+    rows = [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+    return [row | {"bucket": row["bucket"] * width / 1e6} for row in rows]
 
 
 def _sums(i: int, metric: MetricQuery) -> str:

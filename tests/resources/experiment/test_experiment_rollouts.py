@@ -80,8 +80,11 @@ def test_outcomes_that_are_no_numbers_are_named_and_kept_out(tmp_path: Path) -> 
 def test_without_a_history_the_constants_come_from_the_first_units(tmp_path: Path) -> None:
     simulation = Simulation(tmp_path, cost=cheaper)
     rollout_id = simulation.start()
-    state = simulation.minute(rollout_id)
-    assert "cost" in simulation.evidence["cost.harm"].reason
+    simulation.per_minute = 60
+    simulation.minute(rollout_id)
+    assert "there is no history" in simulation.evidence["cost.harm"].reason
+    assert simulation.evidence["cost.harm"].pending
+    simulation.per_minute = 400
     state = simulation.until_the_end(rollout_id)
     assert state.end is End.PROMOTED
     registered = {r.spec.name: r for look in simulation.looks for r in look.registered}
