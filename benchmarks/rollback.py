@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,8 @@ def main() -> None:
     given.out.parent.mkdir(parents=True, exist_ok=True)
     given.out.write_text(json.dumps(results, indent=2) + "\n")
     print(given.out.read_text())
+    for failure in clients.failures:
+        print(f"client failure at {datetime.fromtimestamp(failure.at, UTC):%H:%M:%S.%f}: {failure.error}")
 
 
 def measure(
@@ -93,7 +95,10 @@ def measure(
         time.sleep(draw.uniform(1.0, LONGEST_PAUSE_S))
         opened[model] = platform.open(model, artefact)
         measured.append(watch(platform, opened[model]))
-        print(f"{number + 1}/{given.rollbacks}: {asdict(measured[-1])}", flush=True)
+        print(
+            f"{number + 1}/{given.rollbacks}, {len(clients.failures)} client failures: {asdict(measured[-1])}",
+            flush=True,
+        )
     for rollout_id in opened.values():
         await_end(platform, rollout_id)
     return measured

@@ -22,7 +22,7 @@ class Failure:
     """One request that got no good answer."""
 
     at: float
-    """`time.time()` at which it was due."""
+    """`time.time()` at which it was noticed."""
     error: str
 
 
@@ -65,7 +65,7 @@ class OpenLoop:
                 await asyncio.sleep(max(0.0, due - time.time()))
                 self.sent += 1
                 if len(pending) >= MOST_PENDING:
-                    self.failures.append(Failure(due, f"not sent: {MOST_PENDING} requests wait"))
+                    self.failures.append(Failure(time.time(), f"not sent: {MOST_PENDING} requests wait"))
                     continue
                 task = asyncio.create_task(self._send(client, due))
                 pending.add(task)
@@ -79,10 +79,10 @@ class OpenLoop:
         try:
             answer = await client.post(url, json={"inputs": []}, headers=headers)
         except httpx.HTTPError as error:
-            self.failures.append(Failure(due, repr(error)))
+            self.failures.append(Failure(time.time(), repr(error)))
             return
         if answer.status_code != 200:
-            self.failures.append(Failure(due, f"{answer.status_code}: {answer.text[:100]}"))
+            self.failures.append(Failure(time.time(), f"{answer.status_code}: {answer.text[:100]}"))
             return
         self.answered.add(identity)
         self.slowest = max(self.slowest, time.time() - due)
