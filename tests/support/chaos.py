@@ -4,12 +4,12 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
 
 from pipelines.platform.parts import parts
-from pipelines.rollout.events import Action, Event, Failed, Intent, Order
+from pipelines.rollout.events import Action, Event, Failed, Intent
 from pipelines.rollout.evidence import Evidence, OnFail, Verdict
 from pipelines.rollout.state import RolloutState
 from resources.rollouts import open_rollout
@@ -30,7 +30,7 @@ def begin(platform: LightPlatform, **behaviour: Any) -> str:
     champion = platform.backend.status(MODEL).stable
     assert champion is not None
     artefact = platform.register(MODEL, str(next(_versions)), **behaviour)
-    return platform.open(MODEL, artefact, champion=champion.version)
+    return platform.open(MODEL, artefact, champion=champion.version, min_duration=timedelta(0))
 
 
 def take_back_leftover(platform: LightPlatform) -> None:
@@ -99,23 +99,26 @@ def report(test: str, platform: LightPlatform, clients: OpenLoop, **found: Any) 
     return numbers
 
 
-def harmed() -> Evidence:
+def judged(name: str, verdict: Verdict) -> Evidence:
+    """Evidence that lasts for as long as a test, as looks would renew it."""
     return Evidence(
-        name="errors",
-        source="serving",
-        verdict=Verdict.FAIL,
+        name=name,
+        source="experiment",
+        verdict=verdict,
         reason="the test says so",
         at=datetime.now(UTC),
         on_fail=OnFail.ROLL_BACK,
+        valid_for=timedelta(hours=1),
     )
 
 
 def end_of(platform: LightPlatform, rollout_id: str, phase: str) -> None:
-    """Have the platform itself promote the version, or take it back."""
+    """Give the evidence on which the platform itself promotes the version, or takes it back."""
     if phase == "promoting":
-        platform.controller.command(rollout_id, Order.FORCE_PROMOTE, by="test", reason="chaos")
+        evidence = [judged("errors", Verdict.PASS), judged("cost", Verdict.PASS)]
     else:
-        platform.controller.record(rollout_id, [harmed()])
+        evidence = [judged("errors", Verdict.FAIL)]
+    platform.controller.record(rollout_id, evidence)
 
 
 def registration_failed(platform: LightPlatform, state: RolloutState) -> bool:
