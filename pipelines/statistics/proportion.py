@@ -59,7 +59,8 @@ class ProportionSequence:
 
         if rate == side or excess(1.0) < 0:
             return side
-        return rate + crossing(excess, 0.0, 1.0) * (side - rate)
+        # As fine as floats are: beside 0 and 1 the e-value changes much over the last digits.
+        return rate + crossing(excess, 0.0, 1.0, tolerance=0.0) * (side - rate)
 
 
 def rare_event_trials(margin: float, alpha: float) -> float:

@@ -9,6 +9,7 @@ from pipelines.statistics.look_spec import LookSpec
 from resources.experiment.final_cells import bucket_width
 from resources.experiment.queries import is_counted_live, metric_query, metrics_of
 from resources.experiment.registering import Registered
+from resources.guardrails.counting import harm_tests
 from resources.lake.experiment import ExperimentQuery, StepWindow
 
 
@@ -79,7 +80,7 @@ def look_spec(
     return LookSpec(
         metrics=tuple(constants.spec for constants in registered),
         alpha=manifest.experiment.alpha,
-        tests=len(metrics_of(manifest)),
+        tests=harm_tests(manifest),
         shares=by_step,
         is_final=is_final,
     )

@@ -14,10 +14,11 @@ from pipelines.statistics.look import analyse
 from pipelines.statistics.look_spec import LookSpec
 from resources.experiment.agreement import Agreement, agreement
 from resources.experiment.evidence import SOURCE, harm_evidence, staleness
-from resources.experiment.queries import is_served, metrics_of
+from resources.experiment.queries import is_served
 from resources.experiment.registering import guardrail_spec
 from resources.experiment.serving_cells import serving_cells
 from resources.experiment.taking_looks import INGESTION_LAG
+from resources.guardrails.counting import harm_tests
 from resources.lake.connection import Lake
 from resources.ledger import Ledger
 
@@ -47,7 +48,7 @@ def _served(
         spec = LookSpec(
             metrics=tuple(guardrail_spec(g, manifest.experiment) for g in guardrails),
             alpha=manifest.experiment.alpha,
-            tests=len(metrics_of(manifest)),
+            tests=harm_tests(manifest),
         )
         look = analyse(cells, spec)
     except NotMeasured as error:

@@ -47,6 +47,14 @@ def serving_metrics(manifest: RolloutManifest) -> tuple[ServingMetric, ...]:
     )
 
 
+def harm_tests(manifest: RolloutManifest) -> int:
+    """How many tests for harm share the rollout's error budget.
+
+    Every metric is tested at the looks; those that the serving side counts are tested on its live counters as well.
+    """
+    return 1 + len(manifest.guardrails) + len(serving_metrics(manifest))
+
+
 def difference(before: Counters | None, now: Counters) -> Mapping[str, RevisionCounters]:
     """What each version's counters grew by since `before`, by version.
 

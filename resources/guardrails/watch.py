@@ -14,7 +14,7 @@ from pipelines.rollout.evidence import Evidence, Verdict
 from pipelines.rollout.policy import CHAMPION_HEALTH
 from pipelines.rollout.state import RolloutState
 from pipelines.statistics.binomial import ConditionalBinomial, Counts
-from resources.guardrails.counting import ServingMetric, counts, difference, serving_metrics
+from resources.guardrails.counting import ServingMetric, counts, difference, harm_tests, serving_metrics
 from resources.ledger import CounterBucket, CounterStore, Seen
 from resources.serving.backend import Counters
 
@@ -27,8 +27,8 @@ _COUNTERS = TypeAdapter(Counters)
 
 
 def harm_boundary(manifest: RolloutManifest) -> float:
-    """ln(m / alpha): one error budget over the primary metric and all guardrails of the rollout."""
-    return math.log((1 + len(manifest.guardrails)) / manifest.experiment.alpha)
+    """ln(m / alpha): one error budget over all tests for harm of the rollout."""
+    return math.log(harm_tests(manifest) / manifest.experiment.alpha)
 
 
 class GuardrailWatch:

@@ -59,7 +59,9 @@ def visible(page: Any, text: str) -> None:
 
 def loaded(page: Any) -> None:
     """Wait until nothing on the page says that it is still loading."""
-    page.wait_for_function("!document.body.innerText.includes('Loading')")
+    from playwright.sync_api import expect
+
+    expect(page.get_by_text("Loading")).to_have_count(0, timeout=30_000)
 
 
 def test_the_asset_graph_shows_the_way_of_a_version(url: str, page: Any, screenshots: Path) -> None:

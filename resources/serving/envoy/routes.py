@@ -116,6 +116,7 @@ def _retry(timeout_ms: int) -> dict[str, Any]:
     priorities = typed(
         "envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig", update_frequency=1
     )
+    hosts = typed("envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate")
     return {
         "retry_on": "connect-failure,refused-stream,reset-before-request,gateway-error,retriable-status-codes",
         "retriable_status_codes": [500],
@@ -123,6 +124,9 @@ def _retry(timeout_ms: int) -> dict[str, Any]:
         "retry_back_off": {"base_interval": "0.005s", "max_interval": "0.02s"},
         "per_try_timeout": _seconds(timeout_ms // 2),
         "retry_priority": {"name": "envoy.retry_priorities.previous_priorities", "typed_config": priorities},
+        # Never the same replica again: a dead or hung one is idle, and the least loaded is asked first.
+        "retry_host_predicate": [{"name": "envoy.retry_host_predicates.previous_hosts", "typed_config": hosts}],
+        "host_selection_retry_max_attempts": 40,
     }
 
 

@@ -81,14 +81,14 @@ def test_what_is_retired_is_gone(arena: EmbeddedArena) -> None:
     assert pinned == {"2-"}
 
 
-def test_a_share_that_needs_more_replicas_starts_them_first(arena: EmbeddedArena) -> None:
+def test_a_canary_runs_as_many_processes_as_the_stable_side_whatever_its_share(arena: EmbeddedArena) -> None:
     arena.models[arena.service]["spec"]["predictor"]["minReplicas"] = 3
     counts: list[int] = []
     arena.backend.deploy_canary(arena.service, arena.artefact("2"), percent=10, salt="s")
     for percent in (10, 50, 100):
         arena.backend.set_canary_percent(arena.service, "2", percent)
         counts.append(len(programs(arena)) - 1)
-    assert counts == [1, 2, 3]
+    assert counts == [3, 3, 3]
 
 
 def test_clients_notice_nothing_of_a_whole_rollout(arena: EmbeddedArena) -> None:
