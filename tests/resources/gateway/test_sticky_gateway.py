@@ -129,7 +129,7 @@ def test_a_canary_that_the_gateway_cannot_reach_gets_no_share(arena: StickyArena
     _, process = arena.gateway.predictors[f"s3://models/{arena.service}/2"]
     process.kill()
     process.wait()
-    time.sleep(1.5)
+    time.sleep(3.5)  # two health checks, a second apart, and the time they take
     with pytest.raises(ServingError, match="has no healthy replica at the gateway"):
         with_gateways(arena, arena.gateway.gateways, patience=0.5).set_canary_percent(arena.service, "2", 50)
     assert {arena.send(unit).status for unit in UNITS} == {200}

@@ -69,7 +69,7 @@ def test_errors_on_both_sides_are_no_harm(ledger: Ledger, state: RolloutState) -
 def test_a_champion_that_fails_is_said_with_the_harm(ledger: Ledger, state: RolloutState) -> None:
     watcher = watch(ledger, state)
     look(watcher, at(0, v1=(0, 0), v2=(0, 0)))
-    look(watcher, at(1, v1=(100, 60), v2=(100, 100)))
+    look(watcher, at(1, v1=(200, 120), v2=(200, 200)))
     assert {item.name for item in watcher.evidence(START)} == {"errors", CHAMPION_HEALTH}
 
 
