@@ -122,7 +122,7 @@ def _errors_boundary(systems: Systems, state: RolloutState) -> datetime | None:
     boundary = harm_boundary(systems.catalogue.model(state.model).rollout)
     for _, *numbers, at in rows:
         process = process.observe(Counts(*map(float, numbers)))
-        if process.log_e >= boundary:
+        if process.sealed().log_e >= boundary:
             return at
     return None
 
