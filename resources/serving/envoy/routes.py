@@ -125,7 +125,9 @@ def _retry(timeout_ms: int) -> dict[str, Any]:
         "per_try_timeout": _seconds(timeout_ms // 2),
         "retry_priority": {"name": "envoy.retry_priorities.previous_priorities", "typed_config": priorities},
         # Never the same replica again: a dead or hung one is idle, and the least loaded is asked first.
-        "retry_host_predicate": [{"name": "envoy.retry_host_predicates.previous_hosts", "typed_config": hosts}],
+        "retry_host_predicate": [
+            {"name": "envoy.retry_host_predicates.previous_hosts", "typed_config": hosts}
+        ],
         "host_selection_retry_max_attempts": 40,
     }
 
