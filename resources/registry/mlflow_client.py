@@ -1,7 +1,7 @@
 """The few calls that need the mlflow library itself: bounded in time, and failing as `RegistryError`."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from pipelines.errors import RegistryError
@@ -11,7 +11,7 @@ _BOUNDS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "20", "MLFLOW_HTTP_REQUEST_MAX_RETRIES
 
 
 @contextmanager
-def mlflow_calls(uri: str, what: str) -> Iterator[None]:
+def mlflow_calls(uri: str, what: str) -> Generator[None]:
     """Calls of the mlflow library against `uri`; `what` names them in the `RegistryError` of a failure."""
     for name, value in _BOUNDS.items():
         os.environ.setdefault(name, value)
