@@ -45,7 +45,8 @@ class Systems:
         if self.settings.serving == "embedded":
             from resources.serving.embedded import EmbeddedBackend
 
-            return EmbeddedBackend(self.settings, services)
+            durability = {model.name: model.rollout.durability for model in self.catalogue.models}
+            return EmbeddedBackend(self.settings, services, durability=durability)
         if self.settings.serving == "kserve":
             from resources.serving.kserve import connect
 

@@ -55,7 +55,8 @@ class EmbeddedBackend:
     """`ServingBackend` for the InferenceServices in `models` (name -> the YAML as a mapping).
 
     A canary runs as many processes as the stable revision, whatever its share: with fewer, a comparison of
-    latencies would measure the processes instead of the model.
+    latencies would measure the processes instead of the model. `durability` is each service's own: `process` (the
+    default) or `power`.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class EmbeddedBackend:
         models: Mapping[str, Mapping[str, Any]],
         *,
         predictor_command: PredictorCommand = model_server,
-        durability: str = "process",
+        durability: Mapping[str, str] | None = None,
         start_seconds: float = 180.0,
         drain_seconds: float = 30.0,
     ) -> None:
@@ -81,7 +82,7 @@ class EmbeddedBackend:
             self._gateway,
             self._predictors,
             command=predictor_command,
-            durability=durability,
+            durability=durability or {},
             start_seconds=start_seconds,
             drain_seconds=drain_seconds,
         )

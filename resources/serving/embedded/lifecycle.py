@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from pipelines.errors import ServingError
@@ -16,6 +17,8 @@ from resources.serving.embedded.store import StateStore
 from resources.serving.embedded.supervisor import last_lines
 from resources.settings import Settings
 
+PROCESS = "process"
+"""A prediction log that survives the death of a process, where the manifest asks for no more."""
 _POLL_SECONDS = 0.1
 
 
@@ -30,7 +33,7 @@ class Lifecycle:
         predictors: Predictors,
         *,
         command: PredictorCommand,
-        durability: str,
+        durability: Mapping[str, str],
         start_seconds: float,
         drain_seconds: float,
     ) -> None:
@@ -95,7 +98,7 @@ class Lifecycle:
             revision=revision.name,
             port=port,
             log_dir=self._settings.prediction_log / revision.model,
-            durability=self._durability,
+            durability=self._durability.get(service, PROCESS),
         )
 
     def _wait_ready(self, service: str, revision: Deployed) -> None:

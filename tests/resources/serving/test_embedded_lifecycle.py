@@ -1,6 +1,7 @@
 """Starting, crashing, repeating: the embedded backend's processes and files."""
 
 import multiprocessing
+import re
 import threading
 import time
 from pathlib import Path
@@ -10,9 +11,10 @@ import pytest
 from pipelines.errors import ServingError
 from resources.artefact_digest import digest_of
 from resources.serving.backend import ModelArtefact
+from resources.serving.embedded import EmbeddedBackend
 from resources.serving.embedded.layout import Layout
 from resources.serving.embedded.supervisor import Supervisor
-from tests.conformance.arena import EmbeddedArena
+from tests.conformance.arena import EmbeddedArena, light_command
 
 
 def programs(arena: EmbeddedArena) -> set[str]:
@@ -89,6 +91,25 @@ def test_a_canary_runs_as_many_processes_as_the_stable_side_whatever_its_share(a
         arena.backend.set_canary_percent(arena.service, "2", percent)
         counts.append(len(programs(arena)) - 1)
     assert counts == [3, 3, 3]
+
+
+def test_each_service_logs_as_durably_as_its_manifest_asks(arena: EmbeddedArena) -> None:
+    backend = EmbeddedBackend(
+        arena.settings,
+        arena.models,
+        predictor_command=light_command,
+        durability={arena.service: "power", "another": "process"},
+    )
+    assert _asked_durability(arena, backend, "2") == {"power"}
+    backend.roll_back(arena.service, "2")
+    assert _asked_durability(arena, arena.backend, "3") == {"process"}, "the default"
+
+
+def _asked_durability(arena: EmbeddedArena, backend: EmbeddedBackend, version: str) -> set[str]:
+    canary = backend.deploy_canary(arena.service, arena.artefact(version), percent=10, salt="s").canary
+    assert canary is not None
+    files = list(Layout(arena.settings.home).programs.glob(f"{canary.name}*.conf"))
+    return {re.findall(r"--durability (\w+)", file.read_text())[0] for file in files}
 
 
 def test_clients_notice_nothing_of_a_whole_rollout(arena: EmbeddedArena) -> None:
