@@ -10,6 +10,11 @@ from duckdb import DuckDBPyConnection
 
 from resources.lake.location import Location, s3_secret_statement
 
+_LAKES = 2
+"""A process works on one lake; tests and migrations may look at a second."""
+_PINS: dict[int, int] = {}
+"""Number of a catalogue's file -> descriptor that keeps it."""
+
 
 def instance(location: Location, scratch: Path, *, memory_limit: str, threads: int) -> DuckDBPyConnection:
     """The instance of this process; call `.cursor()` on it, never anything else.
@@ -19,8 +24,22 @@ def instance(location: Location, scratch: Path, *, memory_limit: str, threads: i
     """
     location.prepare()
     scratch.mkdir(parents=True, exist_ok=True)
-    identity = 0 if location.sqlite_file is None else location.sqlite_file.stat().st_ino
+    identity = 0 if location.sqlite_file is None else _pinned(location.sqlite_file)
     return _cached(location, scratch, memory_limit, threads, os.getpid(), identity)
+
+
+def _pinned(catalogue: Path) -> int:
+    """The file's number, which no other file gets while it is pinned: a file system gives free numbers again at once.
+
+    `O_PATH` opens no contents, and closing it releases none of SQLite's locks; without it (macOS) numbers are not
+    given again.
+    """
+    number = catalogue.stat().st_ino
+    if number not in _PINS and hasattr(os, "O_PATH"):
+        while len(_PINS) >= _LAKES:
+            os.close(_PINS.pop(next(iter(_PINS))))
+        _PINS[number] = os.open(catalogue, os.O_PATH)
+    return number
 
 
 def _open(
@@ -50,8 +69,7 @@ def _open(
     return connection
 
 
-# Two: a process works on one lake; tests and migrations may look at a second.
-_cached = lru_cache(maxsize=2)(_open)
+_cached = lru_cache(maxsize=_LAKES)(_open)
 
 
 def _extension_file(name: str) -> Path:

@@ -54,12 +54,13 @@ def test_coverage_at_every_look(rate: float) -> None:
     assert missed / runs <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / runs)
 
 
-@given(st.integers(1, 12), st.integers(1, 12), st.floats(0.01, 0.4), st.floats(0, 1))
-def test_mean_on_the_edge_of_the_margin_is_at_most_one(n1: int, n0: int, margin: float, place: float) -> None:
+# Thousandths: scipy's own probabilities overflow beside the smallest numbers there are.
+@given(st.integers(1, 12), st.integers(1, 12), st.floats(0.01, 0.4), st.integers(0, 1000))
+def test_mean_on_the_edge_of_the_margin_is_at_most_one(n1: int, n0: int, margin: float, place: int) -> None:
     """Exact: summed over every outcome of one bucket, anywhere on p1 = p0 + margin."""
     from scipy.stats import binom
 
-    p0 = place * (1 - margin)
+    p0 = place / 1000 * (1 - margin)
     x1, x0 = np.arange(n1 + 1), np.arange(n0 + 1)
     probability = np.outer(binom.pmf(x1, n1, p0 + margin), binom.pmf(x0, n0, p0))
     e = [[math.exp(log_e_below(one(n1, a, n0, b), margin)) for b in x0.tolist()] for a in x1.tolist()]

@@ -11,6 +11,7 @@ import pytest
 
 from pipelines.errors import NotMeasured, ServingError
 from resources.serving.embedded.layout import Layout
+from resources.serving.embedded.ports import is_free
 from resources.serving.embedded.supervisor import Supervisor
 from tests.conformance.arena import EmbeddedArena
 
@@ -107,6 +108,7 @@ def test_after_a_killed_gateway_the_same_units_are_assigned_and_counters_start_a
     with pytest.raises(NotMeasured, match="gateway"):
         arena.backend.counters(arena.service)
     eventually(lambda: arena.backend.status(arena.service).canary.ready)  # type: ignore[union-attr]
+    eventually(lambda: not is_free(arena.settings.ports.gateway))  # its admin port answers a moment earlier
     assert [arena.send(unit).version for unit in UNITS] == before
     again = arena.backend.counters(arena.service)
     assert again.epoch != counted.epoch
