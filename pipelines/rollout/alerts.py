@@ -105,9 +105,14 @@ def _failure(state: RolloutState, event: Failed) -> Alert | None:
         return None
     severity = "critical" if trouble.action in _TRAFFIC else "warning"
     topic = f"failed:{trouble.action}:{state.step}:{trouble.since:%Y-%m-%dT%H:%M:%S}"
-    return _make(
-        state, event, topic, severity, f"{trouble.action} failed, will be tried again", event.message
-    )
+    return _make(state, event, topic, severity, _after_failure(state, trouble.action), event.message)
+
+
+def _after_failure(state: RolloutState, action: Action) -> str:
+    decision = None if state.last is None else state.last.decision
+    if action is Action.PROMOTE and decision is not None and decision.rule == "forced":
+        return "the forced promotion failed and is not tried again; evidence counts again, order it anew"
+    return f"{action} failed, will be tried again"
 
 
 def _make(state: RolloutState, event: Event, topic: str, severity: Severity, title: str, body: str) -> Alert:

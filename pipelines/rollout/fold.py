@@ -220,6 +220,7 @@ def _failed(state: RolloutState, event: Failed) -> RolloutState:
     )
     state = replace(state, pending=None, trouble=trouble)
     if intent.action is Action.PROMOTE:
+        # One try for each order: kept, it would hide harm for as long as the promotion keeps failing.
         return replace(before_promotion(state), forced=None)
     return state
 

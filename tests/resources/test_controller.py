@@ -128,6 +128,22 @@ def test_force_promote_goes_past_evidence_and_freeze(rig: Rig) -> None:
     assert (state.end, state.end_reason) == (End.PROMOTED, "forced by ada: the old one leaks data")
 
 
+def test_a_forced_promotion_is_tried_once_and_harm_counts_again_after_it(rig: Rig) -> None:
+    def broken(name: str) -> None:
+        if name == "before promote":
+            raise ServingError("no node is free")
+
+    rollout = rig.start()
+    controller = rig.controller(hook=broken)
+    controller.drive(rollout, good(rig.clock.now))
+    controller.command(rollout, Order.FORCE_PROMOTE, by="ada", reason="the old one leaks data")
+    controller.drive(rollout)
+    (told,) = [alert for alert in rig.ledger.outbox.all() if "failed" in alert.title]
+    assert told.title.endswith("order it anew") and told.body == "no node is free"
+    controller.drive(rollout, harmful(rig.clock.now))
+    assert controller.state(rollout).end is End.ROLLED_BACK
+
+
 def test_guardrails_roll_back_while_paused_awaiting_approval_or_frozen(rig: Rig) -> None:
     rollout = rig.start(approval="promote", freeze=[{"cron": "0 12 * * *", "duration": "1h"}])
     controller = rig.controller()
