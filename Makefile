@@ -15,11 +15,17 @@ help:
 
 env: $(READY)
 
-$(READY): requirements.lock
+# uv installs several times faster than pip, but does not read pip's own settings (a company's mirror): then pip goes on.
+INSTALL := install --quiet --no-deps --require-hashes -r
+PIP := $(PY) -m pip --disable-pip-version-check
+
+$(READY): requirements.lock installer.lock
 	@command -v $(PYTHON) >/dev/null || { echo "Rampgate needs $(PYTHON); set PYTHON=/path/to/python3.11" >&2; exit 1; }
-	@echo "building $(VENV) from requirements.lock (about two minutes, once)"
+	@echo "building $(VENV) from requirements.lock (once, a minute or two)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	@$(PIP) $(INSTALL) installer.lock
+	@VIRTUAL_ENV=$(abspath $(VENV)) $(VENV)/bin/uv pip $(INSTALL) requirements.lock \
+	  || { echo "uv could not; pip tries (a few minutes)"; $(PIP) $(INSTALL) requirements.lock; }
 	@touch $@
 
 demo: $(READY)
@@ -70,9 +76,12 @@ bench-%: $(READY)
 bench: $(READY)
 	@for script in benchmarks/*.py; do echo "== $$script"; $(PY) $$script || exit 1; done
 
-lock:
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	  --no-strip-extras --extra dev pyproject.toml -o requirements.lock
+LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url
+
+lock: $(READY)
+	@$(VENV)/bin/$(LOCK) --no-strip-extras --extra dev pyproject.toml -o requirements.lock
+	@$(VENV)/bin/$(LOCK) --no-strip-extras -c requirements.lock pyproject.toml -o serving_manifests/platform/image.lock
+	@echo uv | $(VENV)/bin/$(LOCK) --no-header - -o installer.lock
 
 clean: down
 	rm -rf var
