@@ -73,6 +73,8 @@ def _query(url: str, query: str) -> dict[str, Any] | str:
     """The data of an answer, or what is wrong."""
     try:
         answer = _client().post(f"{url}/graphql", json={"query": query})
-        return answer.raise_for_status().json()["data"]
+        found = answer.raise_for_status().json()
     except httpx.HTTPError as error:
         return f"{url}/graphql does not answer: {error}"
+    # Without data where the webserver failed, which it does while its storage is being set up.
+    return found.get("data") or f"{url}/graphql answers: {found.get('errors')}"

@@ -27,7 +27,8 @@ class Effects:
             case Action.SET_PERCENT:
                 if state.mirror:
                     self._deploy(state, mirror=False)
-                self._backend.set_canary_percent(model, version, intent.percent or 0.0)
+                share = intent.percent or 0.0
+                self._backend.set_canary_percent(model, version, share, expected=state.percent)
             case Action.PROMOTE:
                 self._backend.promote(model, version)
             case Action.TRAFFIC_OFF:

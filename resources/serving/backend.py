@@ -103,8 +103,14 @@ class ServingBackend(Protocol):
         """
         ...
 
-    def set_canary_percent(self, service: str, version: str, percent: float) -> ServiceStatus:
-        """Give the canary this share. Percent 0 is the emergency brake: it never waits for a model."""
+    def set_canary_percent(
+        self, service: str, version: str, percent: float, *, expected: float | None = None
+    ) -> ServiceStatus:
+        """Give the canary this share. Percent 0 is the emergency brake: it never waits for a model.
+
+        `expected`: the share that the caller knows of. Where the canary has neither it nor `percent`, somebody
+        else has changed it meanwhile (taken it back, most likely), and ServingError says so.
+        """
         ...
 
     def promote(self, service: str, version: str) -> ServiceStatus:
@@ -122,3 +128,13 @@ class ServingBackend(Protocol):
     def predict(self, service: str, version: str, request: Mapping[str, Any]) -> Mapping[str, Any]:
         """Send one Open Inference Protocol v2 request to that version, past the weights (a probe)."""
         ...
+
+
+def overtaken(service: str, version: str, *, share: float, expected: float | None, percent: float) -> str:
+    """Why a share is not given any more; empty if it may be."""
+    if expected is None or share in (expected, percent):
+        return ""
+    return (
+        f"{service}: version {version} has {share:g} %, not the expected {expected:g} %: somebody changed it"
+        f" meanwhile, so it is not given {percent:g} %"
+    )

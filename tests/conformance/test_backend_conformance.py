@@ -40,6 +40,11 @@ def counted(arena: Arena, version: str, *, requests: int) -> RevisionCounters:
         time.sleep(0.05)
 
 
+def share(arena: Arena) -> float:
+    canary = arena.backend.status(arena.service).canary
+    return 0 if canary is None else canary.percent
+
+
 def test_a_service_that_was_never_deployed_has_nothing(arena: Arena) -> None:
     status = arena.backend.status(arena.service)
     assert (status.stable, status.canary) == (None, None)
@@ -78,6 +83,17 @@ def test_the_share_follows_the_command(stable: Arena) -> None:
         status = stable.backend.set_canary_percent(stable.service, "2", percent)
         assert status.canary is not None
         assert status.canary.percent == percent
+
+
+def test_a_share_that_was_taken_back_meanwhile_is_not_raised(stable: Arena) -> None:
+    stable.backend.deploy_canary(stable.service, stable.artefact("2"), percent=10, salt="a")
+    stable.backend.set_canary_percent(stable.service, "2", 0)
+    with pytest.raises(ServingError, match="version 2 has 0 %, not the expected 10 %"):
+        stable.backend.set_canary_percent(stable.service, "2", 50, expected=10)
+    assert share(stable) == 0
+    stable.backend.set_canary_percent(stable.service, "2", 20, expected=0)
+    stable.backend.set_canary_percent(stable.service, "2", 20, expected=0)
+    assert share(stable) == 20
 
 
 def test_the_brake_on_a_version_that_is_gone_does_nothing(stable: Arena) -> None:

@@ -126,7 +126,7 @@ def test_a_damaged_record_stops_the_rollout_with_an_alert_and_leaves_traffic(rig
 
 
 def test_a_rollback_waits_a_moment_for_an_advance_that_hangs_and_then_goes_first(tmp_path: Path) -> None:
-    """The hanging controller gets its change through late: whoever drives next takes it back."""
+    """The hanging controller's change comes too late, and the serving side refuses it."""
     rig = FaultyRig(tmp_path)
     rig.world.serving(MODEL, "1")
     controller = rig.controller()
@@ -143,6 +143,7 @@ def test_a_rollback_waits_a_moment_for_an_advance_that_hangs_and_then_goes_first
     hanging = Rig(tmp_path, rig.clock, rig.world).controller(hook=_once(harm), ledger=rig.ledger)
     hanging.drive(rollout, good(rig.clock.now))
     assert rig.world.share(MODEL, "2") == 0
+    assert max(effect.percent for effect in rig.world.effects if effect.version == "2") == 10
     assert controller.state(rollout).end is End.ROLLED_BACK
 
 

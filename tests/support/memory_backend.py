@@ -11,6 +11,7 @@ from resources.serving.backend import (
     ModelArtefact,
     RevisionStatus,
     ServiceStatus,
+    overtaken,
 )
 
 Hook = Callable[[str], None]
@@ -92,11 +93,16 @@ class MemoryBackend:
 
         return self._call("deploy_canary", artefact.version, service, effect)
 
-    def set_canary_percent(self, service: str, version: str, percent: float) -> ServiceStatus:
+    def set_canary_percent(
+        self, service: str, version: str, percent: float, *, expected: float | None = None
+    ) -> ServiceStatus:
         def effect() -> ServiceStatus:
             status = self.world.of(service)
             if status.canary is None or status.canary.version != version:
                 raise ServingError(f"{service}: version {version} is not the canary")
+            there = status.canary.percent
+            if problem := overtaken(service, version, share=there, expected=expected, percent=percent):
+                raise ServingError(problem)
             return _weighted(status, percent)
 
         return self._call("set_canary_percent", version, service, effect)

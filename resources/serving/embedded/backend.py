@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pipelines.errors import NotMeasured, ServingError
-from resources.serving.backend import Capabilities, Counters, ModelArtefact, ServiceStatus
+from resources.serving.backend import Capabilities, Counters, ModelArtefact, ServiceStatus, overtaken
 from resources.serving.embedded.artefacts import pin
 from resources.serving.embedded.counting import count, stats_pattern
 from resources.serving.embedded.definition import ServiceDefinition
@@ -40,6 +40,8 @@ class _Share:
     percent: float
     mirror: bool = False
     salt: str | None = None
+    expected: float | None = None
+    """The share that the canary is thought to have."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.percent <= 100:
@@ -108,9 +110,11 @@ class EmbeddedBackend:
             self._store.write(replace(begun, timeout_ms=definition.timeout_ms))
         return self._give(service, artefact.version, share)
 
-    def set_canary_percent(self, service: str, version: str, percent: float) -> ServiceStatus:
+    def set_canary_percent(
+        self, service: str, version: str, percent: float, *, expected: float | None = None
+    ) -> ServiceStatus:
         """Change the share; mirroring ends. Percent 0 only rewrites the routes."""
-        share = _Share(percent=percent)
+        share = _Share(percent=percent, expected=expected)
         if percent > 0:
             return self._give(service, version, share)
         with self._store.changing(service) as state:
@@ -166,6 +170,7 @@ class EmbeddedBackend:
             canary = state.canary_of(version)
             if not share.holds_for(canary):
                 _require_current(state, version, command)
+                _require_expected(service, canary, share)
                 changed = with_share(
                     state, version, percent=share.percent, mirror=share.mirror, salt=share.salt
                 )
@@ -206,6 +211,15 @@ def _require_current(state: ServiceState, version: str, command: int) -> None:
         raise ServingError(
             f"{state.service}: version {version} was given {canary.percent:g} % by another command meanwhile"
         )
+
+
+def _require_expected(service: str, canary: Canary, share: _Share) -> None:
+    version = canary.revision.version
+    problem = overtaken(
+        service, version, share=canary.percent, expected=share.expected, percent=share.percent
+    )
+    if problem:
+        raise ServingError(problem)
 
 
 def _running(state: ServiceState, version: str) -> Deployed:

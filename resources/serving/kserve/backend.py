@@ -15,7 +15,7 @@ from resources.serving.kserve.identity import Identity, logger
 from resources.serving.kserve.knative_view import KnativeView
 from resources.serving.kserve.mode import Installation, Mode, check_split, detect, read_installation
 from resources.serving.kserve.observe import Observers
-from resources.serving.kserve.overtaken import Deployment
+from resources.serving.kserve.overtaken import Deployment, Share
 from resources.serving.kserve.probe import Probe
 from resources.serving.kserve.prometheus import Measured, Prometheus
 from resources.serving.kserve.standard_view import StandardView
@@ -71,14 +71,12 @@ class KServeBackend:
             create=lambda: self._create(service, identity, extra),
         )
 
-    def set_canary_percent(self, service: str, version: str, percent: float) -> ServiceStatus:
+    def set_canary_percent(
+        self, service: str, version: str, percent: float, *, expected: float | None = None
+    ) -> ServiceStatus:
         """Give the canary this share; 0 is patched whatever state its model is in."""
-        share = _whole(service, percent)
-        return self._run(
-            service,
-            lambda view: knative.set_percent(view, version, share),
-            lambda view: standard.set_percent(view, version, share),
-        )
+        share = Share(version, _whole(service, percent), expected)
+        return self._run(service, share.on_knative, share.on_standard)
 
     def hold(self, service: str, version: str, percent: float) -> ServiceStatus:
         """Make the canary fit for a share that a gateway gives it; KServe's own split stays neutral."""

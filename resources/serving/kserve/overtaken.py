@@ -1,9 +1,10 @@
-"""A deployment that waits for its model must not start again what somebody rolled back in the meantime."""
+"""A call that was slow, or slept, must not undo what somebody decided in the meantime."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from resources.serving.kserve import knative, standard
+from resources.serving.backend import overtaken
+from resources.serving.kserve import knative, knative_view, standard
 from resources.serving.kserve.knative_view import KnativeView
 from resources.serving.kserve.standard_view import StandardView
 from resources.serving.kserve.steps import Refuse, Step, Wanted
@@ -32,3 +33,30 @@ class Deployment:
             return Refuse(f"{service}: version {self.wanted.version} was rolled back while it was deployed")
         self.started = self.started or here
         return plan()
+
+
+@dataclass(frozen=True)
+class Share:
+    """One call of `set_canary_percent`, asked again after every wait and conflict."""
+
+    version: str
+    percent: int
+    expected: float | None
+
+    def on_knative(self, view: KnativeView) -> Step:
+        """The next step in Knative mode."""
+        canary = knative_view.status(view).canary
+        there = view.percent if canary and canary.version == self.version else None
+        return self._refusal(view.service, there) or knative.set_percent(view, self.version, self.percent)
+
+    def on_standard(self, view: StandardView) -> Step:
+        """The next step in Standard mode."""
+        canary = view.canary
+        there = canary.percent if canary and canary.identity.version == self.version else None
+        return self._refusal(view.service, there) or standard.set_percent(view, self.version, self.percent)
+
+    def _refusal(self, service: str, there: int | None) -> Refuse | None:
+        if there is None:
+            return None
+        problem = overtaken(service, self.version, share=there, expected=self.expected, percent=self.percent)
+        return Refuse(problem) if problem else None

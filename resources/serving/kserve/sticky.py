@@ -17,6 +17,7 @@ from resources.serving.backend import (
     ModelArtefact,
     RevisionStatus,
     ServiceStatus,
+    overtaken,
 )
 from resources.serving.envoy import TOTAL_WEIGHT
 from resources.serving.kserve.assignment import Assignment
@@ -79,12 +80,28 @@ class StickyBackend:
         self.assignments.change(service, give)
         return self._confirmed(service)
 
-    def set_canary_percent(self, service: str, version: str, percent: float) -> ServiceStatus:
+    def set_canary_percent(
+        self, service: str, version: str, percent: float, *, expected: float | None = None
+    ) -> ServiceStatus:
         """Give the canary this share; mirroring ends. 0 changes the gateway first and asks nobody before."""
         _check(service, percent)
         if percent > 0:
             self.kserve.hold(service, version, percent)
-        there = self.assignments.change(service, lambda there: _commanded(there, version, percent))
+
+        def give(there: Assignment | None) -> Assignment | None:
+            if (
+                there is not None
+                and there.version == version
+                and (
+                    problem := overtaken(
+                        service, version, share=there.percent, expected=expected, percent=percent
+                    )
+                )
+            ):
+                raise ServingError(problem)
+            return _commanded(there, version, percent)
+
+        there = self.assignments.change(service, give)
         if there is None or there.version != version:
             self._unassigned(service, version, percent)
         return self._confirmed(service)

@@ -1,7 +1,7 @@
 """The recipe registers versions that behave as their parameters say, from the real data."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,13 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+def uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     home = tmp_path_factory.mktemp("mlflow")
-    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-    return f"sqlite:///{home / 'mlflow.db'}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+        # mlflow sets it for whatever this process starts; setting it here takes it away afterwards.
+        patch.setenv("MLFLOW_EXPERIMENT_ID", "")
+        yield f"sqlite:///{home / 'mlflow.db'}"
 
 
 @pytest.fixture(scope="module")

@@ -44,7 +44,8 @@ def mlflow_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def publish(mlflow_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., str]]:
     """Registers a version through the mlflow library, in a process of its own, and returns its number."""
-    env = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_TRACKING_URI": mlflow_uri}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+    env = inherited | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_TRACKING_URI": mlflow_uri}
     with subprocess.Popen(
         [sys.executable, "-W", "ignore", str(Path(__file__).with_name("publisher.py"))],
         cwd=tmp_path_factory.mktemp("publisher"), env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
