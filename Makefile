@@ -16,16 +16,16 @@ help:
 env: $(READY)
 
 # uv installs several times faster than pip, but does not read pip's own settings (a company's mirror): then pip goes on.
-INSTALL := install --quiet --no-deps --require-hashes -r
+INSTALL := --quiet --no-deps --require-hashes -r
 PIP := $(PY) -m pip --disable-pip-version-check
 
 $(READY): requirements.lock installer.lock
 	@command -v $(PYTHON) >/dev/null || { echo "Rampgate needs $(PYTHON); set PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@echo "building $(VENV) from requirements.lock (once, a minute or two)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(PIP) $(INSTALL) installer.lock
-	@VIRTUAL_ENV=$(abspath $(VENV)) $(VENV)/bin/uv pip $(INSTALL) requirements.lock \
-	  || { echo "uv could not; pip tries (a few minutes)"; $(PIP) $(INSTALL) requirements.lock; }
+	@$(PIP) install $(INSTALL) installer.lock
+	@VIRTUAL_ENV=$(abspath $(VENV)) $(VENV)/bin/uv pip install --compile-bytecode $(INSTALL) requirements.lock \
+	  || { echo "uv could not; pip tries (a few minutes)"; $(PIP) install $(INSTALL) requirements.lock; }
 	@touch $@
 
 demo: $(READY)
@@ -80,8 +80,9 @@ LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hash
 
 lock: $(READY)
 	@$(VENV)/bin/$(LOCK) --no-strip-extras --extra dev pyproject.toml -o requirements.lock
-	@$(VENV)/bin/$(LOCK) --no-strip-extras -c requirements.lock pyproject.toml -o serving_manifests/platform/image.lock
+	@$(VENV)/bin/$(LOCK) --no-strip-extras --extra cluster -c requirements.lock pyproject.toml -o serving_manifests/platform/image.lock
 	@echo uv | $(VENV)/bin/$(LOCK) --no-header - -o installer.lock
+	@echo spotify-confidence | $(VENV)/bin/$(LOCK) --no-header - -o benchmarks/peers.lock
 
 clean: down
 	rm -rf var

@@ -8,6 +8,7 @@ from pipelines.manifest.load import Model
 from resources.lake.ingest import ingest_predictions
 from resources.lake.outcomes import ingest_outcomes
 from resources.naming import key
+from resources.prediction_log.stores import fetch_from_stores
 from resources.systems import Systems
 
 GROUP = "prediction_log"
@@ -31,9 +32,11 @@ def prediction_log(model: Model) -> dg.AssetsDefinition:
         to the quarantine table with file, line and reason. A failed prediction is kept with its status.
         """
         directory = systems.settings.prediction_log / model.name
+        fetched = fetch_from_stores(systems.lake, systems.settings, model.name, directory)
         report = ingest_predictions(systems.lake, model.name, None, directory)
         return dg.MaterializeResult(
             metadata={
+                "fetched from object stores": fetched,
                 "dagster/row_count": report.rows,
                 "segments": report.segments,
                 "quarantined": report.bad,

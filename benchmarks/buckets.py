@@ -4,15 +4,15 @@
 
 Writes var/bench/buckets.json. An exposure is a row with the values of four metrics (proportion, mean with a CUPED
 covariate, ratio, latency over SLO). `--raw` is the size of the whole way from prediction rows and outcomes in a lake.
-Compares with tea-tasting and spotify-confidence where they are installed; they are not in the lock, because
-tea-tasting needs another Python and neither is used: `pip install tea-tasting spotify-confidence` elsewhere.
+Compares with one mean by tea-tasting and by spotify-confidence, which gets an environment of its own from
+benchmarks/peers.lock.
 """
 
 import argparse
-import importlib.util
 import json
 import multiprocessing
 import resource
+import subprocess
 import sys
 import tempfile
 import time
@@ -205,49 +205,49 @@ def raw(home: str, n: int) -> tuple[float, ...]:
 
 
 def peers(file: str) -> list[dict[str, Any]]:
-    """The same revenue comparison by the peers that are installed."""
-    found: list[dict[str, Any]] = []
-    for module, run in (("tea_tasting", tea_tasting), ("spotify_confidence", spotify_confidence)):
-        if importlib.util.find_spec(module) is None:
-            print(f"{module}: not installed, left out (it is not in the lock)")
-            continue
-        seconds = in_a_process(run, file)[0]
-        found.append(
-            row(f"one mean by {module}, s", in_a_process(look_at, file)[0], seconds, "s", None)
-            | {"reference_is": module}
+    """One mean by a peer, beside all of our metrics to a look."""
+    ours = in_a_process(look_wall, file)[0]
+    return [
+        row(
+            "four metrics to a look, beside one mean of a peer, s", ours, asked(python, name, file), "s", None
         )
-    return found
+        | {"reference_is": name}
+        for name, python in (("tea_tasting", Path(sys.executable)), ("spotify_confidence", peers_python()))
+    ]
 
 
-def tea_tasting(file: str) -> tuple[float, ...]:
-    import ibis
-    import tea_tasting as tt
+def asked(python: Path, peer: str, file: str) -> float:
+    script = Path(__file__).parent / "bucket_parts" / "peers.py"
+    found = subprocess.run([python, script, peer, file], capture_output=True, text=True, check=True)
+    return float(found.stdout.split()[-1])
 
-    connection = ibis.duckdb.connect()
+
+def peers_python() -> Path:
+    """An environment for the peer that does not belong into ours, from its own lock file."""
+    place, lock = Settings.from_environment().home / "peers-venv", Path(__file__).parent / "peers.lock"
+    python = place / "bin" / "python"
+    if not python.exists():
+        uv = Path(sys.executable).with_name("uv")
+        subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, place], check=True)
+        install = [
+            "pip",
+            "install",
+            "--quiet",
+            "--python",
+            python,
+            "--no-deps",
+            "--require-hashes",
+            "-r",
+            lock,
+        ]
+        subprocess.run([uv, *install], check=True)
+    return python
+
+
+def look_wall(file: str) -> tuple[float, ...]:
     begin = time.perf_counter()
-    table = (
-        connection.read_parquet(file).select("challenger", "y1").rename(variant="challenger", revenue="y1")
-    )
-    tt.Experiment(revenue=tt.Mean("revenue")).analyze(table)
-    return (time.perf_counter() - begin, peak())
-
-
-def spotify_confidence(file: str) -> tuple[float, ...]:
-    import pandas as pd
-    import spotify_confidence as confidence
-
-    begin = time.perf_counter()
-    frame = pd.read_parquet(file, columns=["challenger", "y1"])
-    frame = frame.assign(yy=frame.y1**2, n=1).groupby("challenger", as_index=False).sum()
-    test = confidence.ZTest(
-        frame,
-        numerator_column="y1",
-        numerator_sum_squares_column="yy",
-        denominator_column="n",
-        categorical_group_columns="challenger",
-    )
-    test.difference(level_1=False, level_2=True)
-    return (time.perf_counter() - begin, peak())
+    look_at(file)
+    return (time.perf_counter() - begin,)
 
 
 def write_exposures(file: str, n: int) -> None:

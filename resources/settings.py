@@ -39,6 +39,10 @@ class Settings:
     lake_data: str
     prediction_log: Path
     """Segments: <prediction_log>/<model>/*.jsonl."""
+    log_store: str
+    """Segments on an object store: s3://bucket/prefix, then <model>/*.jsonl; empty: none."""
+    log_blobs: str
+    """Where KServe's logger writes blobs: s3://bucket/prefix/<namespace>, then <model>/...; empty: none."""
     outcomes: Path
     """Outcome files: <outcomes>/<model>/*.jsonl."""
     alert_urls: tuple[str, ...]
@@ -60,6 +64,8 @@ class Settings:
             lake_catalog=env.get("RAMPGATE_LAKE_CATALOG", f"sqlite:{home / 'lake' / 'catalog.db'}"),
             lake_data=env.get("RAMPGATE_LAKE_DATA", str(home / "lake" / "data")),
             prediction_log=Path(env.get("RAMPGATE_PREDICTION_LOG", home / "log" / "predictions")),
+            log_store=env.get("RAMPGATE_PREDICTION_LOG_STORE", "").rstrip("/"),
+            log_blobs=env.get("RAMPGATE_PREDICTION_LOG_BLOBS", "").rstrip("/"),
             outcomes=Path(env.get("RAMPGATE_OUTCOMES", home / "log" / "outcomes")),
             alert_urls=tuple(url for url in alerts.split() if url),
         )

@@ -33,6 +33,8 @@ class Database:
             raise LedgerError(
                 f"ledger URL is for {self.url.get_backend_name()!r}, expected sqlite or postgresql"
             )
+        if self.url.drivername == "postgresql":
+            self.url = self.url.set(drivername="postgresql+psycopg")
         self._engine: Engine | None = None
 
     @property

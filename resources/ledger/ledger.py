@@ -29,7 +29,7 @@ class RolloutRow(NamedTuple):
 
 
 class Ledger:
-    """Events, alerts and counters. `url` is `sqlite:///<file>` or `postgresql+<driver>://...`.
+    """Events, alerts and counters. `url` is `sqlite:///<file>` or `postgresql://...`.
 
     Everything raises LedgerError when the database cannot be reached; nothing is cached.
     """

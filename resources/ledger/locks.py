@@ -2,6 +2,7 @@
 
 import fcntl
 import hashlib
+import logging
 import os
 import threading
 import time
@@ -12,9 +13,11 @@ from datetime import timedelta
 from pathlib import Path
 
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import SQLAlchemyError
 
 from resources.ledger.database import Database
 
+log = logging.getLogger(__name__)
 _POLL = 0.02
 _IN_MEMORY: dict[str, threading.Lock] = defaultdict(threading.Lock)
 
@@ -62,13 +65,24 @@ def _take(descriptor: int) -> bool:
 @contextmanager
 def _advisory(database: Database, name: str, wait: timedelta) -> Generator[bool]:
     key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
-    with database.reading() as connection:
+    with database.reading() as plain:
+        # Not inside a transaction: servers end those that idle, and the lock with them.
+        connection = plain.execution_options(isolation_level="AUTOCOMMIT")
         held = _until(wait, lambda: _ask(connection, "pg_try_advisory_lock", key))
         try:
             yield held
         finally:
             if held:
-                _ask(connection, "pg_advisory_unlock", key)
+                _release(connection, key)
+
+
+def _release(connection: Connection, key: int) -> None:
+    """A session that cannot unlock is ended, and its locks with it: what was done under the lock is done."""
+    try:
+        _ask(connection, "pg_advisory_unlock", key)
+    except SQLAlchemyError as error:
+        log.warning("a lock of the ledger ends with its session: %s", error)
+        connection.invalidate()
 
 
 def _ask(connection: Connection, function: str, key: int) -> bool:

@@ -14,6 +14,8 @@ from pipelines.errors import LakeError
 from resources.lake import Lake, counts, ingest_predictions, segments
 from resources.lake.ingest import SOURCE
 from resources.prediction_log.objects import blob_lines, fetch_blobs, fetch_segments
+from resources.prediction_log.stores import fetch_from_stores
+from resources.settings import Settings
 from tests.resources.lake.segments_by_hand import MODEL, SCHEMA, prediction, predictions
 from tests.support.cluster_services import needs_postgres, needs_s3, object_store, postgres
 
@@ -94,6 +96,26 @@ def test_segments_on_the_object_store_are_a_source(cluster_lake: Lake, tmp_path:
         assert fetch_segments(connection, "s3://log/predictions/remote", spool, known) == 1
     assert load(cluster_lake, "remote", spool) == 5
     assert counts(cluster_lake, "remote").duplicates == 0
+
+
+def test_the_configured_stores_are_fetched_and_loaded(cluster_lake: Lake, tmp_path: Path):
+    store, log = Store(cluster_lake), tmp_path / "log"
+    settings = Settings.from_environment(
+        {
+            "RAMPGATE_HOME": str(tmp_path),
+            "RAMPGATE_PREDICTION_LOG_STORE": "s3://log/configured/",
+            "RAMPGATE_PREDICTION_LOG_BLOBS": "s3://log/agents/models",
+        }
+    )
+    store.put("s3://log/configured/both/b.w.1.jsonl", "".join(predictions("seg", 5)))
+    asked, answered = prediction("agent-1", version="3")
+    for name, line in (("request", asked), ("response", answered)):
+        store.put(f"s3://log/agents/models/both/predictor/agent-1-{name}.json", json.dumps(record(line)))
+    assert fetch_from_stores(cluster_lake, settings, "both", log) == 0, "no version has made the tables yet"
+    load(cluster_lake, "both", log)
+    assert fetch_from_stores(cluster_lake, settings, "both", log) == 3
+    assert load(cluster_lake, "both", log) == 6
+    assert fetch_from_stores(cluster_lake, settings, "both", log) == 0
 
 
 def record(line: str) -> dict[str, object]:
