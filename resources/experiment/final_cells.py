@@ -33,6 +33,17 @@ def bucket_width(state: RolloutState) -> timedelta:
     return timedelta(seconds=min(max(wanted, 1), 3600))
 
 
+def open_since(query: ExperimentQuery, spans: dict[str, Span]) -> datetime | None:
+    """Buckets that start before this are not new in any metric; None where any bucket may be."""
+    found: list[datetime] = []
+    for metric in query.metrics:
+        after = spans[metric.name].after
+        if after is None:
+            return None
+        found.append(after - query.window_of(metric) - query.bucket)
+    return min(found, default=None)
+
+
 def newly_final(cells: Iterable[Cell], query: ExperimentQuery, spans: dict[str, Span]) -> list[Cell]:
     """The lake's cells that became final in their metric's span."""
     windows = {metric.name: query.window_of(metric) for metric in query.metrics}

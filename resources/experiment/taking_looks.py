@@ -1,7 +1,7 @@
 """Takes one look at a rollout's experiment: what became final since the last one, the analysis, the record."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import ClassVar
 
@@ -21,7 +21,7 @@ from resources.experiment.assignment import assignment_evidence
 from resources.experiment.design import is_final_look, lake_query, look_spec, shares, step_windows
 from resources.experiment.evidence import look_evidence, staleness, unknown_evidence, waiting_evidence
 from resources.experiment.exposure import ExposureCheck, check_exposure
-from resources.experiment.final_cells import Span, bucket_width, newly_final, served_cells
+from resources.experiment.final_cells import Span, bucket_width, newly_final, open_since, served_cells
 from resources.experiment.history import champion_history, measured
 from resources.experiment.quality import OutcomeQuality, outcome_quality
 from resources.experiment.queries import is_counted_live, metrics_of
@@ -168,9 +168,11 @@ def _take(place: _Place, past: Sequence[TakenLook]) -> TakenLook | None:
     ]
     if not in_use:
         return None
-    query = _query(place, {r.spec.name: r for r in in_use})
+    after = past[-1].watermark if past else None
+    spans = {r.spec.name: Span(after if r.spec.name in known else None, place.watermark) for r in in_use}
+    query = _query(place, {r.spec.name: r for r in in_use}, spans)
     collected = None if query is None else collect(place.lake, place.model.name, query)
-    added = _newly_final(place, past, in_use, known, query, collected)
+    added = _newly_final(place, spans, query, collected)
     by_step = shares(state)
     units = tuple(
         StepUnits(u.step, u.champion, u.challenger, by_step[u.step])
@@ -204,26 +206,25 @@ def _take(place: _Place, past: Sequence[TakenLook]) -> TakenLook | None:
     )
 
 
-def _query(place: _Place, registered: Mapping[str, Registered]) -> ExperimentQuery | None:
+def _query(
+    place: _Place, registered: Mapping[str, Registered], spans: dict[str, Span]
+) -> ExperimentQuery | None:
     """What the lake is asked; None before any share of traffic was in force."""
     windows = step_windows(place.state, place.now)
     if not windows:
         return None
-    return lake_query(place.model.rollout, place.state, windows, registered, watermark=place.watermark)
+    query = lake_query(place.model.rollout, place.state, windows, registered, watermark=place.watermark)
+    return replace(query, values_since=open_since(query, spans))
 
 
 def _newly_final(
     place: _Place,
-    past: Sequence[TakenLook],
-    in_use: Sequence[Registered],
-    known: Mapping[str, Registered],
+    spans: dict[str, Span],
     query: ExperimentQuery | None,
     collected: Collected | None,
 ) -> list[Cell]:
     """Cells that no look has seen: final since the last one, or of a metric that is new."""
     manifest, state = place.model.rollout, place.state
-    after = past[-1].watermark if past else None
-    spans = {r.spec.name: Span(after if r.spec.name in known else None, place.watermark) for r in in_use}
     live = {m.name for m in metrics_of(manifest) if is_counted_live(manifest, m)}
     counted = {name: span for name, span in spans.items() if name in live}
     buckets = [b for b in place.ledger.counters.buckets(state.rollout_id) if b.step in shares(state)]

@@ -102,6 +102,8 @@ class ExperimentQuery:
     by_request: bool = True
     """The unit is the request; else the `x-unit-id`."""
     bucket: timedelta = timedelta(minutes=5)
+    values_since: datetime | None = None
+    """Only units exposed from here on are given values: the buckets before are known. None: all units."""
     clock_skew: timedelta = timedelta(seconds=5)
     """An outcome may be this much earlier than its exposure."""
 
@@ -120,6 +122,11 @@ class ExperimentQuery:
     @property
     def start(self) -> datetime:
         return min(step.start for step in self.steps)
+
+    @property
+    def first_valued(self) -> datetime:
+        """No unit exposed before this is given a value."""
+        return self.start if self.values_since is None else max(self.start, self.values_since)
 
     @property
     def end(self) -> datetime:

@@ -26,8 +26,9 @@ def make_unit_values(
         CREATE OR REPLACE TEMP TABLE unit_values AS
         SELECT step, exposed, challenger, {values}
         FROM cohort {" ".join(f"LEFT JOIN ({join}) USING (unit)" for join in joins)}
-        WHERE NOT crossover"""
-    parameters = exposures(model, query).parameters | {"metrics": outcome_names(query)}
+        WHERE NOT crossover AND exposed >= $valued"""
+    parameters = exposures(model, query).parameters
+    parameters |= {"metrics": outcome_names(query), "valued": query.first_valued}
     connection.execute(statement, mentioned(statement, parameters))
 
 
@@ -51,7 +52,7 @@ def _prediction_join(model: str, query: ExperimentQuery, columns: tuple[Fields, 
     rows = exposures(model, query).rows
     return [
         f"SELECT unit, {', '.join(found)} FROM {rows} JOIN (SELECT unit, exposed FROM cohort) USING (unit)"
-        " WHERE requested_at >= exposed GROUP BY unit"
+        " WHERE requested_at >= $valued AND requested_at >= exposed GROUP BY unit"
     ]
 
 
@@ -74,7 +75,7 @@ def _outcome_join(model: str, query: ExperimentQuery) -> list[str]:
     return [
         f"""SELECT unit, {", ".join(found)}
         FROM (SELECT key AS unit, metric, value, "at" AS seen_at FROM {table(model, "outcomes")}
-            WHERE list_contains($metrics, metric) AND "at" >= $start::TIMESTAMPTZ - {skew})
+            WHERE list_contains($metrics, metric) AND "at" >= $valued::TIMESTAMPTZ - {skew})
         JOIN (SELECT unit, exposed FROM cohort) USING (unit)
         WHERE seen_at >= exposed - {skew} AND {_within("seen_at", longest)}
         GROUP BY unit"""

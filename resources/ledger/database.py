@@ -1,7 +1,7 @@
 """One database, SQLite or Postgres: connections, transactions, schema."""
 
 from collections.abc import Generator, Iterable, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,10 @@ class Database:
     def _open(self) -> Engine:
         if self._engine is None:
             engine = _engine(self)
-            _create_schema(engine)
+            with ExitStack() as unless_it_works:
+                unless_it_works.callback(engine.dispose)
+                _create_schema(engine)
+                unless_it_works.pop_all()
             self._engine = engine
         return self._engine
 

@@ -9,6 +9,7 @@ import pytest
 
 from pipelines.errors import LakeError
 from pipelines.statistics.sums import Cell, Sums
+from resources.experiment.final_cells import Span, newly_final, open_since
 from resources.lake import (
     ExperimentQuery,
     Lake,
@@ -266,14 +267,25 @@ def test_against_the_rules_row_by_row(world: World, seed: int) -> None:
         paid.append((unit, at, cost))
         world.came_of(unit, at=at, cost=cost)
     watermark = START + 2 * HOUR
-    found = world.cells(
-        COST, by_request=False, bucket=10 * MINUTE, watermark=watermark, clock_skew=timedelta(0)
-    )
+    options = {"by_request": False, "bucket": 10 * MINUTE, "watermark": watermark, "clock_skew": timedelta(0)}
+    found = world.cells(COST, **options)
     expected = by_the_rules(requests, paid, watermark)
     assert len(expected) > 5
     assert {(c.step, c.bucket): (c.champion[:3], c.challenger[:3]) for c in found} == {
         key: tuple(pytest.approx(sums) for sums in sides) for key, sides in expected.items()
     }
+    all_units = query(COST, **options)
+    spans = {"cost": Span(START + 95 * MINUTE, watermark)}
+    open_ones = replace(all_units, values_since=open_since(all_units, spans))
+    valued = cells(world.lake, MODEL, open_ones)
+    assert len(valued) < len(found)
+    assert side_by_side(newly_final(valued, open_ones, spans)) == {
+        key: pytest.approx(sums) for key, sums in side_by_side(newly_final(found, all_units, spans)).items()
+    }
+
+
+def side_by_side(found: list[Cell]) -> dict[tuple[int, float], tuple[float, ...]]:
+    return {(cell.step, cell.bucket): (*cell.champion, *cell.challenger) for cell in found}
 
 
 def hash_share(unit: str) -> float:
