@@ -13,6 +13,7 @@ from pipelines.statistics.metric_look import MetricLook
 from resources.experiment import TakenLook, past_looks, registered_in, shadow_evidence, take_look
 from resources.experiment.exposure import ExposureCheck
 from resources.experiment.registering import Registered
+from resources.lake.completeness import complete_until
 from resources.monitoring.pictures import EffectAt, effect_over_time
 from resources.naming import key
 from resources.rollouts import open_rollout, record_if_open
@@ -57,12 +58,14 @@ def experiment(model: Model) -> dg.AssetsDefinition:
             return _result({"status": dg.MetadataValue.text("no canary is taking traffic")}, None)
         if state.phase is Phase.SHADOW:
             return _shadowed(systems, model, state)
+        now = datetime.now(UTC)
         taken, evidence = take_look(
             systems.lake,
             systems.ledger,
             model,
             state,
-            now=datetime.now(UTC),
+            now=now,
+            complete=_complete(systems, model, now),
             sticky=_is_sticky(systems, model),
         )
         record_if_open(systems.controller, state.rollout_id, evidence)
@@ -76,11 +79,24 @@ def experiment(model: Model) -> dg.AssetsDefinition:
 
 def _shadowed(systems: Systems, model: Model, state: RolloutState) -> dg.MaterializeResult[Any]:
     """In the shadow there is no experiment yet: the copies are judged by their errors, latency and agreement."""
-    evidence = shadow_evidence(systems.lake, systems.ledger, model, state, now=datetime.now(UTC))
+    now = datetime.now(UTC)
+    complete = _complete(systems, model, now)
+    evidence = shadow_evidence(systems.lake, systems.ledger, model, state, now=now, complete=complete)
     record_if_open(systems.controller, state.rollout_id, evidence)
     words = "\n".join(f"- {item.name}: {item.verdict}: {item.reason}" for item in evidence)
     return _result(
         {"shadow": dg.MetadataValue.md(words), "rollout": dg.MetadataValue.text(state.rollout_id)}, None
+    )
+
+
+def _complete(systems: Systems, model: Model, now: datetime) -> datetime:
+    settings = systems.settings
+    return complete_until(
+        systems.lake,
+        model.name,
+        predictions=settings.prediction_log / model.name,
+        outcomes=settings.outcomes / model.name,
+        now=now,
     )
 
 

@@ -1,10 +1,12 @@
 """What was predicted and what came of it, in the lake exactly once."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
 
 from pipelines.manifest.load import Model
+from resources.lake.completeness import mark_ingested
 from resources.lake.ingest import ingest_predictions
 from resources.lake.outcomes import ingest_outcomes
 from resources.naming import key
@@ -32,8 +34,10 @@ def prediction_log(model: Model) -> dg.AssetsDefinition:
         to the quarantine table with file, line and reason. A failed prediction is kept with its status.
         """
         directory = systems.settings.prediction_log / model.name
+        started = datetime.now(UTC)
         fetched = fetch_from_stores(systems.lake, systems.settings, model.name, directory)
         report = ingest_predictions(systems.lake, model.name, None, directory)
+        mark_ingested(directory, started)
         return dg.MaterializeResult(
             metadata={
                 "fetched from object stores": fetched,
@@ -63,7 +67,9 @@ def outcomes(model: Model) -> dg.AssetsDefinition:
 
         NaN, duplicates and outcomes of unknown units are counted, named and kept out of every analysis.
         """
-        report = ingest_outcomes(systems.lake, model.name, systems.settings.outcomes / model.name)
+        directory, started = systems.settings.outcomes / model.name, datetime.now(UTC)
+        report = ingest_outcomes(systems.lake, model.name, directory)
+        mark_ingested(directory, started)
         return dg.MaterializeResult(
             metadata={
                 "dagster/row_count": report.rows,

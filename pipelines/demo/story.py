@@ -34,25 +34,25 @@ ACTS = (
         title="v1, trained on January to March, becomes the first champion",
         params={"months": [1, 2, 3]},
         end="promoted",
-        patience_seconds=180,
+        patience_seconds=300,
     ),
     Act(
         title="v2, trained on January to May, is good: ramped up and promoted",
         params={"months": [1, 2, 3, 4, 5], "seed": 1},
         end="promoted",
-        patience_seconds=420,
+        patience_seconds=900,
     ),
     Act(
         title="v3 knows one airport's destinations only: it fails on part of what it is asked",
         params={"months": [1, 2, 3, 4, 5], "origin": "LGA", "unknown_categories": "error"},
         end="rolled_back",
-        patience_seconds=240,
+        patience_seconds=600,
     ),
     Act(
         title="v4 answers everything, but cries wolf: the business pays for it",
         params={"months": [1, 2, 3, 4, 5], "late_weight": 30},
         end="rolled_back",
-        patience_seconds=300,
+        patience_seconds=900,
     ),
 )
 

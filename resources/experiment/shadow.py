@@ -17,7 +17,7 @@ from resources.experiment.evidence import SOURCE, harm_evidence, staleness
 from resources.experiment.queries import is_served
 from resources.experiment.registering import guardrail_spec
 from resources.experiment.serving_cells import serving_cells
-from resources.experiment.taking_looks import INGESTION_LAG
+from resources.experiment.watermark import watermark_of
 from resources.guardrails.counting import harm_tests
 from resources.lake.connection import Lake
 from resources.ledger import Ledger
@@ -27,13 +27,21 @@ _CLEAR = 3.0
 
 
 def shadow_evidence(
-    lake: Lake, ledger: Ledger, model: Model, state: RolloutState, *, now: datetime
+    lake: Lake,
+    ledger: Ledger,
+    model: Model,
+    state: RolloutState,
+    *,
+    now: datetime,
+    complete: datetime | None = None,
 ) -> tuple[Evidence, ...]:
     """Everything that the shadow step waits for. What cannot be measured is unknown and says why.
 
-    Outcomes are left out: nobody saw the challenger's answers, so that nothing followed from them.
+    Outcomes are left out: nobody saw the challenger's answers, so that nothing followed from them. `complete`: see
+    `take_look`.
     """
-    return (*_served(ledger, model.rollout, state, now), _agreed(lake, model, state, now))
+    agreed = _agreed(lake, model, state, now, complete or now)
+    return (*_served(ledger, model.rollout, state, now), agreed)
 
 
 def _served(
@@ -81,7 +89,7 @@ def _not_measured(guardrail: Guardrail, reason: str, now: datetime) -> Evidence:
     )
 
 
-def _agreed(lake: Lake, model: Model, state: RolloutState, now: datetime) -> Evidence:
+def _agreed(lake: Lake, model: Model, state: RolloutState, now: datetime, complete: datetime) -> Evidence:
     settings = model.rollout.validation
     unknown = Evidence(
         name=AGREEMENT,
@@ -99,7 +107,7 @@ def _agreed(lake: Lake, model: Model, state: RolloutState, now: datetime) -> Evi
             champion=state.champion or "",
             challenger=state.version,
             start=state.since,
-            end=now - INGESTION_LAG,
+            end=watermark_of(lake, model.name, complete),
             tolerance=settings.agreement_tolerance,
         )
     except LakeError as error:

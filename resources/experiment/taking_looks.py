@@ -26,6 +26,7 @@ from resources.experiment.history import champion_history, measured
 from resources.experiment.quality import OutcomeQuality, outcome_quality
 from resources.experiment.queries import is_counted_live, metrics_of
 from resources.experiment.registering import Registered, register
+from resources.experiment.watermark import watermark_of
 from resources.lake.buckets import Collected, Coverage, collect
 from resources.lake.connection import Lake
 from resources.lake.experiment import ExperimentQuery
@@ -33,8 +34,6 @@ from resources.ledger import Ledger
 from resources.ledger import Look as StoredLook
 
 NAME = "experiment"
-INGESTION_LAG = timedelta(seconds=4)
-"""What was answered this long ago is taken to be in the lake: a segment closes after two seconds."""
 _ATTEMPTS = 3
 
 
@@ -78,10 +77,7 @@ class _Place:
     state: RolloutState
     now: datetime
     sticky: bool
-
-    @property
-    def watermark(self) -> datetime:
-        return self.now - INGESTION_LAG
+    watermark: datetime
 
 
 def take_look(
@@ -91,6 +87,7 @@ def take_look(
     state: RolloutState,
     *,
     now: datetime,
+    complete: datetime | None = None,
     sticky: bool = False,
 ) -> tuple[TakenLook | None, tuple[Evidence, ...]]:
     """One look and its evidence. Where it cannot be taken: no look, and evidence that says unknown and why.
@@ -98,12 +95,14 @@ def take_look(
     Args:
         lake, ledger, model, state: of the rollout.
         now: when the look is taken.
+        complete: when the oldest segment begins that is not in the lake yet (`complete_until`); default: now.
         sticky: assignment follows the unit id, so that it can be recomputed.
 
     Raises LedgerError where it cannot be stored.
     """
-    place = _Place(lake, ledger, model, state, now, sticky)
     try:
+        watermark = watermark_of(lake, model.name, complete or now)
+        place = _Place(lake, ledger, model, state, now, sticky, watermark)
         taken = _taken_and_stored(place)
     except (LakeError, NotMeasured) as error:
         return None, unknown_evidence(model.rollout, f"the look could not be taken: {error}", at=now)
@@ -144,7 +143,7 @@ def _taken_and_stored(place: _Place) -> TakenLook | None:
     """Of two that look at once, one is stored; the other looks again at what is left."""
     for attempt in range(1, _ATTEMPTS + 1):
         past = past_looks(place.ledger, place.state.rollout_id)
-        taken = _take(place, past)
+        taken = _take(_not_before(place, past), past)
         if taken is None:
             return None
         stored = StoredLook(len(past) + 1, place.now, STORED.dump_json(taken).decode())
@@ -156,6 +155,12 @@ def _taken_and_stored(place: _Place) -> TakenLook | None:
             continue
         return taken
     return None
+
+
+def _not_before(place: _Place, past: Sequence[TakenLook]) -> _Place:
+    """The place with a watermark that never goes back: what became final at a look must not do so again."""
+    marks = [look.watermark for look in past if look.watermark is not None]
+    return replace(place, watermark=max([place.watermark, *marks]))
 
 
 def _take(place: _Place, past: Sequence[TakenLook]) -> TakenLook | None:
