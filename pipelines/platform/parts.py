@@ -75,7 +75,7 @@ def _code(settings: Settings, definitions: str) -> Part:
 
 def _mlflow(settings: Settings) -> Part:
     port, home = settings.ports.mlflow, settings.home / "mlflow"
-    command = _tool(
+    server = _tool(
         "mlflow", "server", "--host", HOST, "--port", port, "--workers", 1,
         "--backend-store-uri", f"sqlite:///{home / 'mlflow.db'}",
         "--artifacts-destination", (home / "artifacts").as_uri(),
@@ -83,7 +83,7 @@ def _mlflow(settings: Settings) -> Part:
     url = f"http://{HOST}:{port}"
     return Part(
         name="mlflow",
-        command=command,
+        command=f"{_python('pipelines.platform.alone')} {shlex.quote(f'mlflow {settings.home}')} {server}",
         url=url,
         trouble=lambda: health.no_answer(f"{url}/health"),
         ports=(Listens(port=port, setting="RAMPGATE_MLFLOW_PORT"),),
