@@ -82,7 +82,7 @@ lock: $(READY)
 	@$(VENV)/bin/$(LOCK) --no-strip-extras --extra dev pyproject.toml -o requirements.lock
 	@$(VENV)/bin/$(LOCK) --no-strip-extras --extra cluster -c requirements.lock pyproject.toml -o serving_manifests/platform/image.lock
 	@echo uv | $(VENV)/bin/$(LOCK) --no-header - -o installer.lock
-	@echo spotify-confidence | $(VENV)/bin/$(LOCK) --no-header - -o benchmarks/peers.lock
+	@printf 'spotify-confidence\npyarrow\n' | $(VENV)/bin/$(LOCK) --no-header - -o benchmarks/peers.lock
 
 clean: down
 	rm -rf var
