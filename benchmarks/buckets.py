@@ -12,6 +12,7 @@ import argparse
 import json
 import multiprocessing
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -225,10 +226,10 @@ def asked(python: Path, peer: str, file: str) -> float:
 def peers_python() -> Path:
     """An environment for the peer that does not belong into ours, from its own lock file."""
     place, lock = Settings.from_environment().home / "peers-venv", Path(__file__).parent / "peers.lock"
-    python = place / "bin" / "python"
-    if not python.exists():
+    python, made_from = place / "bin" / "python", place / "peers.lock"
+    if not made_from.exists() or made_from.read_bytes() != lock.read_bytes():
         uv = Path(sys.executable).with_name("uv")
-        subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, place], check=True)
+        subprocess.run([uv, "venv", "--quiet", "--clear", "--python", sys.executable, place], check=True)
         install = [
             "pip",
             "install",
@@ -241,6 +242,7 @@ def peers_python() -> Path:
             lock,
         ]
         subprocess.run([uv, *install], check=True)
+        shutil.copy(lock, made_from)
     return python
 
 
