@@ -2,17 +2,18 @@
 
 import os
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from pipelines.errors import LakeError
 from resources.lake.names import literal
-from resources.lake.writer_lock import writer_lock
+from resources.lake.writer_lock import postgres_writer_lock, writer_lock
 
 _SQLITE = "sqlite:"
 _POSTGRES = "postgres:"
+_PATIENCE_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,10 @@ class Location:
         return Path(self.catalog.removeprefix(_SQLITE)) if self.catalog.startswith(_SQLITE) else None
 
     def writing(self) -> AbstractContextManager[None]:
-        """Where the catalogue is a file: waits until no other writer is at work, and keeps others waiting."""
+        """Waits until no other writer is at work, and keeps others waiting."""
         if self.sqlite_file is None:
-            return nullcontext()
-        return writer_lock(Path(f"{self.sqlite_file}.writer"), timeout=120)
+            return postgres_writer_lock(self.catalog.removeprefix(_POSTGRES), timeout=_PATIENCE_SECONDS)
+        return writer_lock(Path(f"{self.sqlite_file}.writer"), timeout=_PATIENCE_SECONDS)
 
     @property
     def on_s3(self) -> bool:

@@ -1,4 +1,7 @@
-"""One writer at a time on a SQLite catalogue: writers queue instead of losing commit after commit."""
+"""One writer at a time on a catalogue: writers queue instead of losing commit after commit.
+
+It is fairness, not correctness: without it the catalogue itself refuses the second commit.
+"""
 
 import fcntl
 import random
@@ -9,12 +12,14 @@ from pathlib import Path
 
 from pipelines.errors import LakeError
 
+_POSTGRES_KEY = 5_202_611_271
+"""Of the advisory lock, in the catalogue's database."""
+
 
 @contextmanager
 def writer_lock(path: Path, *, timeout: float) -> Generator[None]:
     """Hold an exclusive flock on `path`; the kernel drops it with the process, whatever killed it.
 
-    It is fairness, not correctness: without it the catalogue itself refuses the second commit.
     Raises `LakeError` after `timeout` seconds.
     """
     deadline = time.monotonic() + timeout
@@ -23,6 +28,27 @@ def writer_lock(path: Path, *, timeout: float) -> Generator[None]:
             if time.monotonic() > deadline:
                 raise LakeError(f"another process has been writing to the lake for {timeout:.0f} s ({path})")
             time.sleep(random.uniform(0.005, 0.03))
+        yield
+
+
+@contextmanager
+def postgres_writer_lock(dsn: str, *, timeout: float) -> Generator[None]:
+    """Hold an advisory lock of the catalogue's database; the server drops it with the session, whatever ended that.
+
+    Raises `LakeError` after `timeout` seconds, and where the database does not answer.
+    """
+    import psycopg
+
+    try:
+        session = psycopg.connect(dsn, autocommit=True)
+    except psycopg.OperationalError as error:
+        raise LakeError(f"the lake's catalogue does not answer: {error}") from error
+    with session:
+        session.execute("SELECT set_config('lock_timeout', %s, false)", (f"{timeout * 1000:.0f}",))
+        try:
+            session.execute("SELECT pg_advisory_lock(%s)", (_POSTGRES_KEY,))
+        except psycopg.errors.LockNotAvailable as error:
+            raise LakeError(f"another process has been writing to the lake for {timeout:.0f} s") from error
         yield
 
 

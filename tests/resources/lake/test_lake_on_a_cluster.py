@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -74,6 +75,23 @@ def test_segments_are_loaded_once_and_their_data_is_on_the_object_store(cluster_
         files = connection.execute("FROM glob('s3://rampgate-lake/data/**/*.parquet')").fetchall()
     assert files
     assert list(tmp_path.rglob("*.parquet")) == []
+
+
+def test_writers_queue_and_a_death_frees_the_next(cluster_lake: Lake):
+    order: list[str] = []
+
+    def second() -> None:
+        with cluster_lake.location.writing():
+            order.append("second")
+
+    waiting = Thread(target=second)
+    with pytest.raises(ZeroDivisionError), cluster_lake.location.writing():
+        waiting.start()
+        waiting.join(0.5)
+        order.append("first")
+        raise ZeroDivisionError
+    waiting.join(10)
+    assert order == ["first", "second"]
 
 
 def test_segments_on_the_object_store_are_a_source(cluster_lake: Lake, tmp_path: Path):
