@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from pipelines.errors import CorruptLedger
+from pipelines.errors import CorruptLedger, LedgerError
 from pipelines.rollout.replay import Mismatch, decisions, replay
 from resources.ledger import Ledger
 from resources.settings import Settings
@@ -34,17 +34,24 @@ def replay_ledger(ledger: Ledger) -> tuple[Replayed, ...]:
 
 
 def ledger_url(place: str) -> str:
-    """A ledger URL as it is; a home directory's or a file's SQLite URL."""
+    """A ledger URL as it is; a home directory's or a file's SQLite URL. Raises LedgerError where there is no file."""
     if "://" in place:
         return place
     path = Path(place).resolve()
-    return f"sqlite:///{path / 'ledger.db' if path.is_dir() else path}"
+    file = path / "ledger.db" if path.is_dir() else path
+    if not file.is_file():
+        raise LedgerError(f"{file} is not there; expected a home directory, a ledger's file or its URL")
+    return f"sqlite:///{file}"
 
 
 def main(arguments: list[str]) -> int:
-    """Print the result and give the exit code."""
+    """Print the result and give the exit code; 2 where there is no such ledger."""
     place = arguments[0] if arguments else Settings.from_environment().ledger_url
-    results = replay_ledger(Ledger(ledger_url(place)))
+    try:
+        results = replay_ledger(Ledger(ledger_url(place)))
+    except LedgerError as error:
+        print(error, file=sys.stderr)
+        return 2
     for result in results:
         print("\n".join(_lines(result)))
     total = sum(result.decisions for result in results)

@@ -97,3 +97,12 @@ def test_the_command_says_what_it_found(tmp_path: Path, capsys: pytest.CaptureFi
     assert not replayed.is_same
     assert main([place]) == 1
     assert "cannot be replayed" in capsys.readouterr().out
+
+
+def test_a_ledger_that_is_not_there_is_named_and_not_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(tmp_path / "flight-delay-v3")]) == 2
+    assert "flight-delay-v3 is not there" in capsys.readouterr().err
+    assert main([str(tmp_path)]) == 2
+    assert list(tmp_path.iterdir()) == []
