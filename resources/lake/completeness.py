@@ -71,7 +71,7 @@ def _waiting(lake: Lake, model: str, directory: Path) -> Iterable[Path]:
         closed = segments.not_loaded(connection, model, SOURCE, directory)
     first: dict[str, Path] = {}
     for path in sorted((*unfinished, *closed), key=lambda path: path.stem):
-        first.setdefault(path.stem.rpartition(".")[0], path)
+        first.setdefault(path.stem.rpartition(".")[0] or path.stem, path)
     return first.values()
 
 

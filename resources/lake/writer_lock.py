@@ -7,7 +7,7 @@ import fcntl
 import random
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from pipelines.errors import LakeError
@@ -39,16 +39,15 @@ def postgres_writer_lock(dsn: str, *, timeout: float) -> Generator[None]:
     """
     import psycopg
 
-    try:
-        session = psycopg.connect(dsn, autocommit=True)
-    except psycopg.OperationalError as error:
-        raise LakeError(f"the lake's catalogue does not answer: {error}") from error
-    with session:
-        session.execute("SELECT set_config('lock_timeout', %s, false)", (f"{timeout * 1000:.0f}",))
+    with ExitStack() as stack:
         try:
+            session = stack.enter_context(psycopg.connect(dsn, autocommit=True))
+            session.execute("SELECT set_config('lock_timeout', %s, false)", (f"{timeout * 1000:.0f}",))
             session.execute("SELECT pg_advisory_lock(%s)", (_POSTGRES_KEY,))
         except psycopg.errors.LockNotAvailable as error:
             raise LakeError(f"another process has been writing to the lake for {timeout:.0f} s") from error
+        except psycopg.OperationalError as error:
+            raise LakeError(f"the lake's catalogue does not answer: {error}") from error
         yield
 
 

@@ -35,6 +35,14 @@ def test_it_ends_where_the_oldest_segment_begins_that_is_not_loaded(lake: Lake, 
     assert until(lake, log) == NOW
 
 
+def test_segments_that_name_no_writer_are_looked_at_one_by_one(lake: Lake, log: Log) -> None:
+    ingest_predictions(lake, MODEL, SCHEMA, log.predictions)
+    log.predictions.mkdir(parents=True, exist_ok=True)
+    (log.predictions / "blob-aa.jsonl").write_text(lines("a", 50))
+    (log.predictions / "blob-bb.jsonl").write_text(lines("b", 20))
+    assert until(lake, log) == START + 20 * SECOND
+
+
 def test_an_empty_segment_holds_nothing_back_and_a_torn_one_counts_from_its_last_change(
     lake: Lake, log: Log
 ) -> None:

@@ -14,6 +14,7 @@ import pytest
 from pipelines.errors import LakeError
 from resources.lake import Lake, counts, ingest_predictions, segments
 from resources.lake.ingest import SOURCE
+from resources.lake.writer_lock import postgres_writer_lock
 from resources.prediction_log.objects import blob_lines, fetch_blobs, fetch_segments
 from resources.prediction_log.stores import fetch_from_stores
 from resources.settings import Settings
@@ -92,6 +93,20 @@ def test_writers_queue_and_a_death_frees_the_next(cluster_lake: Lake):
         raise ZeroDivisionError
     waiting.join(10)
     assert order == ["first", "second"]
+
+
+def test_a_writer_that_waits_too_long_or_finds_no_catalogue_says_so(services: str):
+    with (
+        postgres_writer_lock(services, timeout=5),
+        pytest.raises(LakeError, match="another process"),
+        postgres_writer_lock(services, timeout=0.1),
+    ):
+        pass
+    with (
+        pytest.raises(LakeError, match="does not answer"),
+        postgres_writer_lock("host=127.0.0.1 port=1 user=u", timeout=1),
+    ):
+        pass
 
 
 def test_segments_on_the_object_store_are_a_source(cluster_lake: Lake, tmp_path: Path):
