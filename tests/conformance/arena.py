@@ -1,9 +1,7 @@
 """Where a backend is put to the test: a service of its own, versions that behave as told, traffic."""
 
 import json
-import random
 import shutil
-import socket
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -20,6 +18,7 @@ from resources.artefact_digest import digest_of
 from resources.serving.backend import ModelArtefact, ServingBackend
 from resources.serving.embedded import EmbeddedBackend, Launch, options
 from resources.settings import HOST, Settings
+from tests.support.ports import free_base
 
 LIGHT_PREDICTOR = Path(__file__).with_name("light_predictor.py")
 
@@ -126,16 +125,3 @@ def gateway_alone() -> Iterator[Settings]:
     finally:
         down(settings)
         shutil.rmtree(home)
-
-
-def free_base(count: int = 8) -> int:
-    """The first of `count` neighbouring free ports below the ephemeral range."""
-    for base in random.sample(range(12_000, 32_000, 120), 100):
-        if all(_free(port) for port in range(base, base + count)):
-            return base
-    raise RuntimeError("no free ports")
-
-
-def _free(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex((HOST, port)) != 0

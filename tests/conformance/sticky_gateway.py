@@ -24,9 +24,10 @@ from resources.serving.kserve import Cluster
 from resources.serving.kserve.gateways import Gateways
 from resources.serving.kserve.mode import Installation
 from resources.serving.kserve.split import Part, Split
-from tests.conformance.arena import LIGHT_PREDICTOR, free_base
+from tests.conformance.arena import LIGHT_PREDICTOR
 from tests.fake_kubernetes.server import FakeKubernetes, serving
 from tests.fake_kubernetes.world import World, storage_uri
+from tests.support.ports import free_base
 
 TOKEN = "gateway-secret"
 _NOBODY = 1

@@ -20,7 +20,8 @@ from pipelines.platform.parts import Part, parts
 from resources.serving.embedded.layout import Layout
 from resources.serving.embedded.supervisor import Supervisor
 from resources.settings import HOST, Settings
-from tests.conformance.arena import EmbeddedArena, establish, free_base
+from tests.conformance.arena import EmbeddedArena, establish
+from tests.support.ports import free_base
 
 DEFINITIONS = "tests.platform.small_definitions"
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from tests.conformance.arena import free_base
+from tests.support.ports import free_base
 
 _TOKEN = "for-tests-only"
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.conformance.arena import free_base
+from tests.support.ports import free_base
 
 _POSTGRES = ("/usr/lib/postgresql", "/usr/local/bin", "/usr/bin")
 

@@ -28,7 +28,8 @@ from resources.serving.backend import ModelArtefact
 from resources.serving.embedded import EmbeddedBackend, Launch, options
 from resources.settings import Settings
 from resources.systems import Systems
-from tests.conformance.arena import LIGHT_PREDICTOR, free_base
+from tests.conformance.arena import LIGHT_PREDICTOR
+from tests.support.ports import free_base
 
 _ROLLOUT = """\
 model: {model}

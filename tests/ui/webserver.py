@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from resources.settings import ROOT
 from resources.starting import start
 from sensors.guardrail import guardrail_sensor
 from tests.support.memory_systems import MemorySystems, counters, memory_systems
+from tests.support.ports import free_base
 
 _INSTANCE = "telemetry: {enabled: false}\nnux: {enabled: false}\n"
 _LOCATIONS = """{ workspaceOrError { ... on Workspace { locationEntries { name loadStatus } } } }"""
@@ -50,7 +50,7 @@ def served(home: Path) -> Iterator[str]:
     with dg.DagsterInstance.from_config(str(folder)) as instance:
         for systems in memory_systems(home):
             tell_a_story(systems, instance)
-    port = _free_port()
+    port = free_base(1)
     command = [
         str(Path(sys.executable).with_name("dagster-webserver")), "-h", "127.0.0.1", "-p", str(port),
         "-m", "pipelines.definitions", "-d", str(ROOT),
@@ -103,9 +103,3 @@ def _await(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
             pass
         time.sleep(0.5)
     raise RuntimeError(f"the webserver shows no code location:\n{log.read_text()[-3000:]}")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

@@ -19,11 +19,12 @@ import pytest
 
 from pipelines.errors import NotMeasured, ServingError
 from resources.serving.kserve.gateways import Gateways
-from tests.conformance.arena import establish, free_base
+from tests.conformance.arena import establish
 from tests.conformance.kserve_arena import StickyArena
 from tests.conformance.sticky_gateway import TOKEN, StickyGateway, running, sticky_gateway
 from tests.fake_kubernetes.backends import applied
 from tests.fake_kubernetes.server import serving
+from tests.support.ports import free_base
 
 _names = itertools.count(1)
 UNITS = [f"unit-{number}" for number in range(40)]
@@ -189,8 +190,8 @@ def test_two_pods_assign_alike_and_both_must_confirm(
         with_gateways(arena, both, patience=10).set_canary_percent(arena.service, "2", 60)
         mine = canaries(arena)
         theirs = StickyArena(arena.fake, arena.service, gateway=second)
-        assert mine == canaries(theirs) != set()
-        theirs.client.close()
+        with theirs.client:
+            assert mine == canaries(theirs) != set()
         counters = with_gateways(arena, both).counters(arena.service)
         assert counters.epoch != arena.backend.counters(arena.service).epoch
     with pytest.raises(ServingError, match=str(second.ports + 2)):

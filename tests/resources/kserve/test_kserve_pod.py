@@ -1,7 +1,6 @@
 """The predictor in a pod: its identity comes from the pod, and it loads what was pinned or nothing."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from pipelines.errors import VersionRefused
 from resources.artefact_digest import digest_of
 from resources.prediction_log.segments import closed_segments
 from resources.serving.kserve.pod import Pod, sweep, verify
+from tests.support.ports import free_base
 
 ROOT = Path(__file__).resolve().parents[3]
 ENV = {
@@ -51,9 +51,7 @@ def start(model: Path, port: int, **changes: str) -> subprocess.Popen[bytes]:
 
 
 def test_it_serves_the_pinned_artefact_under_the_pods_identity(model: Path, tmp_path: Path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_base(1)
     process = start(model, port, RAMPGATE_PREDICTION_LOG=str(tmp_path))
     try:
         answer = _infer(f"http://127.0.0.1:{port}/v2/models/m/infer", process)

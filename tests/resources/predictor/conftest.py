@@ -1,7 +1,6 @@
 """Real models saved by MLflow, and real predictor processes that serve them."""
 
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ import pandas as pd
 import pytest
 
 from resources.prediction_log import closed_segments, seal_abandoned
+from tests.support.ports import free_base
 
 ROOT = Path(__file__).resolve().parents[3]
 NAME, VERSION, REVISION = "flight-delay", "2", "flight-delay-00002"
@@ -87,7 +87,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Pr
 
     def run(model: Path, durability: str = "process") -> Predictor:
         directory = tmp_path_factory.mktemp("predictor")
-        port = free_port()
+        port = free_base(1)
         command = [
             sys.executable,
             "-m",
@@ -125,13 +125,6 @@ def wait_until_ready(predictor: Predictor) -> None:
         except httpx.ConnectError:
             time.sleep(0.05)
     raise AssertionError(predictor.stderr.read_text())
-
-
-def free_port() -> int:
-    """A loopback port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,12 +14,13 @@ import httpx
 import pytest
 
 from resources.registry import Registry
+from tests.support.ports import free_base
 
 
 @pytest.fixture(scope="session")
 def mlflow_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     home = tmp_path_factory.mktemp("mlflow-server")
-    port = _free_port()
+    port = free_base(1)
     command = [
         sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
         "--backend-store-uri", f"sqlite:///{home / 'mlflow.db'}", "--artifacts-destination", str(home / "artefacts"),
@@ -72,12 +72,6 @@ def good_version(publish: Callable[..., str]) -> str:
 @pytest.fixture
 def registry(mlflow_uri: str, tmp_path: Path) -> Registry:
     return Registry(mlflow_uri, tmp_path / "models-cache")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def _when_up(uri: str, server: subprocess.Popen[bytes], log: Path) -> str:

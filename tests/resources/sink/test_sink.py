@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ import pytest
 
 from resources.prediction_log.segments import closed_segments, seal_abandoned
 from resources.sink.event import BadEvent, parse
+from tests.support.ports import free_base
 
 BODY = {"inputs": [{"name": "distance", "shape": [1], "datatype": "FP64", "data": [719.0]}]}
 ROOT = Path(__file__).resolve().parents[3]
@@ -60,9 +60,7 @@ class Running:
 
 @pytest.fixture
 def sink(tmp_path: Path) -> Iterator[Running]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_base(1)
     env = {**os.environ, "RAMPGATE_HOME": str(tmp_path), "RAMPGATE_SINK_PORT": str(port)}
     env["RAMPGATE_SINK_TOKEN"] = "secret"
     process = subprocess.Popen([sys.executable, "-m", "resources.sink"], cwd=ROOT, env=env)
