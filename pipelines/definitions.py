@@ -1,8 +1,6 @@
 """The code location: one set of definitions per model folder, and what all models share."""
 
 import logging
-import multiprocessing
-import os
 
 import dagster as dg
 
@@ -15,7 +13,6 @@ from sensors.guardrail import guardrail_sensor
 from sensors.manifests import manifest_sensor
 
 log = logging.getLogger(__name__)
-_RUN_NICENESS = 10
 
 
 def build(settings: Settings) -> dg.Definitions:
@@ -30,9 +27,5 @@ def build(settings: Settings) -> dg.Definitions:
     )
     return dg.Definitions.merge(shared, maintenance(models), *(model_definitions(model) for model in models))
 
-
-if multiprocessing.parent_process() is not None:
-    # A run's process, beside what serves on the same machine: an analysis may wait, an answer may not.
-    os.nice(_RUN_NICENESS)
 
 defs = build(Settings.from_environment())

@@ -31,6 +31,9 @@ class DagsterApi:
     def __init__(self, url: str) -> None:
         self._client = httpx.Client(base_url=url, timeout=30.0)
 
+    def close(self) -> None:
+        self._client.close()
+
     def location(self) -> str:
         """The name of the loaded code location; `RampgateError` says why it did not load."""
         entries = self._post(_LOCATIONS)["workspaceOrError"]["locationEntries"]

@@ -1,11 +1,12 @@
 """The files that the parts read when they start, written below `Settings.home`."""
 
+import json
 import os
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from pipelines.platform.parts import Part
+from pipelines.platform.parts import Part, runs_socket
 from resources.serving.embedded import Layout
 from resources.serving.embedded.predictors import escape
 from resources.settings import ROOT, Settings
@@ -21,19 +22,24 @@ TELEMETRY_OFF = {
 
 # The instance keeps no more than a person still looks at; decisions are in the ledger for good.
 _DAGSTER = """\
-telemetry: {enabled: false}
-nux: {enabled: false}
-sensors: {use_threads: true, num_workers: 4}
-schedules: {use_threads: true, num_workers: 2}
-run_queue: {max_concurrent_runs: 3, dequeue_interval_seconds: 1}
+telemetry: {{enabled: false}}
+nux: {{enabled: false}}
+sensors: {{use_threads: true, num_workers: 4}}
+schedules: {{use_threads: true, num_workers: 2}}
+run_queue: {{max_concurrent_runs: 3, dequeue_interval_seconds: 1}}
+run_launcher:
+  module: pipelines.platform.run_workers.launcher
+  class: ForkingRunLauncher
+  config: {{socket: {runs}}}
 run_monitoring:
   enabled: true
+  poll_interval_seconds: 10
   start_timeout_seconds: 180
   cancel_timeout_seconds: 60
   free_slots_after_run_end_seconds: 30
 retention:
-  schedule: {purge_after_days: {skipped: 1, success: 30, failure: 30, started: -1}}
-  sensor: {purge_after_days: {skipped: 1, success: 30, failure: 30, started: -1}}
+  schedule: {{purge_after_days: {{skipped: 1, success: 30, failure: 30, started: -1}}}}
+  sensor: {{purge_after_days: {{skipped: 1, success: 30, failure: 30, started: -1}}}}
 """
 
 
@@ -47,8 +53,12 @@ def write_configuration(settings: Settings, parts: Iterable[Part]) -> None:
     Layout(settings.home).create()
     for folder in ("mlflow", "dagster", "evidently", "reports"):
         (settings.home / folder).mkdir(parents=True, exist_ok=True)
-    (settings.home / "dagster" / "dagster.yaml").write_text(_DAGSTER)
+    (settings.home / "dagster" / "dagster.yaml").write_text(_dagster(settings))
     supervisord_file(settings).write_text(_supervisord(settings, parts))
+
+
+def _dagster(settings: Settings) -> str:
+    return _DAGSTER.format(runs=json.dumps(str(runs_socket(settings))))
 
 
 def environment(settings: Settings) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import socket
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -32,6 +33,17 @@ def port_closed(port: int) -> str | None:
         if probe.connect_ex((HOST, port)) == 0:
             return None
     return f"nothing listens on {HOST}:{port}"
+
+
+def socket_closed(path: Path) -> str | None:
+    """Trouble unless something listens on the socket file."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(_TIMEOUT)
+        try:
+            probe.connect(str(path))
+        except OSError as error:
+            return f"nothing listens on {path}: {error}"
+    return None
 
 
 def code_location(url: str) -> str | None:

@@ -48,6 +48,7 @@ def parts(settings: Settings, *, definitions: str = DEFINITIONS) -> tuple[Part, 
     """
     return (
         _code(settings, definitions),
+        _runs(settings),
         _mlflow(settings),
         *((_gateway(settings),) if settings.serving == "embedded" else ()),
         _reports(settings),
@@ -73,6 +74,22 @@ def _code(settings: Settings, definitions: str) -> Part:
     )
 
 
+def runs_socket(settings: Settings) -> Path:
+    """Where the host of the runs listens."""
+    return settings.home / "runs.sock"
+
+
+def _runs(settings: Settings) -> Part:
+    path = runs_socket(settings)
+    return Part(
+        name="runs",
+        command=_alone(settings, "runs", _python("pipelines.platform.run_workers", path)),
+        url="",
+        trouble=lambda: health.socket_closed(path),
+        after="code",
+    )
+
+
 def _mlflow(settings: Settings) -> Part:
     port, home = settings.ports.mlflow, settings.home / "mlflow"
     server = _tool(
@@ -83,7 +100,7 @@ def _mlflow(settings: Settings) -> Part:
     url = f"http://{HOST}:{port}"
     return Part(
         name="mlflow",
-        command=f"{_python('pipelines.platform.alone')} {shlex.quote(f'mlflow {settings.home}')} {server}",
+        command=_alone(settings, "mlflow", server),
         url=url,
         trouble=lambda: health.no_answer(f"{url}/health"),
         ports=(Listens(port=port, setting="RAMPGATE_MLFLOW_PORT"),),
@@ -160,6 +177,10 @@ def _evidently(settings: Settings) -> Part:
         ports=(Listens(port=port, setting="RAMPGATE_EVIDENTLY_PORT"),),
         after="code",
     )
+
+
+def _alone(settings: Settings, name: str, command: str) -> str:
+    return f"{_python('pipelines.platform.alone', f'{name} {settings.home}')} {command}"
 
 
 def _tool(name: str, *arguments: object) -> str:

@@ -56,7 +56,7 @@ def clients(platform: LightPlatform) -> Iterator[OpenLoop]:
 
 
 @pytest.mark.parametrize("phase", ["at 10 %", "promoting", "rolling back"])
-@pytest.mark.parametrize("victim", ["stable", "canary", "gateway", "code", "daemon", "mlflow"])
+@pytest.mark.parametrize("victim", ["stable", "canary", "gateway", "code", "runs", "daemon", "mlflow"])
 def test_a_killed_process_comes_back_and_the_rollout_ends_as_it_should(
     platform: LightPlatform, clients: OpenLoop, victim: str, phase: str
 ) -> None:
@@ -96,7 +96,7 @@ def test_a_killed_process_comes_back_and_the_rollout_ends_as_it_should(
         assert numbers["client_failures"] == 0, numbers
 
 
-@pytest.mark.parametrize("victim", ["code", "daemon"])
+@pytest.mark.parametrize("victim", ["code", "runs", "daemon"])
 def test_harm_that_nobody_watched_is_found_by_the_next_watcher(
     platform: LightPlatform, clients: OpenLoop, victim: str
 ) -> None:

@@ -1,7 +1,5 @@
 """The code location: what a model folder becomes, and that one broken folder stops nobody else."""
 
-import multiprocessing
-import os
 from pathlib import Path
 
 import dagster as dg
@@ -133,16 +131,3 @@ def test_the_rollout_depends_on_its_evidence(home: Settings) -> None:
     node = repository(home).asset_graph.get(dg.AssetKey(["flight_delay", "rollout"]))
     parents = {parent.path[-1] for parent in node.parent_keys}
     assert parents == {"candidate", "data_quality", "drift", "experiment"}
-
-
-def test_a_run_gives_way_to_what_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run is a process that the code location's server has started."""
-    monkeypatch.setenv("RAMPGATE_HOME", str(tmp_path))
-    with multiprocessing.get_context("spawn").Pool(1) as server:
-        assert server.apply(niceness) >= min(os.nice(0) + 10, 19)
-
-
-def niceness() -> int:
-    import pipelines.definitions  # noqa: F401  (what it does when it is loaded)
-
-    return os.nice(0)

@@ -1,5 +1,8 @@
 """The smallest code location, so that the platform's tests do not wait for the real one."""
 
+import os
+import time
+
 import dagster as dg
 
 
@@ -8,4 +11,19 @@ def something() -> int:
     return 1
 
 
-defs = dg.Definitions(assets=[something])
+class Nap(dg.Config):
+    seconds: float
+
+
+@dg.op
+def nap(context: dg.OpExecutionContext, config: Nap) -> None:
+    context.log.info(f"niceness {os.nice(0)}")
+    time.sleep(config.seconds)
+
+
+@dg.job(executor_def=dg.in_process_executor)
+def napping() -> None:
+    nap()
+
+
+defs = dg.Definitions(assets=[something], jobs=[napping])

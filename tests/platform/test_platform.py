@@ -1,16 +1,11 @@
-"""The platform as its command line runs it."""
+"""The platform comes up and goes down, or says why not."""
 
 import json
 import os
-import shutil
 import socket
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
 from pipelines.errors import ServingError
@@ -21,88 +16,17 @@ from resources.serving.embedded.layout import Layout
 from resources.serving.embedded.supervisor import Supervisor
 from resources.settings import HOST, Settings
 from tests.conformance.arena import EmbeddedArena, establish
-from tests.support.ports import free_base
-
-DEFINITIONS = "tests.platform.small_definitions"
+from tests.support.own_home import own_home
 
 
 @pytest.fixture
 def settings() -> Iterator[Settings]:
-    home = Path(tempfile.mkdtemp(prefix="rg-", dir="/tmp"))
-    settings = Settings.from_environment({"RAMPGATE_HOME": str(home), "RAMPGATE_PORT_BASE": str(free_base())})
-    yield settings
-    down(settings)
-    shutil.rmtree(home)
+    with own_home() as settings:
+        yield settings
 
 
 def gateway(settings: Settings) -> list[Part]:
     return [part for part in parts(settings) if part.name == "gateway"]
-
-
-def platform(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
-    ports = {f"RAMPGATE_{name.upper()}_PORT": str(port) for name, port in vars(settings.ports).items()}
-    return subprocess.run(
-        [sys.executable, "-m", "pipelines.platform", *arguments, "--definitions", DEFINITIONS],
-        env=os.environ | ports | {"RAMPGATE_HOME": str(settings.home)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def graphql(settings: Settings, query: str) -> dict[str, object]:
-    url = f"http://{HOST}:{settings.ports.dagster}/graphql"
-    return httpx.post(url, json={"query": query}, trust_env=False).json()["data"]
-
-
-def descendants(pid: int) -> set[int]:
-    """A process and all that it started."""
-    children = {
-        int(child)
-        for tasks in Path(f"/proc/{pid}/task").glob("*/children")
-        for child in tasks.read_text().split()
-    }
-    return {pid}.union(*(descendants(child) for child in children))
-
-
-def test_everything_comes_up_again_and_again_and_goes_down(settings: Settings) -> None:
-    first = platform(settings, "up")
-    assert first.returncode == 0, first.stderr
-    names = [part.name for part in parts(settings)]
-    assert sorted(line.split()[0] for line in first.stdout.splitlines()[:-1]) == sorted(names)
-
-    processes = Supervisor(Layout(settings.home).socket).processes()
-    assert platform(settings, "up").returncode == 0
-    assert Supervisor(Layout(settings.home).socket).processes().keys() == processes.keys()
-    assert {p.pid for p in Supervisor(Layout(settings.home).socket).processes().values()} == {
-        p.pid for p in processes.values()
-    }
-
-    status = platform(settings, "status")
-    assert status.returncode == 0, status.stdout
-    assert status.stdout.count(" ok ") + status.stdout.count(" ok\n") == len(names)
-    locations = graphql(
-        settings, "{ locationStatusesOrError { ... on WorkspaceLocationStatusEntries { entries { name } } } }"
-    )
-    assert locations == {"locationStatusesOrError": {"entries": [{"name": "rampgate"}]}}
-    _reports_are_served(settings)
-
-    everything = descendants(Supervisor(Layout(settings.home).socket).pid())
-    assert platform(settings, "down").returncode == 0
-    assert [pid for pid in everything if Path(f"/proc/{pid}").exists()] == []
-    assert (settings.home / "mlflow" / "mlflow.db").exists()
-    assert platform(settings, "status").returncode == 1
-    assert platform(settings, "down").returncode == 0
-
-
-def _reports_are_served(settings: Settings) -> None:
-    folder = settings.home / "reports" / "model"
-    folder.mkdir()
-    (folder / "index.html").write_text("<h1>drift</h1>")
-    url = f"http://{HOST}:{settings.ports.reports}"
-    assert httpx.get(f"{url}/model/", trust_env=False).text == "<h1>drift</h1>"
-    assert httpx.get(f"{url}/%2e%2e/serving/probe-token", trust_env=False).status_code == 404
-    assert httpx.put(f"{url}/model/index.html", trust_env=False).status_code == 405
 
 
 def test_a_taken_port_is_named_with_its_holder_and_its_setting(settings: Settings) -> None:
