@@ -1,6 +1,7 @@
 """Keeps an open rollout supplied with evidence."""
 
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -8,7 +9,8 @@ import dagster as dg
 
 from pipelines.errors import RampgateError
 from pipelines.manifest.load import Model
-from pipelines.rollout.state import Phase
+from pipelines.rollout.evidence import OnFail
+from pipelines.rollout.state import Phase, RolloutState
 from resources.naming import UNFINISHED, slug
 from resources.rollouts import open_rollout
 from resources.systems import Systems
@@ -18,12 +20,20 @@ AssetJob = Any
 _TAKING_TRAFFIC = (Phase.SHADOW, Phase.STEPPING)
 
 
-def evidence_sensor(model: Model, look_job: AssetJob, windows_job: AssetJob) -> dg.SensorDefinition:
-    """Asks for a look every `look_every`, and for data checks and drift once a window."""
-    every = {
-        look_job.name: model.rollout.experiment.look_every,
-        windows_job.name: min(model.rollout.data_checks.window, model.rollout.drift.window),
-    }
+def evidence_sensor(
+    model: Model,
+    look_job: AssetJob,
+    windows_job: AssetJob,
+    *,
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> dg.SensorDefinition:
+    """Asks for a look every `look_every`, and for data checks and drift once a window.
+
+    The first windows of a step are due when the step may end, not when it begins and there is nothing in them;
+    while they have too few rows, they are due four times as often.
+    """
+    look_every = model.rollout.experiment.look_every
+    window = min(model.rollout.data_checks.window, model.rollout.drift.window)
 
     @dg.sensor(
         name=f"{slug(model.name)}_evidence_sensor",
@@ -31,8 +41,8 @@ def evidence_sensor(model: Model, look_job: AssetJob, windows_job: AssetJob) -> 
         minimum_interval_seconds=1,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
-            f"While a rollout of {model.name} takes traffic: a look at the experiment every"
-            f" {every[look_job.name]}, data checks and drift every {every[windows_job.name]}."
+            f"While a rollout of {model.name} takes traffic: a look at the experiment every {look_every}, data"
+            f" checks and drift every {window}, more often while they have too few rows."
         ),
     )
     def sensor(
@@ -44,17 +54,19 @@ def evidence_sensor(model: Model, look_job: AssetJob, windows_job: AssetJob) -> 
             return dg.SkipReason(f"cannot tell: {error}")
         if state is None or state.champion is None or state.phase not in _TAKING_TRAFFIC:
             return dg.SkipReason("no canary is taking traffic")
-        asked: dict[str, str] = json.loads(context.cursor or "{}")
-        now = datetime.now(UTC)
-        due = [
-            job
-            for job, interval in every.items()
-            if _passed(asked.get(f"{state.rollout_id}:{job}"), interval, now) and not _running(context, job)
-        ]
+        asked = _asked(context, state)
+        now = clock()
+        at = {
+            look_job.name: _look_due(asked.get(look_job.name), look_every, now),
+            windows_job.name: _windows_due(asked.get(windows_job.name), window, state),
+        }
+        due = [job for job, when in at.items() if when <= now and not _running(context, job)]
         if not due:
             return dg.SkipReason("the evidence is fresh, or on its way")
-        others = {key: at for key, at in asked.items() if key.startswith(f"{state.rollout_id}:")}
-        cursor = others | {f"{state.rollout_id}:{job}": now.isoformat() for job in due}
+        cursor = {
+            f"{state.rollout_id}:{job}": when.isoformat()
+            for job, when in (asked | dict.fromkeys(due, now)).items()
+        }
         requests = [
             dg.RunRequest(run_key=f"{state.rollout_id}:{job}:{now.isoformat()}", job_name=job) for job in due
         ]
@@ -63,8 +75,36 @@ def evidence_sensor(model: Model, look_job: AssetJob, windows_job: AssetJob) -> 
     return sensor
 
 
-def _passed(last: str | None, interval: timedelta, now: datetime) -> bool:
-    return last is None or now - datetime.fromisoformat(last) >= interval
+def _asked(context: dg.SensorEvaluationContext, state: RolloutState) -> dict[str, datetime]:
+    """When each job was last asked for, for this rollout."""
+    cursor: dict[str, str] = json.loads(context.cursor or "{}")
+    mine = f"{state.rollout_id}:"
+    return {
+        key.removeprefix(mine): datetime.fromisoformat(at)
+        for key, at in cursor.items()
+        if key.startswith(mine)
+    }
+
+
+def _look_due(last: datetime | None, every: timedelta, now: datetime) -> datetime:
+    return now if last is None else last + every
+
+
+def _windows_due(last: datetime | None, window: timedelta, state: RolloutState) -> datetime:
+    if last is None or last < state.since:
+        return state.since + min(window, state.policy.min_duration)
+    return last + (window / 4 if _short_of_rows(state) else window)
+
+
+def _short_of_rows(state: RolloutState) -> bool:
+    """A window of this step could not be judged yet, and the step waits for it."""
+    return any(
+        item.source in ("data_quality", "drift")
+        and item.pending
+        and item.on_fail is not OnFail.WARN
+        and item.at >= state.since
+        for item in state.evidence.values()
+    )
 
 
 def _running(context: dg.SensorEvaluationContext, job: str) -> bool:

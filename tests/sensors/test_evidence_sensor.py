@@ -1,12 +1,15 @@
 """The sensor that asks for looks and windows while a canary takes traffic."""
 
 import json
-from datetime import datetime, timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 import pytest
 
-from resources.starting import start
+from pipelines.manifest.load import Model
+from pipelines.rollout.evidence import Evidence, OnFail, Verdict
+from resources.starting import carry_on, start
 from sensors.evidence import evidence_sensor
 from tests.support.memory_systems import MemorySystems, start_rollout
 
@@ -14,16 +17,29 @@ LOOK, WINDOWS = "flight_delay_look", "flight_delay_windows"
 
 
 @pytest.fixture
-def tick(systems: MemorySystems, instance: dg.DagsterInstance):
-    """Jobs asked for and the next cursor; the template's manifest looks every 10 s, its windows last 1 h."""
+def model(systems: MemorySystems) -> Model:
+    """The template, whose looks come every 10 s and whose windows last 1 h, with steps of half an hour."""
+    manifest = systems.model.rollout
+    step = manifest.step.model_copy(update={"min_duration": timedelta(minutes=30)})
+    return replace(systems.model, rollout=manifest.model_copy(update={"step": step}))
+
+
+@pytest.fixture
+def tick(systems: MemorySystems, instance: dg.DagsterInstance, model: Model):
+    """Jobs asked for after so long, and the next cursor."""
 
     @dg.op
     def nothing() -> None: ...
 
     jobs = [dg.GraphDefinition(name=name, node_defs=[nothing]).to_job() for name in (LOOK, WINDOWS)]
-    sensor = evidence_sensor(systems.model, *jobs)
+    now = datetime.now(UTC)
+    sensor = evidence_sensor(model, *jobs, clock=lambda: now)
 
-    def tick(cursor: str | None = None) -> tuple[set[str | None], str | None]:
+    def tick(
+        cursor: str | None = None, *, after: timedelta = timedelta(0)
+    ) -> tuple[set[str | None], str | None]:
+        nonlocal now
+        now = datetime.now(UTC) + after
         context = dg.build_sensor_context(instance=instance, cursor=cursor, resources={"systems": systems})
         result = sensor(context)
         if isinstance(result, dg.SkipReason):
@@ -33,10 +49,20 @@ def tick(systems: MemorySystems, instance: dg.DagsterInstance):
     return tick
 
 
-def earlier(cursor: str | None, by: timedelta) -> str:
-    """The cursor as it would be if all of it had been asked for so much earlier."""
-    asked = json.loads(cursor or "{}")
-    return json.dumps({key: (datetime.fromisoformat(at) - by).isoformat() for key, at in asked.items()})
+def windows(verdict: Verdict, *, at: datetime, on_fail: OnFail = OnFail.HOLD) -> Evidence:
+    return Evidence(
+        name="drift_canary",
+        source="drift",
+        verdict=verdict,
+        reason="insufficient data" if verdict is Verdict.UNKNOWN else "",
+        at=at,
+        on_fail=on_fail,
+        pending=verdict is Verdict.UNKNOWN,
+    )
+
+
+def minutes(number: float) -> timedelta:
+    return timedelta(minutes=number)
 
 
 def test_nothing_is_asked_for_without_a_canary(systems: MemorySystems, tick) -> None:
@@ -45,40 +71,72 @@ def test_nothing_is_asked_for_without_a_canary(systems: MemorySystems, tick) -> 
     assert tick()[0] == set(), "it is not running yet"
 
 
-def test_a_canary_gets_a_look_and_its_windows_at_once(systems: MemorySystems, tick) -> None:
-    start_rollout(systems)
+def test_a_canary_gets_a_look_at_once_and_windows_when_its_step_may_end(
+    systems: MemorySystems, model: Model, tick
+) -> None:
+    start_rollout(systems, model)
     asked, cursor = tick()
-    assert asked == {LOOK, WINDOWS}
+    assert asked == {LOOK}
     assert tick(cursor)[0] == set()
+    assert WINDOWS not in tick(cursor, after=minutes(29))[0]
+    assert WINDOWS in tick(cursor, after=minutes(31))[0]
 
 
-def test_each_comes_again_after_its_own_interval(systems: MemorySystems, tick) -> None:
-    start_rollout(systems)
-    _, cursor = tick()
-    assert tick(earlier(cursor, timedelta(seconds=9)))[0] == set()
-    assert tick(earlier(cursor, timedelta(seconds=10)))[0] == {LOOK}
-    assert tick(earlier(cursor, timedelta(hours=1)))[0] == {LOOK, WINDOWS}
+def test_each_comes_again_after_its_own_interval(systems: MemorySystems, model: Model, tick) -> None:
+    start_rollout(systems, model)
+    asked, cursor = tick(after=minutes(40))
+    assert asked == {LOOK, WINDOWS}
+    assert tick(cursor, after=minutes(40) + timedelta(seconds=9))[0] == set()
+    assert tick(cursor, after=minutes(40) + timedelta(seconds=11))[0] == {LOOK}
+    assert tick(cursor, after=minutes(99))[0] == {LOOK}
+    assert tick(cursor, after=minutes(101))[0] == {LOOK, WINDOWS}
+
+
+@pytest.mark.parametrize(
+    ("verdict", "on_fail", "sooner"),
+    [
+        (Verdict.UNKNOWN, OnFail.HOLD, True),
+        (Verdict.UNKNOWN, OnFail.WARN, False),
+        (Verdict.PASS, OnFail.HOLD, False),
+    ],
+)
+def test_windows_with_too_few_rows_come_again_sooner(
+    systems: MemorySystems, model: Model, tick, verdict: Verdict, on_fail: OnFail, sooner: bool
+) -> None:
+    rollout = start_rollout(systems, model)
+    _, cursor = tick(after=minutes(40))
+    found = windows(verdict, at=datetime.now(UTC) + minutes(41), on_fail=on_fail)
+    systems.controller.record(rollout, [found])
+    assert WINDOWS not in tick(cursor, after=minutes(54))[0]
+    assert (WINDOWS in tick(cursor, after=minutes(56))[0]) is sooner
+
+
+def test_windows_of_an_earlier_step_are_none_of_this_one(systems: MemorySystems, model: Model, tick) -> None:
+    start_rollout(systems, model)
+    _, cursor = tick(after=-minutes(20))
+    assert WINDOWS not in tick(cursor, after=minutes(29))[0]
+    assert WINDOWS in tick(cursor, after=minutes(31))[0]
 
 
 def test_a_look_does_not_overtake_the_one_before(
-    systems: MemorySystems, instance: dg.DagsterInstance, tick
+    systems: MemorySystems, instance: dg.DagsterInstance, model: Model, tick
 ) -> None:
-    start_rollout(systems)
+    start_rollout(systems, model)
     instance.add_run(dg.DagsterRun(job_name=LOOK, run_id="run", status=dg.DagsterRunStatus.STARTED))
-    assert tick()[0] == {WINDOWS}
+    assert tick(after=minutes(31))[0] == {WINDOWS}
 
 
-def test_the_next_rollout_does_not_wait_for_the_intervals_of_the_last(systems: MemorySystems, tick) -> None:
-    rollout = start_rollout(systems)
-    _, cursor = tick()
+def test_the_next_rollout_does_not_wait_for_the_intervals_of_the_last(
+    systems: MemorySystems, model: Model, tick
+) -> None:
+    rollout = start_rollout(systems, model)
+    _, cursor = tick(after=minutes(31))
     systems.controller.roll_back_now(rollout, "a person", by="anna", ordered=True)
     systems.controller.drive(rollout)
     assert tick(cursor)[0] == set()
     systems.registry.known.add("3")
-    following = start(systems, systems.model, "3").rollout_id
-    from resources.starting import carry_on
-
-    carry_on(systems, systems.model, following)
-    asked, cursor = tick(cursor)
+    following = start(systems, model, "3").rollout_id
+    carry_on(systems, model, following)
+    asked, cursor = tick(cursor, after=minutes(31))
     assert asked == {LOOK, WINDOWS}
     assert all(key.startswith(following) for key in json.loads(cursor or "{}"))

@@ -212,13 +212,14 @@ def memory_systems(home: Path, more: str = "") -> Iterator[MemorySystems]:
     systems.ledger.close()
 
 
-def start_rollout(systems: MemorySystems) -> str:
-    """Version 2 takes ten percent of the traffic beside version 1."""
+def start_rollout(systems: MemorySystems, model: Model | None = None) -> str:
+    """Version 2 takes ten percent of the traffic beside version 1; `model` is the manifest, if not the template."""
     controller: Controller = systems.controller
     from resources.starting import carry_on, start
 
+    model = model or systems.model
     systems.challenge()
-    rollout = start(systems, systems.model, "2").rollout_id
-    carry_on(systems, systems.model, rollout)
+    rollout = start(systems, model, "2").rollout_id
+    carry_on(systems, model, rollout)
     assert controller.state(rollout).percent == 10, controller.state(rollout).last
     return rollout
