@@ -1,5 +1,6 @@
 """Rollouts decided by their experiment, from generated predictions and outcomes to the registry."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,11 @@ def test_a_broken_split_holds_and_is_never_promoted(tmp_path: Path) -> None:
         """A quarter of the challenger's units never get there."""
         return belongs_to_challenger(unit, salt, percent) and not belongs_to_challenger(unit, "leak", 25)
 
-    simulation = Simulation(tmp_path, cost=cheaper, assign=leaky)
+    manifest = ab_manifest()
+    short = manifest.experiment.model_copy(update={"max_duration": timedelta(minutes=10)})
+    simulation = Simulation(
+        tmp_path, manifest=manifest.model_copy(update={"experiment": short}), cost=cheaper, assign=leaky
+    )
     simulation.history()
     state = simulation.until_the_end(simulation.start(), minutes=8)
     assert state.end is None
@@ -58,7 +63,7 @@ def test_a_broken_split_holds_and_is_never_promoted(tmp_path: Path) -> None:
     assert "do not hold their planned shares" in simulation.evidence["sample_ratio"].reason
     assert simulation.evidence["assignment"].verdict is Verdict.FAIL
     assert "belongs to the challenger" in simulation.evidence["assignment"].reason
-    state = simulation.until_the_end(state.rollout_id, minutes=14)
+    state = simulation.until_the_end(state.rollout_id, minutes=4)
     assert state.end is End.ROLLED_BACK, "out of time: the champion stays"
     assert "inconclusive" in state.end_reason
 

@@ -59,7 +59,7 @@ def test_the_same_distribution_rarely_alarms(run, window, rows, comparison):
     """The manifest asks for the impossible (0.001): only the floor of chance stands between."""
     trials = [
         run(window(rows, 2 * n), window(rows, 2 * n + 1), comparison=comparison, threshold=0.001)
-        for n in range(25)
+        for n in range(12)
     ]
     assert sum(bool(report.drifted) for report in trials) <= 1
 
