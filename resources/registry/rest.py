@@ -5,11 +5,9 @@ two requests of it.
 """
 
 import os
-import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import quote
@@ -17,6 +15,7 @@ from urllib.parse import quote
 import httpx
 
 from pipelines.errors import RegistryError
+from resources.certificates import certificates
 
 _API = "/api/2.0/mlflow/"
 _ARTEFACTS = "/api/2.0/mlflow-artifacts/artifacts"
@@ -92,16 +91,10 @@ class RegistryApi:
             return client.request(method, path, json=values)
 
     def _client(self) -> httpx.Client:
-        """A new one for each call: cheap on plain HTTP, nothing to close, safe in threads and forks."""
-        verify = _certificates() if self.uri.startswith("https://") else False
+        """A new one for each call: nothing to close, safe in threads and forks."""
         return httpx.Client(
-            base_url=self.uri.rstrip("/"), timeout=self.timeout, verify=verify, **_credentials()
+            base_url=self.uri.rstrip("/"), timeout=self.timeout, verify=certificates(), **_credentials()
         )
-
-
-@cache
-def _certificates() -> ssl.SSLContext:
-    return httpx.create_ssl_context()
 
 
 def _credentials() -> dict[str, Any]:

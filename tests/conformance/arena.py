@@ -15,6 +15,7 @@ import httpx
 from pipelines.platform.control import down, up
 from pipelines.platform.parts import parts
 from resources.artefact_digest import digest_of
+from resources.certificates import certificates
 from resources.serving.backend import ModelArtefact, ServingBackend
 from resources.serving.embedded import EmbeddedBackend, Launch, options
 from resources.settings import HOST, Settings
@@ -58,7 +59,7 @@ class EmbeddedArena:
     def __post_init__(self) -> None:
         self.models[self.service] = {"spec": {"predictor": {"minReplicas": self.replicas, "timeout": 4}}}
         self.backend = self.another_backend()
-        self.client = httpx.Client(trust_env=False, timeout=10)
+        self.client = httpx.Client(trust_env=False, timeout=10, verify=certificates())
 
     def another_backend(self) -> EmbeddedBackend:
         """A second controller, as another process would have it."""

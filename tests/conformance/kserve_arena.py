@@ -16,6 +16,7 @@ from typing import Any, cast
 import httpx
 import pytest
 
+from resources.certificates import certificates
 from resources.serving.backend import ModelArtefact, ServingBackend
 from resources.serving.kserve import Cluster, KServeBackend, StickyBackend, Timing, from_folder
 from resources.serving.kserve.assignments import Assignments
@@ -72,7 +73,7 @@ class StickyArena(FakeClusterArena):
         self.backend = StickyBackend(
             kserve=kserve, assignments=assignments, gateways=self.gateway.gateways, patience=10
         )
-        self.client = httpx.Client(trust_env=False, timeout=10)
+        self.client = httpx.Client(trust_env=False, timeout=10, verify=certificates())
 
     def artefact(self, version: str, **behaviour: Any) -> ModelArtefact:
         made = super().artefact(version, **behaviour)

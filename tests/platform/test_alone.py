@@ -61,7 +61,7 @@ def test_the_next_start_ends_the_orphans_of_the_last_one_and_no_others(
     assert alive(orphan)
     second, child = start(f"one {tmp_path}")
     started += [second.pid, child]
-    assert wait_until(lambda: not alive(orphan), seconds=5)
+    assert wait_until(lambda: not alive(orphan), seconds=30)
     assert all(map(alive, (second.pid, child, other.pid, others_child)))
     end(second)
     end(other)

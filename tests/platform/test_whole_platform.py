@@ -133,7 +133,7 @@ def test_a_run_whose_process_was_killed_has_failed(whole: Whole) -> None:
     run = whole.nap(600)
     os.kill(whole.process(run), signal.SIGKILL)
     assert whole.ends(run) == dg.DagsterRunStatus.FAILURE
-    assert "the run's process was ended by signal 9 (SIGKILL)" in whole.messages(run)
+    assert "the run's process was ended by signal 9 (Killed)" in whole.messages(run)
 
 
 def test_a_host_that_was_killed_comes_back_without_its_runs(whole: Whole) -> None:

@@ -63,8 +63,9 @@ class Host:
                 if not text:
                     return None  # somebody who only looks whether the host is there
                 question: dict[str, str] = json.loads(text)
-                if question["do"] == "launch" and self._fork(question["run_id"]):
-                    return question["arguments"]
+                arguments = question["arguments"] if question["do"] == "launch" else None
+                if arguments is not None and self._fork(question["run_id"]):
+                    return arguments
                 connection.sendall(json.dumps(self._answer(question)).encode())
             except (OSError, ValueError, KeyError) as error:
                 log.warning("a question that could not be answered: %r", error)
@@ -105,7 +106,11 @@ class Host:
 
 
 def _import(library: str) -> None:
-    importlib.import_module(library)
+    """A library that is not there, or broken, is the business of the runs that need it."""
+    try:
+        importlib.import_module(library)
+    except Exception:
+        log.exception("cannot import %s ahead", library)
     gc.freeze()  # what is shared with the runs stays shared: no collection writes to it
     if threading.active_count() > 1:
         log.warning(
@@ -115,5 +120,5 @@ def _import(library: str) -> None:
 
 def _in_words(code: int) -> str:
     if code < 0:
-        return f"was ended by signal {-code} ({signal.Signals(-code).name})"
+        return f"was ended by signal {-code} ({signal.strsignal(-code)})"
     return f"exited with {code}"

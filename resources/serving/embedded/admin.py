@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 
 from pipelines.errors import ServingError
+from resources.certificates import certificates
 from resources.settings import HOST
 
 _VERSIONS = {
@@ -31,7 +32,9 @@ class Admin:
         self._where = f"http://{HOST}:{port}"
         # One connection per question: nothing to close, nothing that a fork could share.
         limits = httpx.Limits(max_keepalive_connections=0)
-        self._http = httpx.Client(base_url=self._where, trust_env=False, timeout=5, limits=limits)
+        self._http = httpx.Client(
+            base_url=self._where, trust_env=False, timeout=5, limits=limits, verify=certificates()
+        )
 
     def ready(self) -> bool:
         """Whether the gateway has its clusters and routes and takes traffic."""

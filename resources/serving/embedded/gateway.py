@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 
 from pipelines.errors import ServingError
+from resources.certificates import certificates
 from resources.serving.embedded.admin import Admin
 from resources.serving.embedded.layout import Layout, gateway_of
 from resources.serving.embedded.state import Deployed, ServiceState
@@ -83,7 +84,8 @@ class EmbeddedGateway:
         url = f"http://{HOST}:{self._gateway.port}/v2/models/{state.service}/infer"
         headers = {PIN_HEADER: revision.name, TOKEN_HEADER: self._layout.probe_token()}
         try:
-            with httpx.Client(trust_env=False, timeout=state.timeout_ms / 1000 + 5) as client:
+            timeout = state.timeout_ms / 1000 + 5
+            with httpx.Client(trust_env=False, timeout=timeout, verify=certificates()) as client:
                 answer = client.post(url, json=dict(request), headers=headers)
         except httpx.HTTPError as error:
             raise ServingError(f"{revision.name}: no answer through the gateway at {url}: {error}") from error

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from pipelines.errors import NotMeasured, ServingError
+from resources.certificates import certificates
 from resources.serving.backend import Counters, RevisionCounters
 from resources.serving.envoy.routes import PIN_HEADER, REVISION_HEADER, TOKEN_HEADER
 from resources.serving.kserve.split import Split
@@ -78,7 +79,7 @@ class Gateways:
         url = f"{self.traffic.rstrip('/')}/v2/models/{service}/infer"
         headers = {PIN_HEADER: revision, TOKEN_HEADER: self.token}
         try:
-            with httpx.Client(trust_env=False, timeout=timeout_ms / 1000 + 5) as client:
+            with self._client(timeout=timeout_ms / 1000 + 5) as client:
                 answer = client.post(url, json=dict(request), headers=headers)
         except httpx.HTTPError as error:
             raise ServingError(f"{revision}: no answer through the gateway at {url}: {error}") from error
@@ -108,14 +109,17 @@ class Gateways:
     def _get(self, pod: str, path: str) -> dict[str, Any]:
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
         try:
-            with httpx.Client(trust_env=False, timeout=self.timeout, headers=headers) as client:
-                answer = client.get(f"http://{pod}{path}")
+            with self._client(timeout=self.timeout) as client:
+                answer = client.get(f"http://{pod}{path}", headers=headers)
                 body: dict[str, Any] = answer.json()
         except (httpx.HTTPError, ValueError) as error:
             raise ServingError(f"{pod}{path}: {error or type(error).__name__}") from error
         if answer.status_code != 200:
             raise ServingError(f"{pod}{path}: {answer.status_code}: {body.get('error', '')}")
         return body
+
+    def _client(self, *, timeout: float) -> httpx.Client:
+        return httpx.Client(trust_env=False, timeout=timeout, verify=certificates())
 
 
 def _summed(rows: Iterable[Mapping[str, Any]]) -> tuple[RevisionCounters, ...]:

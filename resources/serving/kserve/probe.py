@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from pipelines.errors import ServingError
+from resources.certificates import certificates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,9 @@ class Probe:
         if self.ingress:
             headers["host"] = host
         try:
-            answer = httpx.post(target, json=dict(request), headers=headers, timeout=self.timeout)
+            answer = httpx.post(
+                target, json=dict(request), headers=headers, timeout=self.timeout, verify=certificates()
+            )
         except httpx.HTTPError as error:
             raise ServingError(f"{target} ({host}): {error}") from error
         if answer.status_code != 200:

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 
 from pipelines.errors import NotMeasured
+from resources.certificates import certificates
 from resources.serving.backend import Counters, RevisionCounters
 from resources.serving.kserve.mode import Mode
 from resources.serving.kserve.queries import BY_MODE, PRESETS, QuerySet, since_expression
@@ -85,7 +86,9 @@ class Prometheus:
         params = {"query": expression, "time": f"{now.timestamp():.3f}"}
         url = f"{self.url.rstrip('/')}/api/v1/query"
         try:
-            answer = httpx.get(url, params=params, headers=headers, timeout=self.timeout)
+            answer = httpx.get(
+                url, params=params, headers=headers, timeout=self.timeout, verify=certificates()
+            )
             body: dict[str, Any] = answer.json()
         except (httpx.HTTPError, ValueError) as error:
             raise NotMeasured(f"Prometheus at {self.url}: {error}") from error

@@ -1,7 +1,6 @@
 """Looks in a row: planned group sequential looks, the one chi-square, a broken sample ratio that stays broken."""
 
 import math
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -98,21 +97,3 @@ def test_a_broken_sample_ratio_stays_broken() -> None:
     assert broken.srm is not None and broken.srm.is_mismatch
     assert mended.srm is not None and mended.srm.is_mismatch
     assert "no comparison can be trusted" in mended.sentences[-1]
-
-
-def test_a_look_at_a_long_rollout_is_fast() -> None:
-    random = np.random.default_rng(1)
-    names = ("a", "b", "c", "d", "e")
-    cells = [
-        Cell(name, k // 500, float(k), sums(random.normal(0, 1, 50)), sums(random.normal(0, 1, 50)))
-        for name in names
-        for k in range(1000)
-    ]
-    metrics = tuple(MetricSpec(name=name, kind=Kind.MEAN, margin=0.1) for name in names)
-    spec = LookSpec(metrics=metrics, shares={0: 0.5, 1: 0.5})
-    units = (StepUnits(0, 25000, 25000, 0.5), StepUnits(1, 25000, 25000, 0.5))
-    begin = time.process_time()
-    analyse_next(cells, spec, units, past=[], planned_looks={}, is_last_step=True)
-    spent = time.process_time() - begin
-    print(f"{1000 * spent:.1f} ms")
-    assert spent < 0.5, "ten times the time on an idle machine"

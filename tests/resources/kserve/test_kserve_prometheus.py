@@ -2,6 +2,7 @@
 
 import json
 import re
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -126,6 +127,21 @@ def test_a_prometheus_that_stopped_scraping_is_not_measured():
 def test_answers_that_are_no_numbers_are_not_measured(answer: Any):
     with prometheus(lambda query: answer) as (client, _), pytest.raises(NotMeasured, match="Prometheus at"):
         client.counters(measured())
+
+
+def test_certificate_authorities_are_not_read_again_for_every_question(monkeypatch: pytest.MonkeyPatch):
+    real, read = ssl.create_default_context, list[dict[str, Any]]()
+
+    def create(**options: Any) -> ssl.SSLContext:
+        read.append(options)
+        return real(**options)
+
+    monkeypatch.setattr(ssl, "create_default_context", create)
+    with prometheus(rows) as (client, asked):
+        client.counters(measured())
+        client.counters(measured())
+    assert len(asked) > 2
+    assert len(read) <= 1
 
 
 def test_a_prometheus_that_is_gone_is_not_measured():

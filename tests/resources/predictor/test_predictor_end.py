@@ -15,7 +15,7 @@ import httpx
 import pandas as pd
 
 Start = Callable[..., Any]
-QUICK, SLOW = pd.DataFrame({"seconds": [0.0]}), pd.DataFrame({"seconds": [1.5]})
+QUICK, SLOW = pd.DataFrame({"seconds": [0.0]}), pd.DataFrame({"seconds": [3.0]})
 
 
 def test_a_full_log_answers_503_and_a_slow_model_stays_healthy_and_sigterm_finishes_it(
@@ -33,9 +33,8 @@ def test_a_full_log_answers_503_and_a_slow_model_stays_healthy_and_sigterm_finis
     asking = threading.Thread(target=lambda: answers.append(predictor.infer(SLOW, x_request_id="in-flight")))
     asking.start()
     time.sleep(0.3)
-    asked = time.monotonic()
     assert httpx.get(predictor.client.base_url.join("/v2/health/ready")).status_code == 200
-    assert time.monotonic() - asked < 1, "health waited for the model"
+    assert answers == [], "health did not wait for the model"
 
     predictor.process.send_signal(signal.SIGTERM)
     asking.join()

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from pipelines.errors import NotMeasured, ServingError
+from resources.certificates import certificates
 from resources.serving.embedded.layout import Layout
 from resources.serving.embedded.ports import is_free
 from resources.serving.embedded.supervisor import Supervisor
@@ -30,7 +31,7 @@ def seen_by(arena: EmbeddedArena, version: str) -> list[dict[str, str]]:
     ports = json.loads((arena.settings.home / "serving" / f"{arena.service}.json").read_text())
     revisions = [ports["stable"], (ports["canary"] or {}).get("revision")]
     (port,) = [each["ports"][0] for each in revisions if each and each["version"] == version]
-    return httpx.get(f"http://127.0.0.1:{port}/seen", trust_env=False).json()["seen"]
+    return httpx.get(f"http://127.0.0.1:{port}/seen", trust_env=False, verify=certificates()).json()["seen"]
 
 
 def test_a_client_cannot_choose_its_revision(arena: EmbeddedArena) -> None:

@@ -1,0 +1,80 @@
+"""The host that runs are forked from, with a run that says what it was given."""
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing import Process
+from pathlib import Path
+
+import pytest
+
+from pipelines.platform.run_workers.client import RunHostError, ask
+from pipelines.platform.run_workers.host import Host
+from resources.serving.embedded.supervisor import wait_until
+
+
+def host(path: Path, written: Path) -> None:
+    """Serves; a run writes down its process and its arguments, and sleeps if these say so."""
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        arguments = Host(listening).serve(["no_such_library", "colorsys"])
+    with written.open("a") as file:
+        file.write(f"{os.getpid()} {arguments}\n")
+    if arguments == "sleep":
+        time.sleep(600)
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Path:
+    return tmp_path / "written"
+
+
+@pytest.fixture
+def asked(tmp_path: Path, written: Path) -> Iterator[Callable[..., dict[str, object]]]:
+    path = tmp_path / "runs.sock"
+    process = Process(target=host, args=(path, written))
+    process.start()
+    yield lambda **question: ask(path, question, patience=10)
+    process.kill()
+    process.join()
+    process.close()
+
+
+def runs(written: Path) -> list[list[str]]:
+    return [line.split() for line in written.read_text().splitlines()] if written.exists() else []
+
+
+def test_a_run_is_a_process_of_its_own_with_its_arguments(asked, written: Path) -> None:
+    answer = asked(do="launch", run_id="a", arguments="first")
+    assert wait_until(lambda: runs(written) == [[str(answer["pid"]), "first"]], seconds=10, every=0.02)
+    assert wait_until(lambda: asked(do="state", run_id="a")["state"] == "ended", seconds=10, every=0.02)
+    assert asked(do="state", run_id="a") == {"state": "ended", "how": "exited with 0"}
+
+
+def test_no_run_is_started_twice(asked, written: Path) -> None:
+    answer = asked(do="launch", run_id="a", arguments="sleep")
+    assert answer["state"] == "running"
+    assert asked(do="launch", run_id="a", arguments="sleep") == answer
+    assert asked(do="stop", run_id="a")["state"] == "running"
+    assert wait_until(lambda: asked(do="state", run_id="a")["state"] == "ended", seconds=10, every=0.02)
+    assert asked(do="state", run_id="a")["how"] == "was ended by signal 15 (Terminated)"
+    assert asked(do="launch", run_id="a", arguments="sleep")["state"] == "ended"
+    assert len(runs(written)) <= 1
+
+
+def test_what_cannot_be_answered_stops_nothing(asked, tmp_path: Path, written: Path) -> None:
+    assert asked(do="state", run_id="nobody") == {"state": "unknown"}
+    for nonsense in ({"do": "launch", "run_id": "a"}, {"run_id": "a"}):
+        with pytest.raises(RunHostError, match=r"runs\.sock"):
+            ask(tmp_path / "runs.sock", nonsense)
+    with socket.socket(socket.AF_UNIX) as looks_only:
+        looks_only.connect(str(tmp_path / "runs.sock"))
+    assert runs(written) == [], "nothing was forked for it"
+    assert asked(do="launch", run_id="b", arguments="second")["state"] == "running"
+
+
+def test_a_host_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RunHostError, match=r"the host of the runs does not answer on .*none\.sock"):
+        ask(tmp_path / "none.sock", {"do": "state", "run_id": "a"})
