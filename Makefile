@@ -4,6 +4,8 @@ PYTHON ?= python3.11
 VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
+# Everything here is many short processes; without bytecode each would compile our code again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo up down status test test-conformance test-faults test-cluster test-ui check lint types bench bench-% clean lock env help
 

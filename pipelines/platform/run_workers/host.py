@@ -76,12 +76,14 @@ class Host:
         if run_id in self._running or run_id in self._ended:
             return False
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        pid = os.fork()
-        if pid:
-            self._running[run_id] = pid
-        else:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        try:
+            pid = os.fork()
+            if pid:
+                self._running[run_id] = pid
+            else:
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         return pid == 0
 
     def _answer(self, question: dict[str, str]) -> dict[str, Any]:
