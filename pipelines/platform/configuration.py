@@ -22,15 +22,11 @@ TELEMETRY_OFF = {
 
 # The instance keeps no more than a person still looks at; decisions are in the ledger for good.
 _DAGSTER = """\
-telemetry: {{enabled: false}}
-nux: {{enabled: false}}
-sensors: {{use_threads: true, num_workers: 4}}
-schedules: {{use_threads: true, num_workers: 2}}
-run_queue: {{max_concurrent_runs: 3, dequeue_interval_seconds: 1}}
-run_launcher:
-  module: pipelines.platform.run_workers.launcher
-  class: ForkingRunLauncher
-  config: {{socket: {runs}}}
+telemetry: {enabled: false}
+nux: {enabled: false}
+sensors: {use_threads: true, num_workers: 4}
+schedules: {use_threads: true, num_workers: 2}
+run_queue: {max_concurrent_runs: 3, dequeue_interval_seconds: 1}
 run_monitoring:
   enabled: true
   poll_interval_seconds: 10
@@ -38,8 +34,8 @@ run_monitoring:
   cancel_timeout_seconds: 60
   free_slots_after_run_end_seconds: 30
 retention:
-  schedule: {{purge_after_days: {{skipped: 1, success: 30, failure: 30, started: -1}}}}
-  sensor: {{purge_after_days: {{skipped: 1, success: 30, failure: 30, started: -1}}}}
+  schedule: {purge_after_days: {skipped: 1, success: 30, failure: 30, started: -1}}
+  sensor: {purge_after_days: {skipped: 1, success: 30, failure: 30, started: -1}}
 """
 
 
@@ -58,7 +54,12 @@ def write_configuration(settings: Settings, parts: Iterable[Part]) -> None:
 
 
 def _dagster(settings: Settings) -> str:
-    return _DAGSTER.format(runs=json.dumps(str(runs_socket(settings))))
+    return f"""{_DAGSTER}\
+run_launcher:
+  module: pipelines.platform.run_workers.launcher
+  class: ForkingRunLauncher
+  config: {{socket: {json.dumps(str(runs_socket(settings)))}}}
+"""
 
 
 def environment(settings: Settings) -> dict[str, str]:

@@ -28,22 +28,12 @@ def no_answer(url: str) -> str | None:
 
 def port_closed(port: int) -> str | None:
     """Trouble unless something listens on the loopback port."""
-    with socket.socket() as probe:
-        probe.settimeout(_TIMEOUT)
-        if probe.connect_ex((HOST, port)) == 0:
-            return None
-    return f"nothing listens on {HOST}:{port}"
+    return _closed(socket.AF_INET, (HOST, port), f"{HOST}:{port}")
 
 
 def socket_closed(path: Path) -> str | None:
     """Trouble unless something listens on the socket file."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(_TIMEOUT)
-        try:
-            probe.connect(str(path))
-        except OSError as error:
-            return f"nothing listens on {path}: {error}"
-    return None
+    return _closed(socket.AF_UNIX, str(path), str(path))
 
 
 def code_location(url: str) -> str | None:
@@ -66,6 +56,14 @@ def daemons(url: str) -> str | None:
     rows: list[dict[str, Any]] = data["instance"]["daemonHealth"]["allDaemonStatuses"]
     silent = [row["daemonType"] for row in rows if row["required"] and not row["healthy"]]
     return f"no heartbeat from: {', '.join(silent)}" if silent else None
+
+
+def _closed(family: socket.AddressFamily, address: tuple[str, int] | str, name: str) -> str | None:
+    with socket.socket(family) as probe:
+        probe.settimeout(_TIMEOUT)
+        if probe.connect_ex(address) == 0:
+            return None
+    return f"nothing listens on {name}"
 
 
 @cache

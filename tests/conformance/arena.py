@@ -1,9 +1,7 @@
 """Where a backend is put to the test: a service of its own, versions that behave as told, traffic."""
 
 import json
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,14 +10,14 @@ from typing import Any, Protocol
 
 import httpx
 
-from pipelines.platform.control import down, up
+from pipelines.platform.control import up
 from pipelines.platform.parts import parts
 from resources.artefact_digest import digest_of
 from resources.certificates import certificates
 from resources.serving.backend import ModelArtefact, ServingBackend
 from resources.serving.embedded import EmbeddedBackend, Launch, options
 from resources.settings import HOST, Settings
-from tests.support.ports import free_base
+from tests.support.own_home import own_home
 
 LIGHT_PREDICTOR = Path(__file__).with_name("light_predictor.py")
 
@@ -117,12 +115,6 @@ def light_command(launch: Launch) -> list[str]:
 @contextmanager
 def gateway_alone() -> Iterator[Settings]:
     """A home of its own with supervisord and Envoy, stopped and removed afterwards."""
-    home = Path(tempfile.mkdtemp(prefix="rg-", dir="/tmp"))
-    settings = Settings.from_environment({"RAMPGATE_HOME": str(home), "RAMPGATE_PORT_BASE": str(free_base())})
-    gateway = [part for part in parts(settings) if part.name == "gateway"]
-    try:
-        up(settings, gateway, seconds=30)
+    with own_home() as settings:
+        up(settings, [part for part in parts(settings) if part.name == "gateway"], seconds=30)
         yield settings
-    finally:
-        down(settings)
-        shutil.rmtree(home)
