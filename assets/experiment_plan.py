@@ -5,12 +5,11 @@ from typing import Any
 
 import dagster as dg
 
-from pipelines.errors import LakeError, RegistryError
+from pipelines.errors import LakeError, ServingError
 from pipelines.manifest.load import Model
 from resources.experiment.plan import ExperimentPlan, curve, plan_experiment
 from resources.monitoring.pictures import power_curve
 from resources.naming import key
-from resources.starting import CHAMPION
 from resources.systems import Systems
 
 _POWERED = "powered"
@@ -39,16 +38,16 @@ def experiment_plan(model: Model) -> dg.AssetsDefinition:
     ):  # no return type: Dagster would take it for a tuple of asset and check
         """How long will it take, what can be seen, and how likely is it to end without an answer?
 
-        Baseline, variance and traffic are the champion's over the last two weeks. `visible` is the smallest effect
+        Baseline, variance and traffic are the served version's over the last two weeks. `visible` is the smallest effect
         found with the wanted power within the maximum duration, `inconclusive` the chance of ending without an
         answer although the planned effect is there. Each step is planned as if the rollout stayed at it.
         """
         try:
-            champion = systems.registry.version_with_alias(model.name, CHAMPION)
-            if champion is None:
-                return _unplanned("there is no champion yet whose history could be used")
-            made = plan_experiment(systems.lake, model.rollout, champion.version, now=datetime.now(UTC))
-        except (LakeError, RegistryError) as error:
+            stable = systems.backend.status(model.name).stable
+            if stable is None:
+                return _unplanned("nothing is served yet whose history could be used")
+            made = plan_experiment(systems.lake, model.rollout, stable.version, now=datetime.now(UTC))
+        except (LakeError, ServingError) as error:
             return _unplanned(str(error))
         return dg.MaterializeResult(metadata=_metadata(made), check_results=[_check(made.warnings)])
 

@@ -23,6 +23,8 @@ class CandidateConfig(dg.Config):
     """A registered version, with signature and input example."""
     mode: Mode = Mode.ROLLOUT
     """`rollout`, or `ab_test`: held at the share of the manifest's `ab_test` for its duration."""
+    against: str = ""
+    """The served version, to start although the registry says that another one is the champion, or none."""
 
 
 def candidate(model: Model) -> dg.AssetsDefinition:
@@ -44,7 +46,7 @@ def candidate(model: Model) -> dg.AssetsDefinition:
         `rampgate.reason` tag in MLflow, and in an alert.
         """
         try:
-            begun = start(systems, model, config.version, mode=config.mode)
+            begun = start(systems, model, config.version, mode=config.mode, against=config.against)
         except VersionRefused as refused:
             _report_refusal(systems, model)
             raise dg.Failure(description=str(refused), allow_retries=False) from refused

@@ -5,6 +5,7 @@ RampgateError
  ├─ VersionRefused      a model version failed validation before any traffic
  ├─ ServingError        the serving backend could not do what was asked
  ├─ RegistryError       the model registry could not be reached or gave something unusable
+ │   └─ NotInRegistry   it answered, and what was asked for does not exist: asking again cannot help
  ├─ LakeError           the lake could not be read or written
  ├─ LedgerError         the ledger could not be read or written
  │   └─ LedgerConflict  somebody else wrote that (rollout_id, seq) first: re-read and decide again
@@ -32,6 +33,10 @@ class ServingError(RampgateError):
 
 class RegistryError(RampgateError):
     """The model registry could not be reached, or holds something unusable."""
+
+
+class NotInRegistry(RegistryError):
+    """The registry answered, and what was asked for does not exist: repeating the call cannot help."""
 
 
 class LakeError(RampgateError):

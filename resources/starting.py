@@ -3,21 +3,21 @@
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipelines.errors import CommandRefused, VersionRefused
 from pipelines.manifest.load import Model
 from pipelines.rollout.decision import Decision
 from pipelines.rollout.evidence import Evidence, OnFail, Verdict
 from pipelines.rollout.policy import VALIDATION, Policy
+from pipelines.rollout.sides import not_yet, served_in_words
 from pipelines.rollout.state import Phase, RolloutState
 from resources.lake.schema import ensure_tables
+from resources.platform_alerts import platform_alert
 from resources.registry import ValidationReport, validate_version
 from resources.rollouts import record_if_open
 from resources.systems import Systems
 from resources.validation import OfflineComparison, Predict, compare_offline
-
-CHAMPION = "champion"
 
 
 class Mode(StrEnum):
@@ -28,12 +28,16 @@ class Mode(StrEnum):
     """Held at the share of the manifest's `ab_test` for its duration."""
 
 
-def start(systems: Systems, model: Model, version: str, *, mode: Mode = Mode.ROLLOUT) -> RolloutState:
+def start(
+    systems: Systems, model: Model, version: str, *, mode: Mode = Mode.ROLLOUT, against: str = ""
+) -> RolloutState:
     """Validate the version on paper, type its part of the lake, and open its rollout, or its A/B test.
 
-    Raises VersionRefused when the version must not get traffic (recorded, tagged and alerted), CommandRefused
-    when it does not exist, another rollout is open or the champion is not served, ManifestError when the serving
-    backend cannot do what the manifest asks, RegistryError when MLflow cannot be asked.
+    Its other side is what is served. `against` names that version where a person starts it although the registry
+    says something else. Raises VersionRefused when the version must not get traffic (recorded, tagged and alerted),
+    CommandRefused when it does not exist, another rollout is open, or registry and serving side disagree,
+    ManifestError when the serving backend cannot do what the manifest asks, RegistryError and ServingError when MLflow
+    or the serving side cannot be asked: not knowing is no reason to start.
     """
     policy = Policy.of_test(model.rollout) if mode is Mode.AB_TEST else Policy.of(model.rollout)
     if systems.registry.version(model.name, version) is None:
@@ -45,19 +49,55 @@ def start(systems: Systems, model: Model, version: str, *, mode: Mode = Mode.ROL
     schema = systems.registry.signature(model.name, version)
     with systems.lake.connect() as connection:
         ensure_tables(systems.lake, connection, model.name, schema)
-    champion = systems.registry.version_with_alias(model.name, CHAMPION)
-    if champion is not None and systems.backend.status(model.name).stable is None:
-        raise CommandRefused(
-            f"{model.name} version {champion.version} has the alias `{CHAMPION}`, but nothing is served that version"
-            f" {version} could be compared with: give version {champion.version} the alias `challenger` instead"
-        )
-    if mode is Mode.AB_TEST and champion is None:
-        raise CommandRefused(f"{model.name} has no champion to hold version {version} against")
     artefact = systems.registry.artefact(model.name, version, local=systems.settings.serving == "embedded")
+    other = _other_side(systems, model, version, against)
+    if mode is Mode.AB_TEST and other.served is None:
+        raise CommandRefused(f"{model.name} serves nothing to hold version {version} against")
     rollout_id = systems.controller.start(
-        model.rollout, version, None if champion is None else champion.version, artefact, policy=policy
+        model.rollout, version, other.served, artefact, policy=policy, despite=other.despite
     )
     return systems.controller.state(rollout_id)
+
+
+class _OtherSide(NamedTuple):
+    served: str | None
+    despite: str
+
+
+def _other_side(systems: Systems, model: Model, version: str, against: str) -> _OtherSide:
+    """What is served, if the registry agrees, or a person has named it. Raises CommandRefused."""
+    sides = systems.controller.sides(model.name, version)
+    if against and against != sides.served:
+        raise CommandRefused(f"against == {against!r}, but {served_in_words(sides.served)}")
+    if sides.served == version:
+        raise CommandRefused(
+            f"{model.name} version {version} is served already; there is nothing to compare it with"
+        )
+    withdrawn = version in sides.registered.withdrawn
+    problem = not_yet(sides, version)
+    if problem and (withdrawn or not against):
+        raise CommandRefused(f"{model.name} version {version} is not started now: {problem}")
+    return _OtherSide(sides.served, problem)
+
+
+def held_up(systems: Systems, model: Model, version: str) -> str:
+    """Why the version is not to be started now although it is no worse for it; empty where it may be tried.
+
+    A disagreement between registry and serving side is alerted once a day while it lasts. Raises ServingError,
+    RegistryError, LedgerError.
+    """
+    sides = systems.controller.sides(model.name, version)
+    problem = not_yet(sides, version)
+    if not problem:
+        return f"version {version} is the champion already" if sides.served == version else ""
+    platform_alert(
+        systems.ledger,
+        topic=f"not-started:{model.name}:{datetime.now(UTC):%Y-%m-%d}",
+        title=f"{model.name} version {version}: not started for now",
+        body=f"{problem}. It starts by itself once they agree.",
+        model=model.name,
+    )
+    return problem
 
 
 def carry_on(systems: Systems, model: Model, rollout_id: str) -> Decision:

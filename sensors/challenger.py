@@ -5,9 +5,10 @@ import dagster as dg
 from pipelines.errors import RampgateError
 from pipelines.manifest.load import Model
 from resources.naming import slug
+from resources.starting import held_up
 from resources.systems import Systems
 
-CHALLENGER, CHAMPION = "challenger", "champion"
+CHALLENGER = "challenger"
 VERSION_TAG = "rampgate/version"
 STATUS_TAG = "rampgate.status"
 ATTEMPTS = 3
@@ -34,17 +35,18 @@ def challenger_sensor(model: Model, job_name: str) -> dg.SensorDefinition:
             if systems.ledger.rollouts(model.name, open_only=True):
                 return dg.SkipReason("a rollout is open; the next one starts when it has ended")
             challenger = systems.registry.version_with_alias(model.name, CHALLENGER)
+            if challenger is None:
+                return dg.SkipReason("no version has the alias `challenger`")
+            status = challenger.tags.get(STATUS_TAG)
+            if status:
+                return dg.SkipReason(
+                    f"version {challenger.version} is tagged `{STATUS_TAG}` = {status};"
+                    " clear the tag to try it again"
+                )
+            if reason := held_up(systems, model, challenger.version):
+                return dg.SkipReason(reason)
         except RampgateError as error:
             return dg.SkipReason(f"cannot tell: {error}")
-        if challenger is None:
-            return dg.SkipReason("no version has the alias `challenger`")
-        if CHAMPION in challenger.aliases:
-            return dg.SkipReason(f"version {challenger.version} is the champion already")
-        status = challenger.tags.get(STATUS_TAG)
-        if status:
-            return dg.SkipReason(
-                f"version {challenger.version} is tagged `{STATUS_TAG}` = {status}; clear the tag to try it again"
-            )
         return _request(
             context, job_name, model, challenger.version, len(systems.ledger.rollouts(model.name))
         )

@@ -74,6 +74,15 @@ def _alert(state: RolloutState, event: Event) -> Alert | None:
             return _make(
                 state, event, "landed", "critical", "promoted before it could roll back", event.message
             )
+        case Done(unregistered=True):
+            return _make(
+                state,
+                event,
+                "unregistered",
+                "warning",
+                "the end could not be written into the registry",
+                event.message,
+            )
         case Command():
             body = f"by {event.by}: {event.reason}"
             return _make(state, event, f"command:{event.seq}", "info", f"ordered: {event.order}", body)

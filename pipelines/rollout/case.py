@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from pipelines.rollout.decision import Decision, DecisionKind, End
-from pipelines.rollout.evidence import NeededFor, OnFail
+from pipelines.rollout.evidence import Evidence, NeededFor, OnFail, Verdict
 from pipelines.rollout.policy import Severity
 from pipelines.rollout.standing import Standing, Status
 from pipelines.rollout.state import Phase, RolloutState
@@ -17,6 +17,10 @@ class Case:
     state: RolloutState
     standings: tuple[Standing, ...]
     champion_trouble: str | None
+    served: Evidence | None = None
+    """The latest answer to what is served, and whether the registry agrees."""
+    registered: Evidence | None = None
+    """The latest answer to whether both versions are in the registry."""
     now: datetime
 
     @property
@@ -25,6 +29,11 @@ class Case:
         following = self.state.step + 1
         first_version = self.state.champion is None
         return None if first_version or following >= len(self.state.policy.ramp) else following
+
+    @property
+    def disagreement(self) -> str | None:
+        """What is served is not what the rollout started against, or not what the registry says."""
+        return self.served.reason if self.served and self.served.verdict is Verdict.FAIL else None
 
     @property
     def before_traffic(self) -> bool:

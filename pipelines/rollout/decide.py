@@ -2,7 +2,8 @@
 
 The rules are tried in order and the first that has something to say decides. Evidence that fails and asks for
 a rollback comes before everything that waits (a pause, an approval, a freeze): only a person's own order, and a
-stable side that is itself unfit to take the traffic back, come before it.
+stable side that is itself unfit to take the traffic back, come before it. A version that was deleted is taken back
+even from a person who wants to promote it; a disagreement between registry and serving side holds.
 """
 
 from collections.abc import Callable, Iterable
@@ -14,6 +15,7 @@ from pipelines.rollout.case import Case
 from pipelines.rollout.decision import Decision
 from pipelines.rollout.evidence import Evidence
 from pipelines.rollout.fold import merge
+from pipelines.rollout.policy import REGISTERED, SERVED
 from pipelines.rollout.standing import champion_trouble, standings
 from pipelines.rollout.state import RolloutState
 
@@ -23,6 +25,7 @@ RULES: tuple[Rule, ...] = (
     ending.ended,
     ending.under_way,
     ending.ordered,
+    ending.vanished,
     ending.forced,
     ending.cannot_start,
     ending.refused,
@@ -33,12 +36,14 @@ RULES: tuple[Rule, ...] = (
     moving.paused,
     moving.test_over,
     moving.inconclusive,
+    moving.disagreement,
     moving.unknown,
     moving.failed_check,
     moving.floor,
     moving.pending,
     moving.frozen,
     moving.approval,
+    moving.cannot_tell,
 )
 
 
@@ -49,6 +54,8 @@ def decide(state: RolloutState, evidence: Iterable[Evidence], now: datetime) -> 
         state=state,
         standings=standings(state, merged, now),
         champion_trouble=None if state.champion is None else champion_trouble(merged, now),
+        served=merged.get(SERVED),
+        registered=merged.get(REGISTERED),
         now=now,
     )
     answers = (rule(case) for rule in RULES)

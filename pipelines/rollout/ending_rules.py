@@ -4,6 +4,7 @@ from pipelines.manifest.model import OnUnknown
 from pipelines.rollout.case import Case, hold, in_words, promote, roll_back, wait
 from pipelines.rollout.decision import Decision, End
 from pipelines.rollout.events import Order
+from pipelines.rollout.evidence import Verdict
 from pipelines.rollout.standing import words
 from pipelines.rollout.state import Phase
 
@@ -33,12 +34,26 @@ def ordered(case: Case) -> Decision | None:
     return roll_back("ordered", f"{order.order} by {order.by}: {order.reason}", end=end)
 
 
+def vanished(case: Case) -> Decision | None:
+    """A version that was deleted or archived is withdrawn; with the champion deleted, only an order promotes."""
+    found, state = case.registered, case.state
+    if found is None or found.verdict is not Verdict.FAIL or case.champion_trouble is not None:
+        return None
+    if state.forced is not None and found.values.get("gone") != state.version:
+        return None
+    severity = "critical" if state.exposed else "warning"
+    return roll_back("vanished", found.reason, end=End.ABORTED, severity=severity)
+
+
 def forced(case: Case) -> Decision | None:
     """A person's promotion, against evidence, freeze and approval; the version must be running."""
     order = case.state.forced
     if order is None or not case.state.deployed:
         return None
-    return promote("forced", f"forced by {order.by}: {order.reason}")
+    doubts = (case.registered, case.served)
+    although = [item.reason for item in doubts if item is not None and item.verdict is not Verdict.PASS]
+    tail = f"; although {'; '.join(although)}" if although else ""
+    return promote("forced", f"forced by {order.by}: {order.reason}{tail}")
 
 
 def cannot_start(case: Case) -> Decision | None:

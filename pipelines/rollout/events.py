@@ -95,7 +95,9 @@ class Started(_Event):
     model: str
     version: str
     champion: str | None
-    """The champion's version when the rollout started; None for a model's first version."""
+    """The served version when the rollout started, which is its other side; None where nothing was served."""
+    despite: str = ""
+    """The registry's disagreement with what is served, where a person started the rollout all the same."""
     artefact: Artefact
     salt: str
     """Assignment is hash(salt, unit)."""
@@ -135,6 +137,8 @@ class Done(_Event):
     message: str = ""
     landed: bool = False
     """Of a rollback: the version had become the stable one before it; there is nothing to go back to."""
+    unregistered: bool = False
+    """Of the registration: the registry does not have the version any more; there is nothing to write it on."""
 
 
 class Failed(_Event):

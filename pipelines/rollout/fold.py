@@ -73,6 +73,7 @@ def _open(event: Event) -> RolloutState:
         model=event.model,
         version=event.version,
         champion=event.champion,
+        despite=event.despite,
         artefact=event.artefact,
         salt=event.salt,
         policy=event.policy,

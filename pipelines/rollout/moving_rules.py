@@ -5,6 +5,7 @@ from datetime import timedelta
 from pipelines.manifest.model import AfterTest
 from pipelines.rollout.case import Case, hold, in_words, promote, roll_back, wait
 from pipelines.rollout.decision import Decision, DecisionKind, End
+from pipelines.rollout.evidence import Verdict
 from pipelines.rollout.standing import Status, words
 from pipelines.rollout.state import Phase
 
@@ -35,12 +36,20 @@ def inconclusive(case: Case) -> Decision | None:
     """Out of time without the evidence to promote: the champion stays."""
     running = case.now - case.state.started_at
     limit = case.state.policy.max_duration
-    if running < limit or not case.in_the_way:
+    if running < limit or not (case.in_the_way or case.disagreement):
         return None
-    reason = f"inconclusive after {words(running)} (allowed: {words(limit)}): {in_words(case.in_the_way)}"
+    found = in_words(case.in_the_way) or case.disagreement
+    reason = f"inconclusive after {words(running)} (allowed: {words(limit)}): {found}"
     return roll_back(
         "inconclusive", reason, end=End.ROLLED_BACK, evidence=case.in_the_way, severity="warning"
     )
+
+
+def disagreement(case: Case) -> Decision | None:
+    """Nothing advances while what is served is not what the registry says, or not what the rollout started against."""
+    if case.disagreement is None:
+        return None
+    return hold("disagreement", case.disagreement, unknown=case.unknown, severity="warning")
 
 
 def unknown(case: Case) -> Decision | None:
@@ -98,6 +107,13 @@ def approval(case: Case) -> Decision | None:
         return None
     move = "the promotion" if case.next_step is None else f"step {case.next_step + 1}"
     return hold("approval", f"{move} waits for approval; the evidence has passed", severity="warning")
+
+
+def cannot_tell(case: Case) -> Decision | None:
+    """Everything has passed, and what is served could not be asked."""
+    if case.served is None or case.served.verdict is not Verdict.UNKNOWN:
+        return None
+    return hold("cannot_tell", case.served.reason, severity="warning")
 
 
 def move(case: Case) -> Decision:

@@ -15,6 +15,10 @@ VALIDATION = "validation"
 UNITS = "units"
 AGREEMENT = "agreement"
 CHAMPION_HEALTH = "champion_health"
+SERVED = "served"
+"""Whether the other side is still what is served, and the registry says so, too."""
+REGISTERED = "registered"
+"""Whether both versions are still in the registry."""
 
 Approval = Literal["none", "promote", "every_step"]
 Severity = Literal["info", "warning", "critical"]

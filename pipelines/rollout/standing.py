@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from pipelines.rollout.evidence import Evidence, NeededFor, OnFail, Verdict
-from pipelines.rollout.policy import CHAMPION_HEALTH, VALIDATION, Policy
+from pipelines.rollout.policy import CHAMPION_HEALTH, REGISTERED, SERVED, VALIDATION, Policy
 from pipelines.rollout.state import Phase, RolloutState
 
 CLOCK_TOLERANCE = timedelta(minutes=5)
@@ -68,7 +68,7 @@ def _required(state: RolloutState) -> dict[str, NeededFor]:
 
 
 def _counts(state: RolloutState, item: Evidence) -> bool:
-    if item.name == CHAMPION_HEALTH:
+    if item.name in (CHAMPION_HEALTH, SERVED, REGISTERED):
         return False
     is_validation = item.source == VALIDATION or item.name == VALIDATION
     if state.phase in _BEFORE_TRAFFIC or is_validation:

@@ -54,6 +54,9 @@ class RolloutState:
     model: str
     version: str
     champion: str | None
+    """The version that was served when it started: its other side. None where nothing was served."""
+    despite: str = ""
+    """The registry's disagreement at the start, where a person accepted it."""
     artefact: Artefact
     salt: str
     policy: Policy

@@ -1,16 +1,18 @@
 """The controller: starts rollouts, drives them, and takes orders. See `Controller`."""
 
+import logging
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pipelines.errors import CommandRefused, LedgerConflict
+from pipelines.errors import CommandRefused, LedgerConflict, NotInRegistry
 from pipelines.manifest.model import RolloutManifest
 from pipelines.rollout.decide import decide
 from pipelines.rollout.decision import Decision, DecisionKind, End
 from pipelines.rollout.events import ChampionHealth, Event, Order
 from pipelines.rollout.evidence import Evidence
 from pipelines.rollout.policy import Policy
+from pipelines.rollout.sides import Sides
 from pipelines.rollout.state import Phase, RolloutState, owed
 from resources.controller.drafts import command, decided, recorded, worth_recording
 from resources.controller.driver import ROUNDS, Driver, note
@@ -19,11 +21,14 @@ from resources.controller.emergency import EmergencyExit
 from resources.controller.journal import Journal
 from resources.controller.opening import Opening, check_capabilities
 from resources.controller.orders import check_order
-from resources.controller.parts import Parts
+from resources.controller.parts import Parts, decide_between_sides
 from resources.controller.registry import Registry, tag_version
+from resources.controller.sides import SidesAsked
 from resources.controller.spool import Emergency, Spool
 from resources.ledger import Ledger
 from resources.serving.backend import ModelArtefact, ServingBackend
+
+log = logging.getLogger(__name__)
 
 
 def utc_now() -> datetime:
@@ -53,6 +58,7 @@ class Controller:
             ledger=ledger,
             journal=Journal(ledger, clock),
             effects=Effects(backend, registry),
+            sides=SidesAsked(backend, registry),
             spool=Spool(home / "spool"),
             clock=clock,
             by=by,
@@ -71,8 +77,12 @@ class Controller:
         *,
         policy: Policy | None = None,
         by: str | None = None,
+        despite: str = "",
     ) -> str:
         """Open a rollout and return its id; the open one where this version has one already.
+
+        `champion` is the version that is served, None where nothing is. `despite`: what the registry says to the
+        contrary, where a person accepts it; the rollout then goes by what is served alone.
 
         Whether a version that failed before may be tried again is the caller's to check. Raises ManifestError
         where the backend cannot do what the manifest asks, CommandRefused where another version is under way.
@@ -81,14 +91,28 @@ class Controller:
         asked = manifest.model_copy(update={"steps": policy.steps})
         check_capabilities(asked, self._backend.capabilities(manifest.model))
         return self._opening.start(
-            manifest, version, champion, artefact, salt=salt, policy=policy, by=by or self._parts.by
+            manifest,
+            version,
+            champion,
+            artefact,
+            salt=salt,
+            policy=policy,
+            by=by or self._parts.by,
+            despite=despite,
         )
 
     def refuse(self, model: str, version: str, reason: str, *, by: str | None = None) -> str:
         """Record that a version failed validation before a rollout of it, and tag it in the registry."""
         identity = self._opening.refuse(model, version, reason, by=by or self._parts.by)
-        tag_version(self._registry, model, version, identity, End.REFUSED, reason)
+        try:
+            tag_version(self._registry, model, version, identity, End.REFUSED, reason)
+        except NotInRegistry as error:
+            log.warning("%s: refused, and gone before it could be tagged: %s", identity, error)
         return identity
+
+    def sides(self, model: str, version: str) -> Sides:
+        """What is served, and what the registry says. Raises ServingError, RegistryError where one cannot be asked."""
+        return self._parts.sides.ask(model, version)
 
     def state(self, rollout_id: str) -> RolloutState:
         """The rollout as the ledger has it. Raises CommandRefused, LedgerError, CorruptLedger."""
@@ -109,9 +133,9 @@ class Controller:
         for _ in range(ROUNDS):
             self._emergency.settle(rollout_id)
             state, now = self.state(rollout_id), self._parts.clock()
-            decision = decide(state, items, now)
+            decision, given = decide_between_sides(self._parts, state, items, now)
             try:
-                self._note(state, decision, items, now)
+                self._note(state, decision, given, now)
             except LedgerConflict:
                 continue
             return decision

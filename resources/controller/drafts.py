@@ -49,7 +49,15 @@ def action_id(state: RolloutState, action: Action, *, place: int = 1) -> str:
     return f"{action}@{state.seq + place}"
 
 
-def done(todo: Intent, *, at: datetime, by: str, message: str = "", landed: bool = False) -> Done:
+def done(
+    todo: Intent,
+    *,
+    at: datetime,
+    by: str,
+    message: str = "",
+    landed: bool = False,
+    unregistered: bool = False,
+) -> Done:
     """The intent was carried out."""
     return Done(
         rollout_id=todo.rollout_id,
@@ -59,6 +67,7 @@ def done(todo: Intent, *, at: datetime, by: str, message: str = "", landed: bool
         action_id=todo.action_id,
         message=message,
         landed=landed,
+        unregistered=unregistered,
     )
 
 

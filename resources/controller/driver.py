@@ -8,17 +8,17 @@ import logging
 from collections.abc import Iterable
 from datetime import datetime
 
-from pipelines.errors import LedgerConflict, RegistryError, ServingError, VersionRefused
+from pipelines.errors import LedgerConflict, NotInRegistry, RegistryError, ServingError, VersionRefused
 from pipelines.rollout.alerts import unclear_promotion
-from pipelines.rollout.decide import decide
 from pipelines.rollout.decision import Decision, DecisionKind
 from pipelines.rollout.events import Action, Decided, Done, Ended, Event, Failed, Intent
 from pipelines.rollout.evidence import Evidence
 from pipelines.rollout.fold import step
 from pipelines.rollout.state import Owed, Phase, RolloutState, owed
 from resources.controller.drafts import decided, done, failed, intent, recorded, worth_recording
-from resources.controller.parts import PATIENCE, Parts, would_roll_back
+from resources.controller.parts import PATIENCE, Parts, decide_between_sides, would_roll_back
 from resources.controller.registry import outcome
+from resources.controller.sides import in_the_way
 
 ROUNDS = 60
 log = logging.getLogger(__name__)
@@ -41,9 +41,9 @@ class Driver:
         moves: Decision | None = None
         for _ in range(ROUNDS):
             state, now = self._parts.journal.read(rollout_id), self._parts.clock()
-            decision = decide(state, evidence, now)
+            decision, given = decide_between_sides(self._parts, state, evidence, now)
             try:
-                goes_on = self._round(state, decision, evidence, now)
+                goes_on = self._round(state, decision, given, now)
             except LedgerConflict:
                 continue
             if decision.kind in _MOVES:
@@ -107,21 +107,31 @@ class Driver:
             fresh = self._parts.journal.read(state.rollout_id)
             if fresh.pending is None or fresh.pending.action_id != todo.action_id:
                 return True
-            harmed = todo.action is Action.PROMOTE and would_roll_back(fresh, evidence, self._parts.clock())
-            return self._settle(fresh, todo, evidence) if harmed else self._perform(fresh, todo)
+            now = self._parts.clock()
+            if todo.action is Action.PROMOTE and would_roll_back(fresh, evidence, now):
+                return self._settle(fresh, todo, evidence, "the evidence has turned against it")
+            found = (
+                () if todo.dry or _is_forced(fresh) else self._parts.sides.evidence(fresh, now, fresh=True)
+            )
+            if problem := in_the_way(found):
+                return self._settle(fresh, todo, (*evidence, *found), problem)
+            return self._perform(fresh, todo)
 
-    def _settle(self, state: RolloutState, todo: Intent, evidence: tuple[Evidence, ...]) -> bool:
-        """A promotion that should no longer happen: find out whether it has."""
-        happened = False if todo.dry else self._has_become_stable(state)
+    def _settle(
+        self, state: RolloutState, todo: Intent, evidence: tuple[Evidence, ...], problem: str
+    ) -> bool:
+        """More traffic that should no longer be given: find out whether a promotion has happened all the same."""
+        happened = False
+        if todo.action is Action.PROMOTE and not todo.dry:
+            happened = self._has_become_stable(state)
         if happened is None:
-            return False
+            return self._unclear(state, todo, problem)
         if happened:
             return self._outcome(state, todo, self._done(todo))
         news = worth_recording(state, evidence)
         at, by = self._parts.clock(), self._parts.by
         events: list[Event] = [recorded(state, news, at=at, by=by)] if news else []
-        message = "given up: the evidence has turned against it"
-        events.append(self._failed(todo, message))
+        events.append(self._failed(todo, f"given up: {problem}"))
         self._parts.journal.append(state, events)
         return True
 
@@ -130,6 +140,8 @@ class Driver:
             self._parts.effects.perform(state, todo)
         except VersionRefused as error:
             return self._outcome(state, todo, self._failed(todo, str(error), final=True))
+        except NotInRegistry as error:
+            return self._outcome(state, todo, self._unregistered(todo, error))
         except (ServingError, RegistryError) as error:
             if todo.action is Action.PROMOTE:
                 return self._promotion_failed(state, todo, error)
@@ -142,10 +154,12 @@ class Driver:
         """An error may hide that it worked; the intent stays open until the serving side can be asked."""
         happened = self._has_become_stable(state)
         if happened is None:
-            now = self._parts.clock()
-            self._parts.ledger.outbox.add(unclear_promotion(state, todo, str(error), now))
-            return False
+            return self._unclear(state, todo, str(error))
         return self._outcome(state, todo, self._done(todo) if happened else self._failed(todo, str(error)))
+
+    def _unclear(self, state: RolloutState, todo: Intent, problem: str) -> bool:
+        self._parts.ledger.outbox.add(unclear_promotion(state, todo, problem, self._parts.clock()))
+        return False
 
     def _has_become_stable(self, state: RolloutState) -> bool | None:
         """None where the serving side does not answer."""
@@ -197,8 +211,18 @@ class Driver:
     def _done(self, todo: Intent, *, message: str = "", landed: bool = False) -> Done:
         return done(todo, at=self._parts.clock(), by=self._parts.by, message=message, landed=landed)
 
+    def _unregistered(self, todo: Intent, error: NotInRegistry) -> Done:
+        """Final: whatever was deleted is not written on later either, and must not keep the next rollout waiting."""
+        message = f"the version is gone from the registry: {error}"
+        return done(todo, at=self._parts.clock(), by=self._parts.by, message=message, unregistered=True)
+
     def _failed(self, todo: Intent, message: str, *, final: bool = False) -> Failed:
         return failed(todo, message, at=self._parts.clock(), by=self._parts.by, final=final)
+
+
+def _is_forced(state: RolloutState) -> bool:
+    """A person's promotion goes past a disagreement; its reason says it."""
+    return state.ending is not None and state.ending.decision.rule == "forced"
 
 
 def note(parts: Parts, state: RolloutState, event: Decided, evidence: Iterable[Evidence]) -> None:

@@ -34,6 +34,7 @@ class Opening:
         salt: str | None,
         policy: Policy,
         by: str,
+        despite: str,
     ) -> str:
         """See `Controller.start`."""
 
@@ -46,6 +47,7 @@ class Opening:
                 model=manifest.model,
                 version=version,
                 champion=champion,
+                despite=despite,
                 artefact=Artefact(uri=artefact.uri, digest=artefact.digest),
                 salt=salt or identity,
                 policy=policy,

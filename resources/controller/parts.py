@@ -7,12 +7,13 @@ from datetime import datetime, timedelta
 
 from pipelines.errors import LedgerError
 from pipelines.rollout.decide import decide
-from pipelines.rollout.decision import DecisionKind
+from pipelines.rollout.decision import Decision, DecisionKind
 from pipelines.rollout.evidence import Evidence
 from pipelines.rollout.fold import before_promotion
-from pipelines.rollout.state import RolloutState
+from pipelines.rollout.state import Phase, RolloutState
 from resources.controller.effects import Effects
 from resources.controller.journal import Journal
+from resources.controller.sides import SidesAsked
 from resources.controller.spool import Spool
 from resources.ledger import Ledger
 
@@ -20,6 +21,7 @@ EMERGENCY_PATIENCE = timedelta(milliseconds=500)
 """How long an emergency waits for a traffic change under way; then it goes first."""
 PATIENCE = timedelta(seconds=10)
 """How long an advance waits for another traffic change of the same model."""
+_MOVES = (DecisionKind.ADVANCE, DecisionKind.PROMOTE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +31,7 @@ class Parts:
     ledger: Ledger
     journal: Journal
     effects: Effects
+    sides: SidesAsked
     spool: Spool
     clock: Callable[[], datetime]
     by: str
@@ -44,6 +47,24 @@ class Parts:
             with suppress(LedgerError):
                 stack.enter_context(self.changing_traffic(model, EMERGENCY_PATIENCE))
             yield
+
+
+def decide_between_sides(
+    parts: Parts, state: RolloutState, evidence: tuple[Evidence, ...], now: datetime
+) -> tuple[Decision, tuple[Evidence, ...]]:
+    """`decide`, and the evidence it had: both sides were asked a moment ago, for a move just now.
+
+    A rollback does not wait for the answer, nor does what was decided already.
+    """
+    decision, given = decide(state, evidence, now), evidence
+    if state.winding_up or state.phase is Phase.ENDED:
+        return decision, given
+    for fresh in (True,) if decision.kind in _MOVES else (False, True):
+        if decision.kind is DecisionKind.ROLL_BACK or (fresh and decision.kind not in _MOVES):
+            break
+        given = (*evidence, *parts.sides.evidence(state, now, fresh=fresh))
+        decision = decide(state, given, now)
+    return decision, given
 
 
 def would_roll_back(state: RolloutState, evidence: Iterable[Evidence], now: datetime) -> bool:

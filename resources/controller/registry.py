@@ -3,23 +3,39 @@
 from typing import Protocol
 
 from pipelines.rollout.decision import End
+from pipelines.rollout.sides import CHAMPION
 from pipelines.rollout.state import Phase, RolloutState
 
-CHAMPION, CHALLENGER = "champion", "challenger"
+CHALLENGER = "challenger"
 STATUS_TAG, ROLLOUT_TAG, REASON_TAG = "rampgate.status", "rampgate.rollout", "rampgate.reason"
 DRY_RUN = "dry_run"
 _REASON_LENGTH = 1000
 
 
 class Versioned(Protocol):
-    """Something that names a model version."""
+    """What the registry says of a model version."""
 
     @property
     def version(self) -> str: ...
 
+    @property
+    def aliases(self) -> tuple[str, ...]: ...
+
+    @property
+    def stage(self) -> str:
+        """MLflow's stage of the version: `Archived` is withdrawn."""
+        ...
+
 
 class Registry(Protocol):
-    """Aliases and tags. Every call may be repeated. Errors are RegistryError."""
+    """Versions, aliases and tags. Every call may be repeated.
+
+    Errors are RegistryError; NotInRegistry where the model or version to write on does not exist.
+    """
+
+    def version(self, model: str, version: str) -> Versioned | None:
+        """One version; None where it does not exist."""
+        ...
 
     def version_with_alias(self, model: str, alias: str) -> Versioned | None:
         """The version that has the alias, if any."""
@@ -52,7 +68,10 @@ def outcome(state: RolloutState) -> tuple[End, str]:
 
 
 def register(registry: Registry, state: RolloutState) -> None:
-    """Write the end into the registry: aliases after a promotion, then tags, the status last."""
+    """Write the end into the registry: aliases after a promotion, then tags, the status last.
+
+    Raises RegistryError; NotInRegistry where the version is gone: then there is nothing to write it on.
+    """
     end, reason = outcome(state)
     if end is End.PROMOTED:
         registry.set_alias(state.model, CHAMPION, state.version)

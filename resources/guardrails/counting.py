@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import reduce
 
 from pipelines.manifest.model import Guardrail, Metric, OnFail, RolloutManifest
 from pipelines.statistics.binomial import Counts
@@ -70,11 +71,15 @@ def difference(before: Counters | None, now: Counters) -> Mapping[str, RevisionC
     return grown
 
 
-def counts(
-    metric: ServingMetric, grown: Mapping[str, RevisionCounters], *, canary: str, champion: str
-) -> Counts:
+def counts(metric: ServingMetric, grown: Mapping[str, RevisionCounters], *, canary: str) -> Counts:
     """The interval's trials and events of both sides for one metric; a side that is not there has none."""
-    return Counts(*metric.counted(grown.get(canary)), *metric.counted(grown.get(champion)))
+    return Counts(*metric.counted(grown.get(canary)), *metric.counted(beside(grown, canary)))
+
+
+def beside(grown: Mapping[str, RevisionCounters], canary: str) -> RevisionCounters | None:
+    """The other side: whatever else answered, by whichever name the registry knows it."""
+    others = [revision for version, revision in grown.items() if version != canary]
+    return reduce(_plus, others) if others else None
 
 
 def _minus(now: RevisionCounters, before: RevisionCounters | None) -> RevisionCounters:

@@ -14,13 +14,23 @@ from pipelines.rollout.evidence import Evidence, Verdict
 from pipelines.rollout.policy import CHAMPION_HEALTH
 from pipelines.rollout.state import RolloutState
 from pipelines.statistics.binomial import ConditionalBinomial, Counts
-from resources.guardrails.counting import ServingMetric, counts, difference, harm_tests, serving_metrics
+from resources.guardrails.counting import (
+    ERRORS,
+    ServingMetric,
+    beside,
+    counts,
+    difference,
+    harm_tests,
+    serving_metrics,
+)
 from resources.ledger import CounterBucket, CounterStore, Seen
 from resources.serving.backend import Counters
 
 UNHEALTHY_SHARE = 0.5
 """Share of the champion's answers that fail, from which it must not be given the traffic back."""
 UNHEALTHY_MIN_REQUESTS = 20
+ALONE_MIN_REQUESTS = 50
+"""Answers of a canary beside which nobody answers, from which failing `UNHEALTHY_SHARE` of them is harm."""
 HEALTH_WINDOW = timedelta(seconds=30)
 BUCKETS_PER_AGE = 5000
 _COUNTERS = TypeAdapter(Counters)
@@ -60,13 +70,17 @@ class GuardrailWatch:
         self._state = state
 
     def observe(self, counters: Counters) -> None:
-        """Take in cumulative counters; `save_if_due` writes them down."""
+        """Take in cumulative counters; `save_if_due` writes them down.
+
+        The other side is whatever answers beside the canary: a champion that was deleted or renamed in the registry, or
+        replaced by hand, is no less of a comparison.
+        """
         grown = difference(self._last, counters)
         for metric in self.metrics:
-            new = counts(metric, grown, canary=self._state.version, champion=self._state.champion or "")
+            new = counts(metric, grown, canary=self._state.version)
             self._take(metric.name, new)
             self._unsaved[metric.name] = self._unsaved.get(metric.name, Counts()).plus(new)
-        champion = grown.get(self._state.champion or "")
+        champion = beside(grown, self._state.version)
         if champion is not None:
             self._health.append((counters.at, champion.requests, champion.errors))
         self._health = [entry for entry in self._health if counters.at - entry[0] <= HEALTH_WINDOW]
@@ -92,7 +106,18 @@ class GuardrailWatch:
     def evidence(self, now: datetime) -> tuple[Evidence, ...]:
         """One piece of evidence for each guardrail that fails, and the champion's health if it is bad."""
         failing = [m for m in self.metrics if self.processes[m.name].log_e >= self.boundary]
-        return (*(self._harm(metric, now) for metric in failing), *self._champion_health(now))
+        alone = [m for m in self.metrics if m not in failing and self._fails_alone(m)]
+        return (*(self._harm(metric, now) for metric in (*failing, *alone)), *self._champion_health(now))
+
+    def _fails_alone(self, metric: ServingMetric) -> bool:
+        """A canary that fails most of its answers beside nobody: there is nothing that it could be compared with."""
+        total = self.totals[metric.name]
+        enough = total.canary_trials >= ALONE_MIN_REQUESTS and total.champion_trials == 0
+        return (
+            enough
+            and metric.source == ERRORS
+            and total.canary_events >= UNHEALTHY_SHARE * total.canary_trials
+        )
 
     def _harm(self, metric: ServingMetric, now: datetime) -> Evidence:
         total, log_e = self.totals[metric.name], self.processes[metric.name].log_e

@@ -6,13 +6,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pipelines.errors import RegistryError
+from pipelines.errors import NotInRegistry, RegistryError
 from resources.lake.schema import ModelSchema
 from resources.registry.artefacts import ArtefactCache
 from resources.registry.input_example import v2_request
 from resources.registry.logged import LoggedModel
 from resources.registry.policy import violations
-from resources.registry.rest import NotInRegistry, RegistryApi
+from resources.registry.rest import RegistryApi
 from resources.registry.version import VersionInfo
 from resources.serving.backend import ModelArtefact
 

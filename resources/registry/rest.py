@@ -14,16 +14,12 @@ from urllib.parse import quote
 
 import httpx
 
-from pipelines.errors import RegistryError
+from pipelines.errors import NotInRegistry, RegistryError
 from resources.certificates import certificates
 
 _API = "/api/2.0/mlflow/"
 _ARTEFACTS = "/api/2.0/mlflow-artifacts/artifacts"
 _TRANSIENT = frozenset({429, 500, 502, 503, 504})
-
-
-class NotInRegistry(RegistryError):
-    """MLflow answered, and what was asked for does not exist."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ class VersionInfo:
     status: str
     """`READY`, `PENDING_REGISTRATION` or `FAILED_REGISTRATION`."""
     source: str
+    stage: str = ""
+    """MLflow's stage, such as `Archived`; `None` or empty where nobody sets stages."""
     created: datetime
     aliases: tuple[str, ...]
     tags: Mapping[str, str]
@@ -30,6 +32,7 @@ class VersionInfo:
             run_id=answer.get("run_id", ""),
             status=answer.get("status", ""),
             source=answer.get("source", ""),
+            stage=answer.get("current_stage", ""),
             created=datetime.fromtimestamp(int(answer.get("creation_timestamp", 0)) / 1000, UTC),
             aliases=tuple(sorted(answer.get("aliases", ()))),
             tags={tag["key"]: tag["value"] for tag in answer.get("tags", ())},

@@ -1,4 +1,5 @@
-"""Random schedules: duplicate ticks, two controllers, timeouts, crashes, outages of the ledger, clock steps.
+"""Random schedules: duplicate ticks, two controllers, timeouts, crashes, outages of the ledger, clock steps, and hands
+that delete and move what belongs to the rollout, in the registry and on the serving side.
 
 `RAMPGATE_SCHEDULES` sets how many are tried by the slow test (default 10,000).
 """
@@ -8,6 +9,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +21,7 @@ from pipelines.errors import CommandRefused, LedgerError, RegistryError, Serving
 from pipelines.rollout.events import Order
 from pipelines.rollout.evidence import Evidence, Verdict
 from resources.controller import Controller
+from tests.support.by_hand import BY_HAND, change_by_hand, check_end_among_hands
 from tests.support.faults import Crash, Fault, FaultyRig
 from tests.support.rollouts import MODEL, artefact, evidence, good, harmful, manifest
 
@@ -73,6 +76,8 @@ class Tick(NamedTuple):
     fault: str | None
     at: int
     meanwhile: Op
+    by_hand: str
+    """For the fault `by_hand`: what somebody changes in the registry or on the serving side."""
 
 
 _OPS = st.builds(
@@ -85,9 +90,10 @@ _TICKS = st.builds(
     Tick,
     st.one_of(_DRIVES, _OPS),
     st.sampled_from([0.0, 0.5, 60.0, 60.0, 2400.0, 7200.0, -600.0]).map(lambda s: timedelta(seconds=s)),
-    st.sampled_from([None, "crash", "error", "ledger_down", "meanwhile", "meanwhile"]),
+    st.sampled_from([None, "crash", "error", "ledger_down", "meanwhile", "meanwhile", "by_hand"]),
     st.integers(1, 24),
     _OPS,
+    st.sampled_from(sorted(BY_HAND)),
 )
 _SCHEDULES = st.lists(_TICKS, min_size=1, max_size=10)
 _APPROVALS = st.sampled_from(["none", "none", "promote", "every_step"])
@@ -103,7 +109,8 @@ def run(ticks: list[Tick], approval: str, steps: list[object], folder: Path) -> 
         rig.clock.tick(tick.wait)
         fault = None
         if tick.fault is not None:
-            fault = Fault(tick.fault, tick.at, tick.meanwhile.on(rig))
+            hand = partial(change_by_hand, rig.world, tick.by_hand)
+            fault = Fault(tick.fault, tick.at, hand if tick.fault == "by_hand" else tick.meanwhile.on(rig))
         with contextlib.suppress(*EXPECTED):
             rig.do(tick.op.on(rig), fault)
         rig.check(ROLLOUT)
@@ -116,7 +123,7 @@ def finish(rig: FaultyRig) -> None:
     for _ in range(3):
         rig.clock.tick(timedelta(minutes=1))
         rig.do(Op(DRIVE, nothing).on(rig))
-    rig.check_end(ROLLOUT)
+    check_end_among_hands(rig, ROLLOUT)
     rig.ledger.close()
 
 

@@ -11,13 +11,16 @@ from pipelines.errors import LedgerError, RegistryError, ServingError
 from pipelines.rollout.alerts import Alert
 from pipelines.rollout.decision import DecisionKind, End
 from pipelines.rollout.events import Decided, Ended, Event
+from pipelines.rollout.fold import fold
 from resources.controller import Controller
 from resources.ledger import Ledger
 from tests.support.memory_backend import Effect, MemoryBackend, MemoryRegistry, World
 from tests.support.rollouts import MODEL, Clock, replay
 
 ROLL_BACK = "decided roll_back"
-REGISTRY_CALLS = ("alias", "tag")
+BETWEEN_QUESTION_AND_ORDER = ("before promote", "before set_canary_percent", "before deploy_canary")
+"""What changes by hand just there is noticed by the next question: no lock keeps people away."""
+REGISTRY_CALLS = ("alias", "tag", "version")
 
 
 class Crash(Exception):
@@ -28,7 +31,7 @@ class Fault(NamedTuple):
     """What happens at the `at`-th external call of an operation, counted from 1."""
 
     kind: str
-    """crash | error | ledger_down | meanwhile."""
+    """crash | error | ledger_down | meanwhile | by_hand (which asks no lock)."""
     at: int
     meanwhile: Callable[[Controller], object] | None = None
     """For `meanwhile`: what another controller does just then."""
@@ -51,6 +54,8 @@ class Calls:
             return
         if fault.kind == "ledger_down" and name.endswith("ledger"):
             raise LedgerError("the ledger is away")
+        if fault.kind == "by_hand" and self.count >= fault.at and name not in BETWEEN_QUESTION_AND_ORDER:
+            self.interfere()
         if self.count != fault.at:
             return
         if fault.kind == "crash":
@@ -156,6 +161,12 @@ class FaultyRig:
         effects = self.world.effects
         promotions = [e for e in effects if e.call == "promote" and e.version == version]
         assert len(promotions) <= 1, "promoted twice"
+        state = fold(self.ledger.events(rollout_id))
+        forced = state.ending is not None and state.ending.decision.rule == "forced"
+        for promotion in promotions:
+            assert forced or promotion.over == state.champion, (
+                "promoted over a version that it was not compared with"
+            )
         share, decided = 0.0, False
         for effect in effects:
             decided = decided or effect.call == ROLL_BACK

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from pipelines.errors import ServingError
+from pipelines.errors import NotInRegistry, ServingError
 from resources.serving.backend import (
     Capabilities,
     Counters,
@@ -26,6 +26,8 @@ class Effect(NamedTuple):
     call: str
     version: str
     percent: float
+    over: str | None = None
+    """The version that was stable before."""
 
 
 @dataclass
@@ -36,6 +38,8 @@ class World:
     aliases: dict[tuple[str, str], str] = field(default_factory=dict)
     tags: dict[tuple[str, str, str], str] = field(default_factory=dict)
     effects: list[Effect] = field(default_factory=list)
+    deleted: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
+    """Versions that somebody deleted in the registry."""
 
     def of(self, service: str) -> ServiceStatus:
         return self.status.get(service, ServiceStatus(service=service, stable=None, canary=None))
@@ -44,7 +48,8 @@ class World:
         before = self.of(status.service)
         if status != before:
             self.status[status.service] = status
-            self.effects.append(Effect(call, version, _share(status, version)))
+            over = None if before.stable is None else before.stable.version
+            self.effects.append(Effect(call, version, _share(status, version), over))
 
     def share(self, service: str, version: str) -> float:
         return _share(self.of(service), version)
@@ -54,6 +59,19 @@ class World:
         stable = RevisionStatus(name=f"{service}-{version}", version=version, percent=100, ready=True)
         self.status[service] = ServiceStatus(service=service, stable=stable, canary=None)
         self.aliases[service, "champion"] = version
+
+    def replace_stable(self, service: str, version: str) -> None:
+        """Somebody makes another version the stable one by hand; a canary keeps its share."""
+        status = self.of(service)
+        percent = 100.0 if status.canary is None else 100.0 - status.canary.percent
+        stable = RevisionStatus(name=f"{service}-{version}", version=version, percent=percent, ready=True)
+        self.change("by hand", version, replace(status, stable=stable))
+
+    def delete(self, model: str, version: str) -> None:
+        """Somebody deletes the version in the registry, which drops its aliases."""
+        self.deleted.add((model, version))
+        for key in [key for key, held in self.aliases.items() if (key[0], held) == (model, version)]:
+            del self.aliases[key]
 
 
 def _share(status: ServiceStatus, version: str) -> float:
@@ -157,6 +175,8 @@ def _weighted(status: ServiceStatus, percent: float) -> ServiceStatus:
 @dataclass(frozen=True)
 class MemoryVersion:
     version: str
+    aliases: tuple[str, ...] = ()
+    stage: str = ""
 
 
 class MemoryRegistry:
@@ -170,14 +190,30 @@ class MemoryRegistry:
         version = self.world.aliases.get((model, alias))
         return None if version is None else MemoryVersion(version)
 
+    def version(self, model: str, version: str) -> Any:
+        self._hook("before version")
+        if (model, version) in self.world.deleted:
+            return None
+        held = (alias for (name, alias), v in self.world.aliases.items() if (name, v) == (model, version))
+        return MemoryVersion(version, tuple(sorted(held)))
+
     def set_alias(self, model: str, alias: str, version: str) -> None:
-        self._change("set_alias", lambda: self.world.aliases.__setitem__((model, alias), version))
+        self._change(
+            "set_alias", lambda: self._there(model, version).aliases.__setitem__((model, alias), version)
+        )
 
     def remove_alias(self, model: str, alias: str) -> None:
         self._change("remove_alias", lambda: self.world.aliases.pop((model, alias), None))
 
     def tag(self, model: str, version: str, key: str, value: str) -> None:
-        self._change("tag", lambda: self.world.tags.__setitem__((model, version, key), value))
+        self._change(
+            "tag", lambda: self._there(model, version).tags.__setitem__((model, version, key), value)
+        )
+
+    def _there(self, model: str, version: str) -> World:
+        if (model, version) in self.world.deleted:
+            raise NotInRegistry(f"Model Version (name={model}, version={version}) not found")
+        return self.world
 
     def _change(self, name: str, effect: Callable[[], object]) -> None:
         self._hook(f"before {name}")

@@ -128,7 +128,7 @@ class ScriptedRegistry(MemoryRegistry):
 
     def version(self, model: str, version: str) -> VersionInfo | None:
         self._answer("version")
-        if version not in self.known:
+        if version not in self.known or (model, version) in self.world.deleted:
             return None
         aliases = (
             alias for (name, alias), held in self.world.aliases.items() if (name, held) == (model, version)

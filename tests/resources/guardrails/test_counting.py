@@ -60,13 +60,13 @@ def test_two_revisions_of_a_version_are_added_up() -> None:
 
 def test_an_slo_that_is_not_counted_counts_nothing() -> None:
     grown = difference(seen("a"), seen("a", revision("r1", "1", 10, 1), revision("r2", "2", 10, 2)))
-    assert counts(SLOW, grown, canary="2", champion="1") == Counts()
-    assert counts(ERRORS, grown, canary="2", champion="1") == Counts(10, 2, 10, 1)
+    assert counts(SLOW, grown, canary="2") == Counts()
+    assert counts(ERRORS, grown, canary="2") == Counts(10, 2, 10, 1)
 
 
 def test_a_side_that_is_not_there_has_no_trials() -> None:
     grown = difference(seen("a"), seen("a", revision("r2", "2", 10, 2, {250: 4})))
-    assert counts(SLOW, grown, canary="2", champion="1") == Counts(10, 4, 0, 0)
+    assert counts(SLOW, grown, canary="2") == Counts(10, 4, 0, 0)
 
 
 def test_only_what_the_serving_side_counts_is_watched() -> None:
@@ -84,7 +84,7 @@ def test_the_intervals_add_up_to_everything_that_was_answered(steps: list[tuple[
         requests, errors = requests + grew, errors + min(grew, of_these)
         answered, failed = answered + grew, failed + min(grew, of_these)
         now = seen(str(epoch), revision("r", "2", requests, errors))
-        new = counts(ERRORS, difference(before, now), canary="2", champion="1")
+        new = counts(ERRORS, difference(before, now), canary="2")
         assert 0 <= new.canary_events <= new.canary_trials
         total, wrong, before = total + new.canary_trials, wrong + new.canary_events, now
     assert (total, wrong) == (answered, failed)

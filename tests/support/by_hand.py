@@ -1,0 +1,86 @@
+"""What people and scripts do behind a rollout's back: in the registry, and on the serving side."""
+
+from collections.abc import Callable, Mapping
+
+from pipelines.rollout.decision import End
+from pipelines.rollout.events import Ended
+from resources.controller import Controller
+from tests.support.faults import ROLL_BACK, FaultyRig
+from tests.support.memory_backend import World
+from tests.support.rollouts import MODEL
+
+
+def alias_deleted(world: World) -> None:
+    world.aliases.pop((MODEL, "champion"), None)
+
+
+def alias_recreated(world: World) -> None:
+    held = world.aliases.pop((MODEL, "champion"), None)
+    if held is not None:
+        world.aliases[MODEL, "Champion"] = held
+
+
+def alias_moved(world: World) -> None:
+    world.aliases[MODEL, "champion"] = "3"
+
+
+def alias_mended(world: World) -> None:
+    stable = world.of(MODEL).stable
+    if stable is not None and (MODEL, stable.version) not in world.deleted:
+        world.aliases[MODEL, "champion"] = stable.version
+
+
+def stable_replaced(world: World) -> None:
+    world.replace_stable(MODEL, "3")
+
+
+def stable_put_back(world: World) -> None:
+    world.replace_stable(MODEL, "1")
+
+
+def challenger_deleted(world: World) -> None:
+    world.delete(MODEL, "2")
+
+
+def champion_deleted(world: World) -> None:
+    world.delete(MODEL, "1")
+
+
+BY_HAND: Mapping[str, Callable[[World], None]] = {
+    change.__name__: change
+    for change in (
+        alias_deleted,
+        alias_recreated,
+        alias_moved,
+        alias_mended,
+        stable_replaced,
+        stable_put_back,
+        challenger_deleted,
+        champion_deleted,
+    )
+}
+
+
+def change_by_hand(world: World, what: str, _controller: Controller) -> None:
+    """Make the change, unless the version in question has been promoted meanwhile: it is the champion then."""
+    stable = world.of(MODEL).stable
+    if stable is None or stable.version != "2":
+        BY_HAND[what](world)
+
+
+def check_end_among_hands(rig: FaultyRig, rollout_id: str) -> End:
+    """It ended, whatever hands did, and what is served, the ledger, and what is left of the registry agree."""
+    rig.check(rollout_id)
+    end = rig.ledger.events(rollout_id)[-1]
+    assert isinstance(end, Ended), f"not ended: {rig.ledger.events(rollout_id)[-3:]}"
+    world, promoted = rig.world, end.end is End.PROMOTED
+    status = world.of(MODEL)
+    assert status.stable is not None
+    assert (status.stable.version == "2") == promoted
+    assert status.canary is None
+    if (MODEL, "2") not in world.deleted:
+        assert world.tags[MODEL, "2", "rampgate.status"] == end.end
+        assert not promoted or world.aliases[MODEL, "champion"] == "2"
+    if any(effect.call == ROLL_BACK for effect in world.effects):
+        assert not promoted, "a rollback was lost"
+    return end.end
