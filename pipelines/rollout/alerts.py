@@ -63,7 +63,9 @@ def _alert(state: RolloutState, event: Event) -> Alert | None:
     match event:
         case Started():
             champion = f"champion version {event.champion}" if event.champion else "no champion yet"
-            return _make(state, event, "started", "info", "rollout started", f"{champion}, by {event.by}")
+            despite = f"; a person accepted that {event.despite}" if event.despite else ""
+            body = f"{champion}, by {event.by}{despite}"
+            return _make(state, event, "started", "info", "rollout started", body)
         case Refused():
             return _make(state, event, "refused", "warning", "refused before any traffic", event.reason)
         case Decided():

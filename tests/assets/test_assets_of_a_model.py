@@ -281,3 +281,26 @@ def _always_certain(request: Any) -> dict[str, Any]:
 
 def _version(version: str) -> dict[str, Any]:
     return {"ops": {"flight_delay__candidate": {"config": {"version": version}}}}
+
+
+def test_a_person_may_start_against_what_is_served_although_the_champion_was_deleted(
+    systems: MemorySystems,
+) -> None:
+    systems.world.delete(MODEL, "1")
+    with pytest.raises(
+        CommandRefused, match=r"version 1 is served, but no version has the alias .* `against: 1`"
+    ):
+        start(systems, systems.model, "2")
+    with pytest.raises(CommandRefused, match="against == '7', but version 1 is served"):
+        start(systems, systems.model, "2", against="7")
+    begun = start(systems, systems.model, "2", against="1")
+    assert (begun.champion, begun.phase) == ("1", Phase.STARTING)
+    assert "version 1 is served, but" in begun.despite
+    systems.controller.drive(begun.rollout_id)
+    assert systems.controller.state(begun.rollout_id).phase is Phase.VALIDATING
+
+
+def test_what_is_served_is_the_other_side_and_is_not_started_against_itself(systems: MemorySystems) -> None:
+    assert start(systems, systems.model, "2").champion == "1"
+    with pytest.raises(CommandRefused, match="version 1 is served already"):
+        start(systems, systems.model, "1")

@@ -1,9 +1,14 @@
 """A version that gets the alias `challenger` is started, once."""
 
+from collections.abc import Callable
+
 import dagster as dg
 import pytest
 
+from pipelines.errors import ServingError
 from sensors.challenger import ATTEMPTS, challenger_sensor
+from tests.support import by_hand
+from tests.support.memory_backend import World
 from tests.support.memory_systems import MemorySystems, start_rollout
 from tests.support.rollouts import MODEL
 
@@ -91,4 +96,61 @@ def test_a_registry_that_is_down_is_said_and_asked_again(systems: MemorySystems,
     systems.registry.down = True
     assert tick() == "cannot tell: MLflow does not answer"
     systems.registry.down = False
+    assert isinstance(tick(), dg.RunRequest)
+
+
+@pytest.mark.parametrize(
+    ("change", "facts"),
+    [
+        (by_hand.alias_deleted, "version 1 is served, but no version has the alias `champion`"),
+        (by_hand.champion_deleted, "version 1 is served, but no version has the alias `champion`"),
+        (by_hand.alias_recreated, "give version 1 the alias `champion` (it has `Champion`)"),
+        (by_hand.alias_moved, "version 1 is served, but version 3 has the alias `champion`"),
+    ],
+)
+def test_while_registry_and_serving_side_disagree_nothing_is_started_and_one_alert_names_both_facts(
+    systems: MemorySystems, tick, change: Callable[[World], None], facts: str
+) -> None:
+    systems.registry.known.add("3")
+    systems.challenge()
+    change(systems.world)
+    for _ in range(3):
+        assert facts in tick()
+    (alert,) = systems.ledger.outbox.all()
+    assert alert.title == f"{MODEL} version 2: not started for now"
+    assert facts in alert.body
+    assert "rampgate.status" not in [key for _, _, key in systems.world.tags], "no verdict on the version"
+    systems.world.deleted.clear()
+    by_hand.alias_mended(systems.world)
+    assert isinstance(tick(), dg.RunRequest), "it starts by itself once they agree"
+
+
+def test_a_second_disagreement_is_alerted_as_well(systems: MemorySystems, tick) -> None:
+    systems.registry.known.add("3")
+    systems.challenge()
+    by_hand.alias_deleted(systems.world)
+    tick()
+    by_hand.alias_moved(systems.world)
+    tick()
+    assert len(systems.ledger.outbox.all()) == 2
+
+
+def test_a_serving_side_that_cannot_be_asked_starts_nothing(
+    systems: MemorySystems, tick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def silent(_service: str) -> None:
+        raise ServingError("no answer")
+
+    systems.challenge()
+    monkeypatch.setattr(systems.backend, "status", silent)
+    assert tick() == "cannot tell: no answer"
+
+
+def test_a_champion_that_is_not_served_any_more_may_be_started_and_nothing_else(
+    systems: MemorySystems, tick
+) -> None:
+    systems.world.status.clear()
+    systems.challenge("2")
+    assert "nothing is served, but version 1 has the alias `champion`; give version 1 the alias" in tick()
+    systems.challenge("1")
     assert isinstance(tick(), dg.RunRequest)

@@ -12,7 +12,11 @@ from pipelines.rollout.state import Phase
 from resources.ledger import CounterStore, Ledger
 from resources.serving.backend import Counters
 from sensors.guardrail import guardrail_sensor
+from tests.support import by_hand
+from tests.support.by_hand import BY_HAND
+from tests.support.memory_backend import World
 from tests.support.memory_systems import MemorySystems, counters, start_rollout
+from tests.support.rollouts import MODEL
 
 Tick = Callable[[], dg.SensorResult | dg.SkipReason]
 NOTHING = counters(v1=(0, 0), v2=(0, 0))
@@ -150,3 +154,49 @@ def test_a_ledger_that_goes_away_does_not_keep_harm_in_traffic(
     monkeypatch.undo()
     systems.controller.drive(rollout)
     assert systems.controller.state(rollout).end is End.ROLLED_BACK
+
+
+@pytest.mark.parametrize("change", BY_HAND.values())
+def test_a_canary_that_fails_everything_is_taken_back_whatever_the_registry_says(
+    systems: MemorySystems, tick: Tick, change: Callable[[World], None]
+) -> None:
+    start_rollout(systems)
+    change(systems.world)
+    stable = systems.world.of(MODEL).stable
+    assert stable is not None
+    served = {f"v{stable.version}": (45_000, 45)}
+    systems.backend.show(NOTHING, counters(v2=(5000, 5000), **served))
+    assert isinstance(tick(), dg.SensorResult)
+    assert systems.share == 0
+
+
+def test_a_canary_beside_which_nobody_is_counted_is_taken_back_when_it_fails(
+    systems: MemorySystems, tick: Tick
+) -> None:
+    start_rollout(systems)
+    systems.backend.show(counters(v2=(0, 0)), counters(v2=(5000, 5000)))
+    assert isinstance(tick(), dg.SensorResult)
+    assert systems.share == 0
+
+
+def test_a_canary_beside_which_nobody_is_counted_is_left_alone_while_it_answers(
+    systems: MemorySystems, tick: Tick
+) -> None:
+    start_rollout(systems)
+    systems.backend.show(counters(v2=(0, 0)), counters(v2=(5000, 2000)))
+    assert "no guardrail crossed" in said(tick())
+    assert systems.share == 10
+
+
+@pytest.mark.parametrize("change", [by_hand.challenger_deleted, by_hand.champion_deleted])
+def test_a_deleted_version_loses_its_traffic_without_waiting_for_a_run(
+    systems: MemorySystems, tick: Tick, change: Callable[[World], None]
+) -> None:
+    rollout = start_rollout(systems)
+    change(systems.world)
+    assert systems.controller.assess(rollout).rule == "vanished", "what the rollout sensor does each second"
+    systems.backend.show(NOTHING)
+    assert isinstance(tick(), dg.SensorResult)
+    assert systems.share == 0
+    systems.controller.drive(rollout)
+    assert systems.controller.state(rollout).end is End.ABORTED

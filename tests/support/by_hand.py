@@ -62,9 +62,9 @@ BY_HAND: Mapping[str, Callable[[World], None]] = {
 
 
 def change_by_hand(world: World, what: str, _controller: Controller) -> None:
-    """Make the change, unless the version in question has been promoted meanwhile: it is the champion then."""
+    """Make the change; once the version has been promoted it is the champion, and only its deletion is of interest."""
     stable = world.of(MODEL).stable
-    if stable is None or stable.version != "2":
+    if what == challenger_deleted.__name__ or stable is None or stable.version != "2":
         BY_HAND[what](world)
 
 
