@@ -15,9 +15,9 @@ VALIDATION = "validation"
 UNITS = "units"
 AGREEMENT = "agreement"
 CHAMPION_HEALTH = "champion_health"
-SERVED = "served"
-"""Whether the other side is still what is served, and the registry says so, too."""
-REGISTERED = "registered"
+SERVED = "served-version"
+"""Whether the other side is still what is served, and the registry says so, too. No metric can have this name."""
+REGISTERED = "registered-versions"
 """Whether both versions are still in the registry."""
 
 Approval = Literal["none", "promote", "every_step"]

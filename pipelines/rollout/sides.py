@@ -95,18 +95,18 @@ def not_yet(sides: Sides, version: str) -> str:
 
 
 def evidence_of(state: RolloutState, sides: Sides, now: datetime) -> tuple[Evidence, Evidence]:
-    """What both sides mean for a rollout under way: `served`, and `registered`."""
+    """What both sides mean for a rollout under way: evidence `SERVED`, and `REGISTERED`."""
     return _served(state, sides, now), _registered(state, sides.registered, now)
 
 
 def still_served(state: RolloutState, served: str | None, now: datetime) -> Evidence:
-    """`served`, where the registry could not be asked."""
+    """Whether the other side is still served, where the registry could not be asked."""
     problem = _changed(state, served)
     return _evidence(SERVED, problem or served_in_words(served), now, ok=not problem, on_fail=OnFail.HOLD)
 
 
 def cannot_tell(problem: str, now: datetime) -> Evidence:
-    """`served`, where the serving side could not be asked."""
+    """The same, where the serving side could not be asked."""
     return Evidence(
         name=SERVED,
         source="serving",

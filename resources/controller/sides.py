@@ -21,6 +21,7 @@ _ARCHIVED_STAGE = "Archived"
 
 
 class _Asked(NamedTuple):
+    rollout_id: str
     at: datetime
     found: tuple[Evidence, ...]
 
@@ -43,29 +44,31 @@ class SidesAsked:
         return None if stable is None else stable.version
 
     def evidence(self, state: RolloutState, now: datetime, *, fresh: bool) -> tuple[Evidence, ...]:
-        """`served` and `registered`; where all is well, only for a move, and where the ledger says otherwise."""
-        known = self._asked.get(state.rollout_id)
-        if fresh or known is None or abs(now - known.at) > RECENT:
-            known = _Asked(now, self._ask(state, now))
-            self._asked = {state.rollout_id: known}
+        """`SERVED` and `REGISTERED`; where all is well, only for a move, and where the ledger says otherwise."""
+        known = self._asked.get(state.model)
+        if fresh or known is None or known.rollout_id != state.rollout_id or abs(now - known.at) > RECENT:
+            known = self._asked[state.model] = _Asked(state.rollout_id, now, self._ask(state, now))
         return tuple(item for item in known.found if fresh or _is_news(state, item))
 
     def _ask(self, state: RolloutState, now: datetime) -> tuple[Evidence, ...]:
+        """The serving side is asked last: nobody waits for a slow registry between its answer and what follows."""
+        registered: Registered | None = None
+        try:
+            registered = self._registered(state.model, state.version, state.champion)
+        except RegistryError as error:
+            log.warning("%s: the registry cannot be asked: %s", state.rollout_id, error)
         try:
             served = self.served(state.model)
         except ServingError as error:
             return (cannot_tell(str(error), now),)
-        try:
-            registered = self._registered(state.model, state.version, served)
-        except RegistryError as error:
-            log.warning("%s: the registry cannot be asked: %s", state.rollout_id, error)
+        if registered is None:
             return _without_registry(state, served, now)
         return evidence_of(state, Sides(served=served, registered=registered), now)
 
-    def _registered(self, model: str, version: str, served: str | None) -> Registered:
+    def _registered(self, model: str, version: str, against: str | None) -> Registered:
         champion = self._registry.version_with_alias(model, CHAMPION)
-        other = self._registry.version(model, served) if served else None
-        withdrawn = {} if other is not None or not served else {served: GONE}
+        other = self._registry.version(model, against) if against else None
+        withdrawn = {} if other is not None or not against else {against: GONE}
         mine = self._registry.version(model, version)
         if mine is None or mine.stage == _ARCHIVED_STAGE:
             withdrawn[version] = GONE if mine is None else ARCHIVED

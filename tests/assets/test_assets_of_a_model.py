@@ -240,7 +240,11 @@ def test_the_rollout_says_what_was_decided_and_on_which_evidence(systems: Memory
     shown = metadata(materialize(systems, rollout))
     assert shown["decision"].startswith("advance:")
     assert shown["canary share (%)"] == 10.0
-    assert [record.data["evidence"] for record in shown["evidence"].records] == ["validation"]
+    assert [record.data["evidence"] for record in shown["evidence"].records] == [
+        "registered-versions",
+        "served-version",
+        "validation",
+    ]
     assert systems.share == 10
 
 

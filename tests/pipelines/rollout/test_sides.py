@@ -6,6 +6,7 @@ from itertools import product
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from pipelines.rollout.alerts import alerts_of
 from pipelines.rollout.decide import decide
@@ -210,3 +211,11 @@ def test_an_end_that_the_registry_cannot_take_is_alerted() -> None:
     (alert,) = alerts_of(state, event)
     assert (alert.severity, alert.body) == ("warning", "it is gone")
     assert alert.title.endswith("the end could not be written into the registry")
+
+
+@pytest.mark.parametrize("name", [SERVED, REGISTERED])
+def test_no_metric_of_a_manifest_is_taken_for_an_answer_about_both_sides(name: str) -> None:
+    with pytest.raises(ValidationError):
+        manifest(
+            guardrails=[{"name": name, "type": "proportion", "source": "serving.errors", "margin": "1pp"}]
+        )
