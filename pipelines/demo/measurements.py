@@ -15,6 +15,7 @@ from pipelines.statistics.binomial import ConditionalBinomial, Counts
 from resources.experiment import past_looks
 from resources.guardrails.watch import harm_boundary
 from resources.lake.names import table
+from resources.lake.schema import ANSWERED
 from resources.ledger import RolloutRow
 from resources.settings import ROOT
 from resources.systems import Systems
@@ -49,9 +50,9 @@ def rollout_record(systems: Systems, row: RolloutRow) -> dict[str, Any]:
 
 
 def answered_in_lake(systems: Systems, model: str) -> int:
-    """Distinct weighted requests with an answer of status 200."""
+    """Distinct weighted requests with an answer."""
     query = f"""SELECT count(DISTINCT request_id) FROM {table(model, "predictions")}
-                WHERE status = 200 AND assignment = 'weighted'"""
+                WHERE {ANSWERED} AND assignment = 'weighted'"""
     with systems.lake.connect() as connection:
         row = connection.execute(query).fetchone()
     return int(row[0]) if row else 0
@@ -80,7 +81,7 @@ def _decided_by(events: tuple[Event, ...]) -> str | None:
 
 def _first_harm(systems: Systems, state: RolloutState) -> datetime | None:
     """The start of the first failed answer; where nothing failed, of the first answer to live traffic."""
-    failed = _one(systems, state, "min(requested_at) FILTER (status <> 200)")
+    failed = _one(systems, state, f"min(requested_at) FILTER (NOT ({ANSWERED}))")
     return failed or _one(systems, state, "min(requested_at)")
 
 
@@ -109,8 +110,8 @@ def _errors_boundary(systems: Systems, state: RolloutState) -> datetime | None:
     """Replay the answers in buckets of 0.2 s through the guardrail's own e-process."""
     query = f"""
         SELECT floor(epoch(responded_at) / $width) AS bucket,
-            count(*) FILTER (version = $canary), count(*) FILTER (version = $canary AND status <> 200),
-            count(*) FILTER (version = $champion), count(*) FILTER (version = $champion AND status <> 200),
+            count(*) FILTER (version = $canary), count(*) FILTER (version = $canary AND NOT ({ANSWERED})),
+            count(*) FILTER (version = $champion), count(*) FILTER (version = $champion AND NOT ({ANSWERED})),
             max(responded_at)
         FROM {table(state.model, "predictions")}
         WHERE assignment = 'weighted' AND requested_at >= $since AND version IN ($canary, $champion)

@@ -7,7 +7,7 @@ from duckdb import DuckDBPyConnection
 
 from resources.lake.connection import Lake
 from resources.lake.names import identifier, table
-from resources.lake.schema import exists, fields
+from resources.lake.schema import ANSWERED, exists, fields
 
 _NUMBERS = ("DOUBLE", "FLOAT", "BIGINT", "INTEGER")
 
@@ -77,11 +77,11 @@ def _make_pairs(connection: DuckDBPyConnection, model: str, parameters: dict[str
     """Of several answers to one request of one side (a retry), the good one counts, or the first."""
 
     def side(version: str, assignment: str) -> str:
-        return f"""SELECT request_id, "row", outputs, latency_ms, status = 200 AS answered
+        return f"""SELECT request_id, "row", outputs, latency_ms, {ANSWERED} AS answered
             FROM {table(model, "predictions")}
             WHERE version = ${version} AND assignment = '{assignment}'
                 AND requested_at >= $start AND requested_at < $end
-            QUALIFY row_number() OVER (PARTITION BY request_id, "row" ORDER BY status <> 200, requested_at) = 1"""
+            QUALIFY row_number() OVER (PARTITION BY request_id, "row" ORDER BY NOT ({ANSWERED}), requested_at) = 1"""
 
     connection.execute(
         f"""CREATE OR REPLACE TEMP TABLE pairs AS

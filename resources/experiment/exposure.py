@@ -5,6 +5,7 @@ a unit is the challenger's if xxh64("<salt>:<unit>") mod 10000 lies below 100 ti
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import NamedTuple
@@ -41,7 +42,7 @@ class ExposureCheck:
     compared: int
     mismatches: int
     uncertain: int
-    """Within the span of a change of the share: either version is right."""
+    """Within the span of a change of the share, or of a unit whose bytes are not known: either version is right."""
     without_unit: int
     """Requests without a unit id: assigned at random, nothing to recompute."""
     example: str = ""
@@ -66,9 +67,12 @@ class ExposureCheck:
         return f"{told} ({self.example})." if self.example else f"{told}."
 
 
-def belongs_to_challenger(unit: str, salt: str, percent: float) -> bool:
-    """Where a unit belongs at this share; a larger share only adds units."""
-    return xxhash.xxh64(f"{salt}:{unit}".encode()).intdigest() % TOTAL < percent * 100
+def belongs_to_challenger(unit: str, salt: str, percent: float, *, charset: str = "utf-8") -> bool:
+    """Where a unit belongs at this share; a larger share only adds units.
+
+    The gateway hashes bytes, as they came: `charset` is the one in which the caller sent the id.
+    """
+    return xxhash.xxh64(f"{salt}:".encode() + unit.encode(charset)).intdigest() % TOTAL < percent * 100
 
 
 def recompute(seen: Iterable[Seen], *, salt: str, weights: Sequence[Weight]) -> ExposureCheck:
@@ -89,8 +93,12 @@ def recompute(seen: Iterable[Seen], *, salt: str, weights: Sequence[Weight]) -> 
         if percent is None:
             uncertain += 1
             continue
+        sides = _sides(request.unit, salt, percent)
+        if len(sides) > 1:
+            uncertain += 1
+            continue
         compared += 1
-        if belongs_to_challenger(request.unit, salt, percent) is not request.is_challenger:
+        if request.is_challenger not in sides:
             mismatches += 1
             example = example or _words(request, percent)
     return ExposureCheck(
@@ -123,6 +131,14 @@ def _seen(lake: Lake, state: RolloutState, until: datetime) -> Iterator[Seen]:
             },
         ).fetchall()
     return (Seen(unit or "", at, is_challenger) for unit, at, is_challenger in rows)
+
+
+def _sides(unit: str, salt: str, percent: float) -> set[bool]:
+    """Where a unit may belong: the log has its text, whose bytes were UTF-8 or, from older clients, Latin-1."""
+    sides = {belongs_to_challenger(unit, salt, percent)}
+    with suppress(UnicodeEncodeError):
+        sides.add(belongs_to_challenger(unit, salt, percent, charset="latin-1"))
+    return sides
 
 
 def _percent_at(at: datetime, weights: Sequence[Weight]) -> float | None:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from resources.lake.connection import Lake
 from resources.lake.experiment import ExperimentQuery
 from resources.lake.names import table
-from resources.lake.schema import fields
+from resources.lake.schema import KEY, fields
 from resources.lake.sources import outcome_names
 
 
@@ -17,6 +17,8 @@ class OutcomeQuality(NamedTuple):
     """Keys that made no request in the log: kept, and counted should the request still come."""
     before_exposure: int
     """Values seen before their key's first request: no metric counts them."""
+    ambiguous: int
+    """Keys that callers gave to several requests: nobody knows which of them it is about, so it counts for none."""
     quarantined: int
     """Values and lines that are not usable: NaN, infinite, not a number, in the future, malformed."""
     reason: str
@@ -28,6 +30,7 @@ class OutcomeQuality(NamedTuple):
         parts = [
             f"{self.unknown:,} of {self.keys:,} outcome keys made no request" if self.unknown else "",
             f"{self.before_exposure:,} outcomes came before their request" if self.before_exposure else "",
+            f"{self.ambiguous:,} outcome keys name several requests" if self.ambiguous else "",
             f"{self.quarantined:,} outcomes are quarantined (mostly: {self.reason})"
             if self.quarantined
             else "",
@@ -38,7 +41,8 @@ class OutcomeQuality(NamedTuple):
 
 def outcome_quality(lake: Lake, model: str, query: ExperimentQuery) -> OutcomeQuality:
     """Count what `query` cannot use. Raises `LakeError`."""
-    unit = "request_id" if query.by_request else "unit_id"
+    key = KEY if query.by_request else "unit_id"
+    several = "calls > 1" if query.by_request else "false"
     with lake.connect() as connection:
         fields(connection, model)
         row: Any = connection.execute(
@@ -46,10 +50,12 @@ def outcome_quality(lake: Lake, model: str, query: ExperimentQuery) -> OutcomeQu
                 SELECT key, "at" FROM {table(model, "outcomes")}
                 WHERE list_contains($metrics::VARCHAR[], metric) AND "at" >= $start AND "at" < $until),
             asked AS (
-                SELECT {unit} AS key, min(requested_at) AS first FROM {table(model, "predictions")}
-                SEMI JOIN (SELECT DISTINCT key AS {unit} FROM found) USING ({unit}) GROUP BY ALL)
+                SELECT key, min(requested_at) AS first, count(DISTINCT request_id) AS calls
+                FROM (SELECT {key} AS key, requested_at, request_id FROM {table(model, "predictions")})
+                SEMI JOIN found USING (key) GROUP BY key)
             SELECT count(DISTINCT key), count(DISTINCT key) FILTER (first IS NULL),
-                count(*) FILTER ("at" < first - $skew) FROM found LEFT JOIN asked USING (key)""",
+                count(*) FILTER ("at" < first - $skew), count(DISTINCT key) FILTER ({several})
+            FROM found LEFT JOIN asked USING (key)""",
             {
                 "metrics": outcome_names(query),
                 "start": query.start,

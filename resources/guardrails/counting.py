@@ -90,6 +90,7 @@ def _minus(now: RevisionCounters, before: RevisionCounters | None) -> RevisionCo
         version=now.version,
         requests=max(0, now.requests - before.requests),
         errors=max(0, now.errors - before.errors),
+        faults=max(0, now.faults - before.faults),
         over_slo={ms: max(0, n - before.over_slo.get(ms, 0)) for ms, n in now.over_slo.items()},
     )
 
@@ -100,5 +101,6 @@ def _plus(one: RevisionCounters, other: RevisionCounters) -> RevisionCounters:
         version=other.version,
         requests=one.requests + other.requests,
         errors=one.errors + other.errors,
+        faults=one.faults + other.faults,
         over_slo={ms: n + other.over_slo.get(ms, 0) for ms, n in one.over_slo.items()},
     )

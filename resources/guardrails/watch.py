@@ -4,6 +4,7 @@ The watermark (the last counters read) and the buckets made of them are written 
 watcher that dies loses nothing: the next one's first bucket spans the gap.
 """
 
+import json
 import math
 from datetime import datetime, timedelta
 
@@ -27,7 +28,8 @@ from resources.ledger import CounterBucket, CounterStore, Seen
 from resources.serving.backend import Counters
 
 UNHEALTHY_SHARE = 0.5
-"""Share of the champion's answers that fail, from which it must not be given the traffic back."""
+"""Share of the champion's answers that are faults, from which it must not be given the traffic back. Other errors
+do not count: a flood of bad requests fails on both sides, and must not keep a bad canary in traffic."""
 UNHEALTHY_MIN_REQUESTS = 20
 ALONE_MIN_REQUESTS = 50
 """Answers of a canary beside which nobody answers, from which failing `UNHEALTHY_SHARE` of them is harm."""
@@ -52,7 +54,7 @@ class GuardrailWatch:
         self.boundary = harm_boundary(manifest)
         self._state = state
         self._seen: Seen | None = store.seen(self._key)
-        self._last = None if self._seen is None else _COUNTERS.validate_json(self._seen.value)
+        self._last = None if self._seen is None else _watermark(self._seen.value)
         self._saved_at = datetime.min.replace(tzinfo=state.started_at.tzinfo)
         self._unsaved: dict[str, Counts] = {}
         self._health: list[tuple[datetime, int, int]] = []
@@ -82,7 +84,7 @@ class GuardrailWatch:
             self._unsaved[metric.name] = self._unsaved.get(metric.name, Counts()).plus(new)
         champion = beside(grown, self._state.version)
         if champion is not None:
-            self._health.append((counters.at, champion.requests, champion.errors))
+            self._health.append((counters.at, champion.requests, champion.faults))
         self._health = [entry for entry in self._health if counters.at - entry[0] <= HEALTH_WINDOW]
         self._last = counters
 
@@ -136,19 +138,19 @@ class GuardrailWatch:
         )
 
     def _champion_health(self, now: datetime) -> tuple[Evidence, ...]:
-        requests, errors = sum(e[1] for e in self._health), sum(e[2] for e in self._health)
-        if requests < UNHEALTHY_MIN_REQUESTS or errors < UNHEALTHY_SHARE * requests:
+        requests, faults = sum(e[1] for e in self._health), sum(e[2] for e in self._health)
+        if requests < UNHEALTHY_MIN_REQUESTS or faults < UNHEALTHY_SHARE * requests:
             return ()
         return (
             Evidence(
                 name=CHAMPION_HEALTH,
                 source="serving",
                 verdict=Verdict.FAIL,
-                reason=f"the champion failed {errors} of its last {requests} answers",
+                reason=f"the champion could not give {faults} of its last {requests} answers",
                 at=now,
                 on_fail=OnFail.HOLD,
                 valid_for=HEALTH_WINDOW * 2,
-                values={"requests": requests, "errors": errors},
+                values={"requests": requests, "faults": faults},
             ),
         )
 
@@ -173,6 +175,16 @@ class GuardrailWatch:
         value = _COUNTERS.dump_json(counters).decode()
         self._seen = self._store.append(buckets, key=self._key, value=value, after=self._seen)
         self._unsaved, self._saved_at = {}, counters.at
+
+
+def _watermark(value: str) -> Counters | None:
+    """The counters last read; None for those of a release that counted fewer kinds of errors.
+
+    Their difference to what is counted now would be all the bad requests of a rollout at once.
+    """
+    if any("faults" not in revision for revision in json.loads(value)["revisions"]):
+        return None
+    return _COUNTERS.validate_json(value)
 
 
 def _counts_of(bucket: CounterBucket) -> Counts:

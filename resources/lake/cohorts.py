@@ -17,13 +17,14 @@ from duckdb import DuckDBPyConnection
 
 from resources.lake.experiment import ExperimentQuery
 from resources.lake.names import table
+from resources.lake.schema import KEY
 
 
 class Exposures(NamedTuple):
     """SQL of the exposed rows of `predictions`, and the parameters it takes."""
 
     rows: str
-    """Rows with unit, request_id, requested_at, step and `challenger` (a boolean) beside the columns of the table."""
+    """Rows with unit, key (what outcomes know the unit by), request_id, requested_at, step and `challenger` (a boolean) beside the columns of the table."""
     parameters: dict[str, Any]
 
 
@@ -42,9 +43,9 @@ def exposures(model: str, query: ExperimentQuery) -> Exposures:
     for i, window in enumerate(query.steps):
         parameters |= {f"start{i}": window.start, f"end{i}": window.end}
         cases.append(f"WHEN requested_at >= $start{i} AND requested_at < $end{i} THEN {int(window.step)}")
-    unit = "request_id" if query.by_request else "unit_id"
+    unit, key = ("request_id", KEY) if query.by_request else ("unit_id", "unit_id")
     rows = f"""(
-        SELECT *, {unit} AS unit, version = $challenger AS challenger, CASE {" ".join(cases)} END AS step
+        SELECT *, {unit} AS unit, {key} AS key, version = $challenger AS challenger, CASE {" ".join(cases)} END AS step
         FROM {table(model, "predictions")}
         WHERE assignment = 'weighted' AND version IN ($champion, $challenger)
             AND requested_at >= $start AND requested_at < $until
@@ -53,16 +54,16 @@ def exposures(model: str, query: ExperimentQuery) -> Exposures:
 
 
 def make_cohort(connection: DuckDBPyConnection, model: str, query: ExperimentQuery) -> None:
-    """Fill the temporary table `cohort`: unit, exposed, challenger, step, crossover, moved; one row per unit."""
+    """Fill the temporary table `cohort`: unit, exposed, challenger, step, key, crossover, moved; one row per unit."""
     seen = exposures(model, query)
     requests = f"""
         SELECT unit, min(requested_at) AS exposed, arg_min(challenger, requested_at) AS challenger,
-            arg_min(step, requested_at) AS step
+            arg_min(step, requested_at) AS step, any_value(key) AS key
         FROM {seen.rows} WHERE step IS NOT NULL AND unit IS NOT NULL
         GROUP BY unit, request_id"""
     units = f"""
         SELECT unit, min(exposed) AS exposed, arg_min(challenger, exposed) AS challenger,
-            arg_min(step, exposed) AS step,
+            arg_min(step, exposed) AS step, unit AS key,
             coalesce(max(step) FILTER (NOT challenger) >= min(step) FILTER (challenger), false) AS crossover,
             bool_or(challenger) AND NOT bool_and(challenger) AS moved
         FROM ({requests}) GROUP BY unit"""

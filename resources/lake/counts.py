@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from resources.lake.connection import Lake
 from resources.lake.names import table
-from resources.lake.schema import exists
+from resources.lake.schema import ANSWERED, exists
 
 
 class Counts(NamedTuple):
@@ -14,9 +14,9 @@ class Counts(NamedTuple):
     """Distinct request ids."""
     rows: int = 0
     duplicates: int = 0
-    """Rows beyond one per (request id, revision, row)."""
+    """Rows beyond one per (request id, revision, time, row)."""
     failed: int = 0
-    """Distinct request ids with an answer other than status 200."""
+    """Distinct request ids with an answer of any status but 2xx."""
     outcomes: int = 0
     """Outcome values."""
     unpaired: int = 0
@@ -38,8 +38,8 @@ def counts(lake: Lake, model: str) -> Counts:
                 (SELECT count(*) FROM {table(model, "quarantine")}),
                 (SELECT count(*) FROM {table(model, "segments")})
             FROM (
-                SELECT request_id, count(*) AS copies, bool_or(status <> 200) AS failed
-                FROM {table(model, "predictions")} GROUP BY request_id, revision, "row"
+                SELECT request_id, count(*) AS copies, bool_or(NOT ({ANSWERED})) AS failed
+                FROM {table(model, "predictions")} GROUP BY request_id, revision, requested_at, "row"
             )"""
         ).fetchone()
     return Counts(*(int(value or 0) for value in row))

@@ -1,6 +1,7 @@
 """Reads prediction segments into a typed temporary table, one set-based pass over the JSON.
 
-`events` holds one row per line (half a prediction). Tensors are found by name. Row 0 is typed at once; only
+`events` holds one row per line (half a prediction). `record_id` is the line's own id, `request_id` the call that it
+answers (the gateway's id of it, or the record's where there is none), `caller_id` what the caller named it. Tensors are found by name. Row 0 is typed at once; only
 batches (`rows` > 1) keep their tensors, for `pairing` to type the other rows.
 """
 
@@ -12,7 +13,7 @@ from typing import Any
 from duckdb import DuckDBPyConnection
 
 from resources.lake.names import identifier, literal
-from resources.lake.schema import Fields
+from resources.lake.schema import ANSWERED, Fields
 from resources.lake.segments import line_limit
 
 REQUEST = "org.kubeflow.serving.inference.request"
@@ -27,7 +28,8 @@ TENSOR_LISTS = (
 _TENSORS = "STRUCT(name VARCHAR, shape BIGINT[], datatype VARCHAR, data VARCHAR[])[]"
 _LINE = (
     "{id: 'VARCHAR', type: 'VARCHAR', time: 'VARCHAR', source: 'VARCHAR', latencyms: 'DOUBLE', status: 'INTEGER',"
-    """ metadata: 'STRUCT("x-unit-id" VARCHAR[], "x-assignment" VARCHAR[])',"""
+    """ metadata: 'STRUCT("x-unit-id" VARCHAR[], "x-assignment" VARCHAR[], "x-call-id" VARCHAR[],"""
+    """ "x-request-id" VARCHAR[])',"""
     """ annotations: 'STRUCT("rampgate.io/version" VARCHAR, "rampgate.io/revision" VARCHAR)',"""
     f" data: 'STRUCT(inputs {_TENSORS}, outputs {_TENSORS})'}}"
 )
@@ -97,14 +99,16 @@ def _parse(limit: int) -> str:
     """One row per line. `seen_at` is NULL where the line lacks anything that it needs."""
     return f"""
         SELECT * REPLACE (
-            CASE WHEN request_id IS NOT NULL AND kind IS NOT NULL AND revision IS NOT NULL THEN seen_at END AS seen_at
+            CASE WHEN record_id IS NOT NULL AND kind IS NOT NULL AND revision IS NOT NULL THEN seen_at END AS seen_at
         )
         FROM (
-            SELECT id AS request_id,
+            SELECT id AS record_id,
+                coalesce({_given("x-call-id")}, id) AS request_id,
+                {_given("x-request-id")} AS caller_id,
                 coalesce(annotations."rampgate.io/revision", source) AS revision,
                 CASE type WHEN '{REQUEST}' THEN 'request' WHEN '{RESPONSE}' THEN 'response' END AS kind,
                 TRY_CAST(time AS TIMESTAMPTZ) AS seen_at,
-                metadata."x-unit-id"[1] AS unit_id,
+                {_given("x-unit-id")} AS unit_id,
                 annotations."rampgate.io/version" AS version,
                 metadata."x-assignment"[1] AS assignment,
                 latencyms AS latency_ms,
@@ -116,12 +120,18 @@ def _parse(limit: int) -> str:
         )"""
 
 
+def _given(header: str) -> str:
+    """SQL of a recorded header; one that is blank was not given."""
+    value = f'metadata."{header}"[1]'
+    return f"CASE WHEN trim({value}) <> '' THEN {value} END"
+
+
 def _typed(features: Fields, outputs: Fields, limit: int) -> str:
     inputs, wrong_input = tensor_struct("features", features, row="0")
     answers, wrong_answer = tensor_struct("outputs", outputs, row="0")
-    answered = "kind = 'response' AND coalesce(status, 200) = 200"
+    answered = f"kind = 'response' AND (status IS NULL OR {ANSWERED})"
     return f"""
-        SELECT request_id, revision, kind, seen_at, unit_id, version, assignment, latency_ms, status, "rows",
+        SELECT record_id, request_id, caller_id, revision, kind, seen_at, unit_id, version, assignment, latency_ms, status, "rows",
             CASE WHEN kind = 'request' THEN {inputs} END AS features,
             CASE WHEN {answered} THEN {answers} END AS outputs,
             CASE WHEN kind = 'request' AND len(tensors) > 0 THEN {wrong_input}

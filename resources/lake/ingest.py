@@ -12,7 +12,7 @@ from resources.lake.connection import Lake
 from resources.lake.events import problem, read_events
 from resources.lake.pairing import load_pairs, waiting_halves
 from resources.lake.quarantine import Unusable
-from resources.lake.schema import Fields, ModelSchema, ensure_tables, exists, fields
+from resources.lake.schema import Fields, ModelSchema, ensure_tables, exists, fields, upgrade_tables
 
 SOURCE = "predictions"
 
@@ -57,6 +57,8 @@ def ingest_predictions(
             ensure_tables(lake, connection, model, schema)
         elif not exists(connection, model):
             return report
+        else:
+            upgrade_tables(lake, connection, model)
         columns = fields(connection, model)
         waiting = segments.not_loaded(connection, model, SOURCE, directory)
         for paths in segments.portions(waiting, portion_bytes):

@@ -14,7 +14,7 @@ from resources.lake import quarantine, segments
 from resources.lake.connection import Lake
 from resources.lake.names import table
 from resources.lake.quarantine import Unusable
-from resources.lake.schema import exists
+from resources.lake.schema import KEY, exists
 
 SOURCE = "outcomes"
 SKEW = timedelta(minutes=5)
@@ -188,7 +188,7 @@ def _quarantine_values(connection: DuckDBPyConnection, model: str) -> None:
 
 def _exposure(connection: DuckDBPyConnection, model: str, exposed_within: timedelta) -> tuple[int, int]:
     """(keys without a prediction, values seen before their key's first prediction), of `fresh`."""
-    seen = f"""SELECT request_id, unit_id, requested_at FROM {table(model, "predictions")}
+    seen = f"""SELECT {KEY} AS request_key, unit_id, requested_at FROM {table(model, "predictions")}
         WHERE "row" = 0 AND requested_at >= (SELECT min(seen_at) FROM fresh) - $within"""
     row: Any = connection.execute(
         f"""
@@ -196,7 +196,7 @@ def _exposure(connection: DuckDBPyConnection, model: str, exposed_within: timede
         keys AS (SELECT DISTINCT key FROM fresh),
         exposed AS (
             SELECT key, min(requested_at) AS first FROM (
-                SELECT key, requested_at FROM keys JOIN seen ON request_id = key
+                SELECT key, requested_at FROM keys JOIN seen ON request_key = key
                 UNION ALL SELECT key, requested_at FROM keys JOIN seen ON unit_id = key
             ) GROUP BY key
         )

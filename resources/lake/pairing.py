@@ -8,7 +8,7 @@ from duckdb import DuckDBPyConnection
 
 from resources.lake.events import TENSOR_LISTS, tensor_struct
 from resources.lake.names import table
-from resources.lake.schema import Fields
+from resources.lake.schema import ANSWERED, Fields
 
 
 class Loaded(NamedTuple):
@@ -27,13 +27,17 @@ def load_pairs(
     columns: tuple[Fields, Fields],
     duplicates_within: timedelta,
 ) -> Loaded:
-    """Pair `events` and the halves that wait in `unpaired` by (request id, revision); append the whole ones.
+    """Pair `events` and the halves that wait in `unpaired` by (id of the record, revision); append the whole ones.
 
-    A pair that `predictions` already has is left out, and so is a half that came twice.
+    A half that `predictions` already has is left out, and so is one that came twice: it has the id, the kind and the
+    time of the first. Where an id was used again, a response belongs to the last request before it.
     """
     waiting = waiting_halves(connection, model) > 0
     if waiting:
-        connection.execute(f"INSERT INTO events BY NAME SELECT * FROM {table(model, 'unpaired')}")
+        connection.execute(
+            "INSERT INTO events BY NAME SELECT * REPLACE (coalesce(record_id, request_id) AS record_id)"
+            f" FROM {table(model, 'unpaired')}"
+        )
     _find_pairs(connection, model, duplicates_within)
     connection.execute(f"INSERT INTO {table(model, 'predictions')} BY NAME {_FIRST_ROWS}")
     if _one(connection, 'SELECT count(*) FROM whole WHERE "rows" > 1'):
@@ -58,19 +62,29 @@ def _find_pairs(connection: DuckDBPyConnection, model: str, duplicates_within: t
     """`pairs`: row ids of the halves in `events`, one of them perhaps NULL; `whole`: those with both."""
     connection.execute(
         f"""
-        CREATE OR REPLACE TEMP TABLE pairs AS
-        SELECT * FROM (
-            SELECT request_id, revision,
-                min(rowid) FILTER (kind = 'request') AS request,
-                min(rowid) FILTER (kind = 'response') AS response
-            FROM events GROUP BY request_id, revision
-        ) ANTI JOIN (
-            SELECT request_id, revision FROM {table(model, "predictions")}
+        CREATE OR REPLACE TEMP TABLE fresh AS
+        SELECT min(e.rowid) AS half, record_id, revision, kind, seen_at
+        FROM events e ANTI JOIN (
+            SELECT request_id, revision, unnest(['request', 'response']) AS kind,
+                unnest([requested_at, responded_at]) AS seen_at
+            FROM {table(model, "predictions")} SEMI JOIN events USING (request_id, revision)
             WHERE "row" = 0
                 AND requested_at >= (SELECT min(seen_at) FROM events) - $within
                 AND requested_at <= (SELECT max(seen_at) FROM events) + $within
-        ) USING (request_id, revision)""",
+        ) USING (request_id, revision, kind, seen_at)
+        GROUP BY record_id, revision, kind, seen_at""",
         {"within": duplicates_within},
+    )
+    used_again = _one(
+        connection,
+        "SELECT count(*) FROM (FROM fresh SELECT 1 GROUP BY record_id, revision, kind HAVING count(*) > 1)",
+    )
+    connection.execute(
+        f"""
+        CREATE OR REPLACE TEMP TABLE pairs AS
+        SELECT min(half) FILTER (kind = 'request') AS request, min(half) FILTER (kind = 'response') AS response
+        FROM (SELECT *, {_NTH_USE if used_again else "1"} AS nth FROM fresh)
+        GROUP BY record_id, revision, nth"""
     )
     connection.execute(
         """
@@ -85,9 +99,11 @@ def _find_pairs(connection: DuckDBPyConnection, model: str, duplicates_within: t
     )
 
 
+_NTH_USE = """greatest(1, count(*) FILTER (kind = 'request') OVER (
+    PARTITION BY record_id, revision ORDER BY seen_at, kind ROWS UNBOUNDED PRECEDING))"""
 _BOTH = "whole JOIN events r ON r.rowid = request JOIN events s ON s.rowid = response"
 _SHARED = """
-    r.request_id, r.revision,
+    r.request_id, coalesce(r.caller_id, s.caller_id) AS caller_id, r.revision,
     coalesce(r.unit_id, s.unit_id) AS unit_id,
     coalesce(r.version, s.version) AS version,
     coalesce(r.assignment, s.assignment) AS assignment,
@@ -113,8 +129,8 @@ def _load_batches(connection: DuckDBPyConnection, model: str, columns: tuple[Fie
         CREATE OR REPLACE TEMP TABLE later_rows AS
         SELECT * EXCLUDE (r_names, r_datas, r_rows, s_names, s_datas, s_rows, i), i::INTEGER AS "row",
             {features} AS features,
-            CASE WHEN status = 200 THEN {outputs} END AS outputs,
-            concat_ws('; ', {wrong_feature}, CASE WHEN status = 200 THEN {wrong_output} END) AS wrong
+            CASE WHEN {ANSWERED} THEN {outputs} END AS outputs,
+            concat_ws('; ', {wrong_feature}, CASE WHEN {ANSWERED} THEN {wrong_output} END) AS wrong
         FROM (
             SELECT {_SHARED}, {", ".join(lists)}, r."rows" AS r_rows, s."rows" AS s_rows,
                 unnest(range(1, r."rows")) AS i

@@ -21,6 +21,17 @@ SQL_TYPES: Mapping[str, str] = {
 }
 """MLflow's signature types, and what they are in the lake."""
 
+ANSWERED = "status BETWEEN 200 AND 299"
+"""SQL of what makes a row of `predictions` an answer; anything else is an error, as in the serving side's counters."""
+
+KEY = "coalesce(caller_id, request_id)"
+"""SQL of what outcomes know a request by: the id that its caller gave it or was told."""
+_LATER: Mapping[str, tuple[str, ...]] = {
+    "predictions": ("caller_id",),
+    "unpaired": ("record_id", "caller_id"),
+}
+"""Columns that tables of an earlier release lack."""
+
 _WIDENS = {
     ("INTEGER", "BIGINT"), ("INTEGER", "DOUBLE"), ("BIGINT", "DOUBLE"), ("FLOAT", "DOUBLE"),
 }  # fmt: skip
@@ -72,11 +83,7 @@ def ensure_tables(lake: Lake, connection: DuckDBPyConnection, model: str, schema
     if not _changes(connection, model, schema):
         return
 
-    def change(inside: DuckDBPyConnection) -> None:
-        for statement in _changes(inside, model, schema):
-            inside.execute(statement)
-
-    lake.transaction(change, connection)
+    lake.transaction(lambda inside: _execute(inside, _changes(inside, model, schema)), connection)
 
 
 def fields(connection: DuckDBPyConnection, model: str) -> tuple[Fields, Fields]:
@@ -108,7 +115,7 @@ def _changes(connection: DuckDBPyConnection, model: str, schema: ModelSchema) ->
     existing = _existing(connection, model)
     if existing is None:
         return _creation(model, schema)
-    statements: list[str] = []
+    statements = _added(connection, model)
     for struct, old, columns in (
         ("features", existing[0], schema.inputs),
         ("outputs", existing[1], schema.outputs),
@@ -120,6 +127,29 @@ def _changes(connection: DuckDBPyConnection, model: str, schema: ModelSchema) ->
                 for name in ("predictions", "unpaired")
             ]
     return statements
+
+
+def upgrade_tables(lake: Lake, connection: DuckDBPyConnection, model: str) -> None:
+    """Give tables of an earlier release the columns that they lack; nothing else changes."""
+    if _added(connection, model):
+        lake.transaction(lambda inside: _execute(inside, _added(inside, model)), connection)
+
+
+def _execute(connection: DuckDBPyConnection, statements: Iterable[str]) -> None:
+    for statement in statements:
+        connection.execute(statement)
+
+
+def _added(connection: DuckDBPyConnection, model: str) -> list[str]:
+    found = {
+        name: set(connection.sql(f"SELECT * FROM {table(model, name)} LIMIT 0").columns) for name in _LATER
+    }
+    return [
+        f"ALTER TABLE {table(model, name)} ADD COLUMN {column} VARCHAR"
+        for name, columns in _LATER.items()
+        for column in columns
+        if column not in found[name]
+    ]
 
 
 def _merged(struct: str, old: Fields, columns: Iterable[Column]) -> Fields:
@@ -146,10 +176,10 @@ def _creation(model: str, schema: ModelSchema) -> list[str]:
     outputs = _struct({c.name: c.sql_type for c in schema.outputs})
     tensors = "STRUCT(name VARCHAR, shape BIGINT[], datatype VARCHAR, data VARCHAR[])[]"
     tables = {
-        "predictions": f"""request_id VARCHAR, "row" INTEGER, unit_id VARCHAR, revision VARCHAR, version VARCHAR,
+        "predictions": f"""request_id VARCHAR, caller_id VARCHAR, "row" INTEGER, unit_id VARCHAR, revision VARCHAR, version VARCHAR,
             assignment VARCHAR, requested_at TIMESTAMPTZ, responded_at TIMESTAMPTZ, latency_ms DOUBLE,
             status INTEGER, features {features}, outputs {outputs}, segment VARCHAR""",
-        "unpaired": f"""request_id VARCHAR, revision VARCHAR, kind VARCHAR, seen_at TIMESTAMPTZ, unit_id VARCHAR,
+        "unpaired": f"""record_id VARCHAR, request_id VARCHAR, caller_id VARCHAR, revision VARCHAR, kind VARCHAR, seen_at TIMESTAMPTZ, unit_id VARCHAR,
             version VARCHAR, assignment VARCHAR, latency_ms DOUBLE, status INTEGER, "rows" INTEGER,
             features {features}, outputs {outputs}, wrong VARCHAR, tensors {tensors}, segment VARCHAR""",
         "outcomes": "id VARCHAR, key VARCHAR, metric VARCHAR, value DOUBLE, at TIMESTAMPTZ, segment VARCHAR",

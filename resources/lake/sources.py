@@ -3,7 +3,7 @@
 from pipelines.errors import LakeError
 from resources.lake.experiment import ExperimentQuery, MetricQuery
 from resources.lake.names import identifier
-from resources.lake.schema import Fields
+from resources.lake.schema import ANSWERED, Fields
 
 _PLAIN = ("latency_ms", "status")
 _NUMERIC = ("DOUBLE", "FLOAT", "BIGINT", "INTEGER", "BOOLEAN")
@@ -21,7 +21,7 @@ def row_value(metric: MetricQuery, source: str, columns: tuple[Fields, Fields]) 
     What belongs to the whole answer is taken once, from row 0 of a batch.
     """
     if source == "serving.errors":
-        return _once("status <> 200")
+        return _once(f"NOT ({ANSWERED})")
     if source == "serving.over_slo" and metric.slo_ms is not None:
         return _once(f"latency_ms > {float(metric.slo_ms)!r}")
     prefix, _, name = source.partition(".")

@@ -11,6 +11,8 @@ from resources.lake.names import literal, mentioned, table
 from resources.lake.schema import Fields
 from resources.lake.sources import outcome, outcome_names, row_value
 
+_ONE_REQUEST = "QUALIFY min(unit) OVER (PARTITION BY key) = max(unit) OVER (PARTITION BY key)"
+
 
 def make_unit_values(
     connection: DuckDBPyConnection, model: str, query: ExperimentQuery, columns: tuple[Fields, Fields]
@@ -57,7 +59,10 @@ def _prediction_join(model: str, query: ExperimentQuery, columns: tuple[Fields, 
 
 
 def _outcome_join(model: str, query: ExperimentQuery) -> list[str]:
-    """At most one query: unit, with what the outcomes say."""
+    """At most one query: unit, with what the outcomes say.
+
+    Where a caller gave several requests one id, what came of it belongs to none of them (`outcome_quality` counts it).
+    """
     found: list[str] = []
     longest = timedelta(0)
     for i, metric in enumerate(query.metrics):
@@ -74,9 +79,10 @@ def _outcome_join(model: str, query: ExperimentQuery) -> list[str]:
     skew = _interval(query.clock_skew)
     return [
         f"""SELECT unit, {", ".join(found)}
-        FROM (SELECT key AS unit, metric, value, "at" AS seen_at FROM {table(model, "outcomes")}
-            WHERE list_contains($metrics, metric) AND "at" >= $valued::TIMESTAMPTZ - {skew})
-        JOIN (SELECT unit, exposed FROM cohort) USING (unit)
+        FROM (SELECT unit, exposed, metric, value, "at" AS seen_at FROM {table(model, "outcomes")}
+            JOIN (SELECT unit, exposed, key FROM cohort) USING (key)
+            WHERE list_contains($metrics, metric) AND "at" >= $valued::TIMESTAMPTZ - {skew}
+            {_ONE_REQUEST if query.by_request else ""})
         WHERE seen_at >= exposed - {skew} AND {_within("seen_at", longest)}
         GROUP BY unit"""
     ]

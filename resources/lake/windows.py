@@ -7,7 +7,7 @@ from duckdb import DuckDBPyConnection
 
 from resources.lake.connection import Lake
 from resources.lake.names import identifier, table
-from resources.lake.schema import exists, fields
+from resources.lake.schema import ANSWERED, exists, fields
 
 
 def window(
@@ -53,19 +53,19 @@ def answered(
         if not exists(connection, model):
             return pd.DataFrame()
     frame = window(lake, model, start, end, version=version, sample=sample)
-    return frame.loc[frame["status"] == 200]
+    return frame.loc[frame["status"].between(200, 299)]
 
 
 def window_counts(
     lake: Lake, model: str, start: datetime, end: datetime, *, assignment: str | None = "weighted"
 ) -> pd.DataFrame:
-    """Per version in [start, end): version, rows, requests, failed (status other than 200), first, last."""
+    """Per version in [start, end): version, rows, requests, failed (any status but 2xx), first, last."""
     where, parameters = _where(start, end, None, assignment)
     with lake.connect() as connection:
         fields(connection, model)
         return connection.execute(
             f"""SELECT version, count(*) AS "rows", count(*) FILTER ("row" = 0) AS requests,
-                    count(*) FILTER ("row" = 0 AND status <> 200) AS failed,
+                    count(*) FILTER ("row" = 0 AND NOT ({ANSWERED})) AS failed,
                     min(requested_at) AS first, max(requested_at) AS last
                 FROM {table(model, "predictions")} WHERE {where} GROUP BY version ORDER BY version""",
             parameters,

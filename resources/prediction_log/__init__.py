@@ -3,7 +3,7 @@
 `segments` writes and seals files of complete lines; `cloudevents` builds the lines.
 """
 
-from resources.prediction_log.cloudevents import Origin, Prediction, prediction_lines
+from resources.prediction_log.cloudevents import Origin, Prediction, header_text, prediction_lines
 from resources.prediction_log.segments import (
     Durability,
     LogNotWritten,
@@ -19,6 +19,7 @@ __all__ = [
     "Prediction",
     "SegmentWriter",
     "closed_segments",
+    "header_text",
     "prediction_lines",
     "seal_abandoned",
 ]

@@ -44,7 +44,8 @@ class Origin:
 class Prediction:
     """One answered request, good or bad."""
 
-    request_id: str
+    record_id: str
+    """Made for this answer alone: whatever callers send, no two records share it."""
     metadata: Mapping[str, str]
     """Request headers worth keeping: name in lower case -> value."""
     requested_at: datetime
@@ -66,7 +67,7 @@ def prediction_lines(attributes: Mapping[str, Any], prediction: Prediction) -> b
     """
     shared = {
         **attributes,
-        "id": prediction.request_id,
+        "id": prediction.record_id,
         "metadata": {name: [value] for name, value in prediction.metadata.items()},
     }
     responded_at = prediction.requested_at + timedelta(milliseconds=prediction.latency_ms)
@@ -83,6 +84,17 @@ def prediction_lines(attributes: Mapping[str, Any], prediction: Prediction) -> b
         "data": prediction.answer,
     }
     return _line(request) + _line(response)
+
+
+def header_text(value: str) -> str:
+    """A header's text, from a server that decodes bytes as Latin-1 (as ASGI's do); empty if it is blank.
+
+    HTTP names no character set: what is UTF-8 is read as UTF-8, anything else as Latin-1.
+    """
+    try:
+        return value.encode("latin-1").decode().strip()
+    except UnicodeError:
+        return value.strip()
 
 
 def _line(event: Mapping[str, Any]) -> bytes:

@@ -57,6 +57,9 @@ class RevisionCounters:
     version: str
     requests: int
     errors: int
+    """Requests that the revision did not answer with a 2xx itself: another status, or no answer at all."""
+    faults: int = 0
+    """Of the errors, those that no caller can be blamed for: a 5xx, or no answer that somebody waited for."""
     over_slo: Mapping[int, int] = field(default_factory=dict[int, int])
     """Answers slower than each threshold: milliseconds -> count."""
 

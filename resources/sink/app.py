@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from resources.prediction_log.cloudevents import header_text
 from resources.prediction_log.segments import LogNotWritten
 from resources.sink.committer import Busy, Committer
 from resources.sink.event import BadEvent, parse
@@ -47,7 +48,9 @@ class Sink:
             await _respond(send, 404, "POST /, GET /metrics or GET /healthz")
 
     async def _post(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        headers = {
+            name.decode("latin-1"): header_text(value.decode("latin-1")) for name, value in scope["headers"]
+        }
         try:
             self._authorise(headers)
             event = parse(headers, await self._body(headers, receive))

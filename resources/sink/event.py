@@ -11,7 +11,9 @@ import orjson
 from pipelines.errors import RampgateError
 from resources.prediction_log.cloudevents import REQUEST, RESPONSE, REVISION_ANNOTATION
 
-_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_MODEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_REVISION = re.compile(r"[a-z0-9]([-a-z0-9]{0,126}[a-z0-9])?")
+"""The model's name, its version and a digest: longer than a DNS label where the name is. It is a file name here."""
 _ATTRIBUTES = {
     "ce-id": "id",
     "ce-type": "type",
@@ -50,8 +52,10 @@ def parse(headers: Mapping[str, str], body: bytes) -> Event:
     model = _named(headers, "ce-inferenceservicename")
     annotations = _json_object(headers, "ce-annotations")
     revision = str(annotations.get(REVISION_ANNOTATION) or model)
-    if _NAME.fullmatch(revision) is None:
-        raise BadEvent(f"{REVISION_ANNOTATION} == {revision!r}, must be a lower-case DNS label")
+    if _REVISION.fullmatch(revision) is None:
+        raise BadEvent(
+            f"{REVISION_ANNOTATION} == {revision[:160]!r}, must be 1 to 128 lower-case letters, digits and '-'"
+        )
     attributes = {ours: headers.get(theirs, "") for theirs, ours in _ATTRIBUTES.items()}
     line = {
         "specversion": "1.0",
@@ -68,15 +72,15 @@ def parse(headers: Mapping[str, str], body: bytes) -> Event:
 def _named(headers: Mapping[str, str], name: str) -> str:
     """A name that becomes part of a path: never taken from an event without this check."""
     value = headers[name]
-    if _NAME.fullmatch(value) is None:
+    if _MODEL.fullmatch(value) is None:
         raise BadEvent(f"{name} == {value[:80]!r}, must be a lower-case DNS label")
     return value
 
 
 def _json_object(headers: Mapping[str, str], name: str) -> dict[str, Any]:
-    """A header that holds a JSON object, percent-encoded or not."""
+    """A header that holds a JSON object, percent-encoded or not: where it is, no quotation mark is left."""
     text = headers.get(name, "")
-    if text.startswith("%"):
+    if '"' not in text:
         text = unquote(text)
     if text in ("", "null"):
         return {}

@@ -8,8 +8,9 @@ from typing import Any
 from pipelines.manifest.model import RolloutManifest
 from resources.lake.connection import Lake
 from resources.lake.names import identifier, table
-from resources.lake.schema import ModelSchema
+from resources.lake.schema import ANSWERED, KEY, ModelSchema
 
+_ONE_REQUEST = "QUALIFY min(request_id) OVER (PARTITION BY key) = max(request_id) OVER (PARTITION BY key)"
 _SKEW = dt.timedelta(seconds=5)
 """How far the clocks of whoever predicts and whoever observes may disagree."""
 
@@ -32,16 +33,16 @@ def labelled_rows(
 
     The label is the latest value of `validation.label` seen within the outcome window of the request: a
     correction replaces what it corrects. Requests of several rows are left out, since an outcome does not say
-    which row it is about. Raises LakeError.
+    which row it is about; so are requests that their caller gave one id. Raises LakeError.
     """
-    key = "request_id" if manifest.experiment.unit == "request" else "unit_id"
+    key, unique = (KEY, _ONE_REQUEST) if manifest.experiment.unit == "request" else ("unit_id", "")
     values = [f"any_value(p.features.{identifier(column.name)})" for column in inputs.inputs]
     output = f"any_value(p.outputs.{identifier(score)})::DOUBLE"
     query = f"""
         SELECT {output} AS score, arg_max(o.value, o."at") AS label, {", ".join(values)}
-        FROM {table(manifest.model, "predictions")} p
-        JOIN {table(manifest.model, "outcomes")} o ON o.key = p.{key}
-        WHERE p.version = $champion AND p.assignment = 'weighted' AND p.status = 200 AND o.metric = $label
+        FROM (SELECT *, {key} AS key FROM {table(manifest.model, "predictions")} {unique}) p
+        JOIN {table(manifest.model, "outcomes")} o USING (key)
+        WHERE p.version = $champion AND p.assignment = 'weighted' AND p.{ANSWERED} AND o.metric = $label
             AND o."at" BETWEEN p.requested_at - $skew AND p.requested_at + $window
         GROUP BY p.request_id, p.revision
         HAVING count(DISTINCT p."row") = 1 AND isfinite(score)

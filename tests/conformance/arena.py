@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from resources.certificates import certificates
 from resources.serving.backend import ModelArtefact, ServingBackend
 from resources.serving.embedded import EmbeddedBackend, Launch, options
 from resources.settings import HOST, Settings
+from tests.support.memory_backend import MemoryBackend, World
 from tests.support.own_home import own_home
 
 LIGHT_PREDICTOR = Path(__file__).with_name("light_predictor.py")
@@ -53,6 +55,8 @@ class EmbeddedArena:
     models: dict[str, Any] = field(default_factory=dict)
     start_seconds: float = 20.0
     replicas: int = 2
+    command: Callable[[Launch], list[str]] | None = None
+    """How predictors are started; the light one, without the project's packages, if not told."""
 
     def __post_init__(self) -> None:
         self.models[self.service] = {"spec": {"predictor": {"minReplicas": self.replicas, "timeout": 4}}}
@@ -64,7 +68,7 @@ class EmbeddedArena:
         return EmbeddedBackend(
             self.settings,
             self.models,
-            predictor_command=light_command,
+            predictor_command=self.command or light_command,
             start_seconds=self.start_seconds,
             drain_seconds=5,
         )
@@ -88,6 +92,28 @@ class EmbeddedArena:
         return ask(self.client, f"http://{HOST}:{self.settings.ports.gateway}", self.service, unit, headers)
 
 
+@dataclass
+class MemoryArena:
+    """The serving side of the controller's tests, which answers no request."""
+
+    service: str
+    starting: dict[str, float] = field(default_factory=dict[str, float])
+    """Seconds that an artefact takes to start, by its URI."""
+
+    def __post_init__(self) -> None:
+        self.backend: ServingBackend = MemoryBackend(
+            World(), start=lambda uri: time.sleep(self.starting.get(uri, 0))
+        )
+
+    def artefact(self, version: str, **behaviour: Any) -> ModelArtefact:
+        uri = f"memory://{self.service}/{version}"
+        self.starting[uri] = behaviour.get("start_delay", 0) / 20
+        return ModelArtefact(model=self.service, version=version, uri=uri, digest=f"sha256:{version}")
+
+    def send(self, unit: str | None = None, **headers: str) -> Answer:
+        raise NotImplementedError("nothing answers in memory")
+
+
 def ask(
     client: httpx.Client, gateway: str, service: str, unit: str | None, headers: dict[str, str]
 ) -> Answer:
@@ -97,13 +123,14 @@ def ask(
         names["x-unit-id"] = unit
     answer = client.post(f"{gateway}/v2/models/{service}/infer", json={"inputs": []}, headers=names)
     revision = answer.headers.get("x-served-revision", "")
-    version = answer.json()["model_version"] if answer.is_success else ""
+    version = answer.json()["model_version"] if answer.is_success and answer.content else ""
     return Answer(answer.status_code, version, revision, answer.headers.get("x-request-id", ""))
 
 
-def establish(arena: Arena, version: str) -> None:
+def establish(arena: Arena, version: str, **behaviour: Any) -> None:
     """Make a version the stable one of a new service."""
-    arena.backend.deploy_canary(arena.service, arena.artefact(version), percent=0, salt="first")
+    artefact = arena.artefact(version, **behaviour)
+    arena.backend.deploy_canary(arena.service, artefact, percent=0, salt="first")
     arena.backend.promote(arena.service, version)
 
 

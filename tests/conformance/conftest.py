@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from resources.settings import Settings
-from tests.conformance.arena import Arena, EmbeddedArena, establish, gateway_alone
+from tests.conformance.arena import Arena, EmbeddedArena, MemoryArena, establish, gateway_alone
 from tests.conformance.kserve_arena import (
     knative_gateway,
     kserve_cluster_arena,
@@ -33,6 +33,7 @@ BACKENDS = [
     *STICKY,
     "kserve_knative",
     "kserve_standard",
+    "memory",
     pytest.param("kserve_cluster", marks=pytest.mark.cluster),
 ]
 _names = itertools.count(1)
@@ -55,6 +56,20 @@ def embedded_arena(gateway: Settings) -> Iterator[EmbeddedArena]:
     arena = EmbeddedArena(gateway, service=f"model-{next(_names)}")
     yield arena
     arena.retire()
+
+
+@pytest.fixture
+def memory_arena() -> MemoryArena:
+    return MemoryArena(f"model-{next(_names)}")
+
+
+@pytest.fixture(params=STICKY)
+def obedient(request: pytest.FixtureRequest) -> Arena:
+    """Versions 1, stable, and 2, its canary with half of the units, that answer as `x-please` says."""
+    arena: Arena = request.getfixturevalue(f"{request.param}_arena")
+    establish(arena, "1", obeys=True)
+    arena.backend.deploy_canary(arena.service, arena.artefact("2", obeys=True), percent=50, salt="a")
+    return arena
 
 
 @pytest.fixture(params=STICKY)

@@ -2,7 +2,8 @@
 
 It takes the real predictor's arguments. `behaviour.json` in the model directory says how it behaves:
 `status` (of predictions), `fail_share` (of predictions, evenly spread, that are answered with 500 instead),
-`delay` (seconds per prediction), `start_delay` (seconds until it is ready), `die` (a message: print it and exit
+`obeys` (the request header `x-please` says how it is answered: a status, or `reset`, a connection that is closed without
+an answer), `delay` (seconds per prediction), `start_delay` (seconds until it is ready), `die` (a message: print it and exit
 with 3 while starting), `log` (write the real prediction log; the process needs the project's packages for it).
 """
 
@@ -17,6 +18,7 @@ from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -39,7 +41,11 @@ class Handler(BaseHTTPRequestHandler):
         headers = {name.lower(): value for name, value in self.headers.items()}
         self.seen.append(headers)
         time.sleep(self.behaviour.get("delay", 0))
-        status = self._status()
+        please = headers.get("x-please", "") if self.behaviour.get("obeys") else ""
+        if please == "reset":
+            self.close_connection = True
+            return
+        status = int(please) if please else self._status()
         request = json.loads(body or b"{}")
         output = {"name": "version", "shape": [1], "datatype": "BYTES", "data": [self.version]}
         answer = {"model_version": self.version, "outputs": [output], "id": request.get("id")}
@@ -53,7 +59,7 @@ class Handler(BaseHTTPRequestHandler):
         return 500 if failed else self.behaviour.get("status", 200)
 
     def _answer(self, status: int, body: dict[str, Any]) -> None:
-        payload = json.dumps(body).encode()
+        payload = b"" if status == 204 else json.dumps(body).encode()
         self.send_response(status)
         self.send_header("content-type", "application/json")
         self.send_header("content-length", str(len(payload)))
@@ -71,18 +77,18 @@ class Server(ThreadingHTTPServer):
 
 def prediction_log(options: argparse.Namespace) -> Callable[..., None]:
     """Writes what the real predictor writes, before the answer leaves."""
-    from resources.prediction_log import Origin, Prediction, SegmentWriter, prediction_lines
+    from resources.prediction_log import Origin, Prediction, SegmentWriter, header_text, prediction_lines
 
     writer = SegmentWriter(Path(options.log_dir), options.revision, options.durability)
     origin = Origin(
         service=options.model_name, version=options.model_version, revision=options.revision
     ).attributes()
-    kept = ("x-unit-id", "x-assignment")
+    kept = ("x-unit-id", "x-assignment", "x-call-id", "x-request-id")
 
     def write(headers: dict[str, str], at: datetime, status: int, answer: dict[str, Any]) -> None:
         prediction = Prediction(
-            request_id=headers.get("x-request-id", ""),
-            metadata={name: headers[name] for name in kept if name in headers},
+            record_id=str(uuid4()),
+            metadata={name: text for name in kept if (text := header_text(headers.get(name, "")))},
             requested_at=at,
             latency_ms=(datetime.now(UTC) - at).total_seconds() * 1000,
             status=status,

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import dataclass
 
 import pytest
 import xxhash
@@ -94,6 +95,22 @@ def test_a_share_that_was_taken_back_meanwhile_is_not_raised(stable: Arena) -> N
     stable.backend.set_canary_percent(stable.service, "2", 20, expected=0)
     stable.backend.set_canary_percent(stable.service, "2", 20, expected=0)
     assert share(stable) == 20
+
+
+def test_the_first_share_ends_a_shadow_step(stable: Arena) -> None:
+    if not stable.backend.capabilities(stable.service).mirror:
+        pytest.skip("this backend mirrors nothing")
+    artefact = stable.artefact("2")
+    assert stable.backend.deploy_canary(stable.service, artefact, percent=0, salt="a", mirror=True).mirror
+    assert not stable.backend.set_canary_percent(stable.service, "2", 10).mirror
+
+
+def test_the_brake_on_the_stable_version_is_refused(stable: Arena) -> None:
+    with pytest.raises(ServingError, match="1"):
+        stable.backend.set_canary_percent(stable.service, "1", 0)
+    status = stable.backend.status(stable.service)
+    assert status.stable is not None
+    assert status.stable.percent == 100
 
 
 def test_the_brake_on_a_version_that_is_gone_does_nothing(stable: Arena) -> None:
@@ -191,6 +208,65 @@ def test_a_failing_canary_is_counted_while_clients_are_served(traffic: Arena) ->
     canary, stable = counted(traffic, "2", requests=harmed), counted(traffic, "1", requests=200 - harmed)
     assert (canary.requests, canary.errors) == (harmed, harmed)
     assert (stable.requests, stable.errors) == (200 - harmed, 0)
+
+
+@dataclass(frozen=True)
+class Told:
+    """An answer that a version is told to give, and what it must count as."""
+
+    please: str
+    errors: int
+    faults: int
+
+
+ANSWERS = (
+    Told("200", 0, 0),
+    Told("204", 0, 0),
+    Told("301", 1, 0),
+    Told("400", 1, 0),
+    Told("404", 1, 0),
+    Told("413", 1, 0),
+    Told("422", 1, 0),
+    Told("429", 1, 0),
+    Told("500", 1, 1),
+    Told("503", 1, 1),
+    Told("reset", 1, 1),
+)
+
+
+def test_any_status_but_2xx_is_an_error_on_both_sides_and_a_fault_where_no_caller_is_to_blame(
+    obedient: Arena,
+) -> None:
+    challenger = min(expected("a", 50, UNITS))
+    champion = min(set(UNITS) - expected("a", 50, UNITS))
+    for version, unit in (("1", champion), ("2", challenger)):
+        before = counted(obedient, version, requests=0)
+        for number, told in enumerate(ANSWERS, start=1):
+            obedient.send(unit, x_please=told.please)
+            now = counted(obedient, version, requests=before.requests + 1)
+            grown = (now.requests - before.requests, now.errors - before.errors, now.faults - before.faults)
+            assert grown == (1, told.errors, told.faults), (version, told)
+            assert now.requests == number
+            before = now
+
+
+def test_an_answer_of_the_stable_side_in_the_canarys_place_is_the_canarys_error_and_fault(
+    traffic: Arena,
+) -> None:
+    traffic.backend.deploy_canary(traffic.service, traffic.artefact("2", obeys=True), percent=100, salt="a")
+    for number, please in enumerate(("500", "503", "reset"), start=1):
+        assert traffic.send("u", x_please=please).version == "1"
+        canary = counted(traffic, "2", requests=number)
+        assert (canary.requests, canary.errors, canary.faults) == (number, number, number), please
+
+
+def test_a_bad_request_is_not_tried_again_on_the_stable_side(traffic: Arena) -> None:
+    traffic.backend.deploy_canary(traffic.service, traffic.artefact("2", status=400), percent=100, salt="a")
+    assert {traffic.send(unit).status for unit in UNITS[:10]} == {400}
+    canary = counted(traffic, "2", requests=10)
+    assert (canary.errors, canary.faults) == (10, 0)
+    stable = counted(traffic, "1", requests=0)
+    assert (stable.requests, stable.errors) == (0, 0)
 
 
 def test_probes_are_not_counted(traffic: Arena) -> None:

@@ -31,7 +31,7 @@ def _pairs(settings: Settings, model: str) -> Iterator[Logged]:
         lines = _lines(path)
         for request, response in zip(lines[::2], lines[1::2], strict=False):
             yield Logged(
-                request_id=response["id"],
+                request_id=response["metadata"].get("x-request-id", [response["id"]])[0],
                 version=response["annotations"]["rampgate.io/version"],
                 assignment=response["metadata"].get("x-assignment", [""])[0],
                 requested_at=datetime.fromisoformat(request["time"]),

@@ -1,4 +1,8 @@
-"""A serving side and a registry in memory that keep the contracts, for tests of the controller alone."""
+"""A serving side and a registry in memory, for tests of the controller alone.
+
+The serving side keeps the contract: it is one of the backends of `tests/conformance`. Nothing answers requests in
+it, so it counts nothing and predicts nothing.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -18,6 +22,9 @@ Hook = Callable[[str], None]
 
 
 def _no_hook(call: str) -> None: ...
+
+
+def _at_once(uri: str) -> None: ...
 
 
 class Effect(NamedTuple):
@@ -80,10 +87,12 @@ def _share(status: ServiceStatus, version: str) -> float:
 
 
 class MemoryBackend:
-    """`hook` is called with the name of each call before and after it takes effect."""
+    """`hook` is called with the name of each call before and after it takes effect, `start` while a model starts."""
 
-    def __init__(self, world: World, hook: Hook = _no_hook, *, mirror: bool = True) -> None:
-        self.world, self._hook, self._mirror = world, hook, mirror
+    def __init__(
+        self, world: World, hook: Hook = _no_hook, *, mirror: bool = True, start: Hook = _at_once
+    ) -> None:
+        self.world, self._hook, self._mirror, self._start = world, hook, mirror, start
 
     def capabilities(self, service: str) -> Capabilities:
         return Capabilities(sticky=True, mirror=self._mirror, percent_step=0.01)
@@ -101,13 +110,12 @@ class MemoryBackend:
                 return status
             if status.canary is not None and status.canary.version != artefact.version:
                 raise ServingError(f"{service}: version {status.canary.version} is the canary")
-            canary = RevisionStatus(
-                name=f"{service}-{artefact.version}",
-                version=artefact.version,
-                percent=percent,
-                ready=True,
-            )
-            return _weighted(replace(status, canary=canary, salt=salt, mirror=mirror), percent)
+            if status.canary is None:
+                self._start_beside(status, artefact, salt)
+            status = self.world.of(service)
+            assert status.canary is not None
+            ready = replace(status.canary, ready=True)
+            return _weighted(replace(status, canary=ready, salt=salt, mirror=mirror), percent)
 
         return self._call("deploy_canary", artefact.version, service, effect)
 
@@ -116,12 +124,16 @@ class MemoryBackend:
     ) -> ServiceStatus:
         def effect() -> ServiceStatus:
             status = self.world.of(service)
+            if status.stable is not None and status.stable.version == version:
+                raise ServingError(f"{service}: version {version} is the stable one")
             if status.canary is None or status.canary.version != version:
+                if percent == 0:
+                    return status
                 raise ServingError(f"{service}: version {version} is not the canary")
             there = status.canary.percent
             if problem := overtaken(service, version, share=there, expected=expected, percent=percent):
                 raise ServingError(problem)
-            return _weighted(status, percent)
+            return _weighted(replace(status, mirror=False), percent)
 
         return self._call("set_canary_percent", version, service, effect)
 
@@ -153,6 +165,17 @@ class MemoryBackend:
 
     def predict(self, service: str, version: str, request: Mapping[str, Any]) -> Mapping[str, Any]:
         raise ServingError(f"{service}: version {version} does not predict in memory")
+
+    def _start_beside(self, status: ServiceStatus, artefact: ModelArtefact, salt: str) -> None:
+        """The version without traffic, until its model has started; a command that came meanwhile wins."""
+        name = f"{status.service}-{artefact.version}"
+        starting = RevisionStatus(name=name, version=artefact.version, percent=0, ready=False)
+        self.world.status[status.service] = replace(status, canary=starting, salt=salt)
+        self._start(artefact.uri)
+        if self.world.of(status.service).canary is not starting:
+            raise ServingError(
+                f"{status.service}: version {artefact.version} was braked or rolled back while it was deployed"
+            )
 
     def _call(
         self, name: str, version: str, service: str, effect: Callable[[], ServiceStatus]

@@ -73,6 +73,7 @@ def counters(epoch: str = "a", **versions: tuple[int, int]) -> Counters:
                 version=name[1:],
                 requests=requests,
                 errors=errors,
+                faults=errors,
                 over_slo={250: 0},
             )
             for name, (requests, errors) in versions.items()

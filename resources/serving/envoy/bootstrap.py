@@ -4,6 +4,7 @@ from typing import Any
 
 from resources.serving.envoy.description import THRESHOLDS_MS, Gateway
 from resources.serving.envoy.discovery import CDS, RDS, ROUTES
+from resources.serving.envoy.routes import UNIT_HEADER
 from resources.serving.envoy.types import typed
 
 LISTENER = "gateway"
@@ -14,10 +15,12 @@ STATS_FLUSH = "0.5s"
 LONGEST_MS = 3_600_000
 """Upper bound of the last latency bucket: everything that was counted lies below it."""
 _LONGEST_REQUEST = "600s"
+_UNIT_AS_SENT = "x-unit-id-as-sent"
 
 _ACCESS_LOG_FIELDS = {
     "time": "%START_TIME(%Y-%m-%dT%H:%M:%S.%6fZ)%",
     "request_id": "%REQ(X-REQUEST-ID)%",
+    "call_id": "%REQ(X-CALL-ID)%",
     "unit_id": "%REQ(X-UNIT-ID)%",
     "assignment": "%REQ(X-ASSIGNMENT)%",
     "salt": "%METADATA(ROUTE:rampgate:salt)%",
@@ -81,9 +84,35 @@ def _connection_manager(gateway: Gateway) -> dict[str, Any]:
         drain_timeout="5s",
         rds={"route_config_name": ROUTES, "config_source": _from_file(str(gateway.discovery / RDS))},
         access_log=[_access_log(gateway)],
+        early_header_mutation_extensions=[_one_unit()],
         http_filters=[_router()],
     )
     return {"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}
+
+
+def _one_unit() -> dict[str, Any]:
+    """Before a request is assigned: an empty unit id is none, and of several the first counts.
+
+    An empty one would be a unit like any other: all anonymous traffic would move as one.
+    """
+    mutations = [
+        {"remove": _UNIT_AS_SENT},
+        _copied(UNIT_HEADER, _UNIT_AS_SENT),
+        {"remove": UNIT_HEADER},
+        _copied(_UNIT_AS_SENT, UNIT_HEADER),
+        {"remove": _UNIT_AS_SENT},
+    ]
+    name = "envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation"
+    return {
+        "name": "envoy.http.early_header_mutation.header_mutation",
+        "typed_config": typed(name, mutations=mutations),
+    }
+
+
+def _copied(source: str, target: str) -> dict[str, Any]:
+    """The first value of `source`; nothing where that is empty."""
+    header = {"key": target, "value": f"%REQ({source})%"}
+    return {"append": {"header": header, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}}
 
 
 def _access_log(gateway: Gateway) -> dict[str, Any]:

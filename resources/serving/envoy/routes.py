@@ -14,6 +14,9 @@ PIN_HEADER = "x-model-revision"
 TOKEN_HEADER = "x-probe-token"
 REVISION_HEADER = "x-served-revision"
 REQUEST_ID_HEADER = "x-request-id"
+CALL_HEADER = "x-call-id"
+"""Made by the gateway, one for every call: the same for all attempts at it and for its copy. A caller's own request
+id may name many calls."""
 
 
 def route_configuration(services: Iterable[Service], *, probe_token: str | None) -> dict[str, Any]:
@@ -39,7 +42,8 @@ def _virtual_host(routes: list[dict[str, Any]]) -> dict[str, Any]:
         "domains": ["*"],
         "routes": routes,
         "include_request_attempt_count": True,
-        "request_headers_to_remove": [PIN_HEADER, TOKEN_HEADER],
+        # Without a caller's Ce-Id, KServe's payload logger makes one for every answer.
+        "request_headers_to_remove": [PIN_HEADER, TOKEN_HEADER, "ce-id"],
         "response_headers_to_add": [
             _set(REVISION_HEADER, "%UPSTREAM_METADATA(envoy.lb:revision)%"),
             _set(REQUEST_ID_HEADER, "%REQ(X-REQUEST-ID)%"),
@@ -90,7 +94,7 @@ def _route(
         "route": action,
         "metadata": {"filter_metadata": {"rampgate": {"service": service.name, "salt": service.salt}}},
         # Whatever the client claims about its assignment is overwritten.
-        "request_headers_to_add": [_set(ASSIGNMENT_HEADER, assignment)],
+        "request_headers_to_add": [_set(ASSIGNMENT_HEADER, assignment), _set(CALL_HEADER, "%UNIQUE_ID%")],
     }
 
 
@@ -105,9 +109,12 @@ def _split(service: Service) -> dict[str, Any]:
 
 
 def _unit_hash(salt: str) -> dict[str, Any]:
-    """xxh64 of `<salt>:<unit>`. A request without a unit has no hash and is assigned at random."""
+    """xxh64 of `<salt>:<unit>`, of the unit's bytes as they came: no character set is assumed, so any byte matches.
+
+    A request without a unit has no hash and is assigned at random.
+    """
     prefix = salt.replace("\\", "\\\\")
-    rewrite = {"pattern": {"regex": "^(.*)$"}, "substitution": rf"{prefix}:\1"}
+    rewrite = {"pattern": {"regex": r"^(\C*)$"}, "substitution": rf"{prefix}:\1"}
     return {"header": {"header_name": UNIT_HEADER, "regex_rewrite": rewrite}, "terminal": True}
 
 

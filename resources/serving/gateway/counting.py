@@ -21,6 +21,7 @@ def counted(admin: Admin, split: Split) -> dict[str, Any]:
                 "version": each.version,
                 "requests": each.requests,
                 "errors": each.errors,
+                "faults": each.faults,
                 "over_slo": {str(limit): number for limit, number in each.over_slo.items()},
             }
             for each in revisions

@@ -65,6 +65,10 @@ class Gateways:
             answers = [self._get(pod, f"/counters/{service}") for pod in self._pods()]
         except (OSError, ServingError) as error:
             raise NotMeasured(f"{service}: the gateway's counters cannot be read: {error}") from error
+        if any("faults" not in row for answer in answers for row in answer["revisions"]):
+            raise NotMeasured(
+                f"{service}: a pod of the gateway is of an earlier release, which counts other errors"
+            )
         instances = sorted(str(answer["instance"]) for answer in answers)
         return Counters(
             at=datetime.now(UTC),
@@ -132,6 +136,7 @@ def _summed(rows: Iterable[Mapping[str, Any]]) -> tuple[RevisionCounters, ...]:
             version=row["version"],
             requests=int(row["requests"]) + (had.requests if had else 0),
             errors=int(row["errors"]) + (had.errors if had else 0),
+            faults=int(row["faults"]) + (had.faults if had else 0),
             over_slo={ms: count + (had.over_slo.get(ms, 0) if had else 0) for ms, count in over.items()},
         )
     return tuple(totals.values())

@@ -125,7 +125,7 @@ def logger(url: str) -> dict[str, Any]:
     return {
         "url": url,
         "mode": "all",
-        "metadataHeaders": ["x-unit-id", "x-request-id", "x-assignment"],
+        "metadataHeaders": ["x-unit-id", "x-request-id", "x-call-id", "x-assignment"],
         "metadataAnnotations": [VERSION, REVISION],
     }
 

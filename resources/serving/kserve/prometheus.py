@@ -64,13 +64,14 @@ class Prometheus:
         requests = total(queries.requests)
         if not requests:
             raise NotMeasured(f"{measured.service}: Prometheus has no requests of {name}")
-        errors = total(queries.errors)
+        errors, faults = total(queries.errors), total(queries.faults)
         buckets = {labels["le"]: value for labels, value in total(queries.buckets, by="le")}
         return RevisionCounters(
             revision=name,
             version=measured.revisions[name],
             requests=round(requests[0][1]),
             errors=round(errors[0][1]) if errors else 0,
+            faults=round(faults[0][1]) if faults else 0,
             over_slo=_over(buckets, queries.milliseconds),
         )
 

@@ -15,6 +15,9 @@ class QuerySet:
 
     requests: str
     errors: str
+    """Any status but 2xx: what `serving.errors` means everywhere. Includes requests without an answer (status 0)."""
+    faults: str
+    """Those that no caller can be blamed for."""
     buckets: str
     """A histogram's `_bucket` series, with the label `le`."""
     milliseconds: float
@@ -27,29 +30,37 @@ class QuerySet:
 
 _KNATIVE = 'namespace_name="$namespace",revision_name="$revision"'
 _ISTIO = 'destination_service_namespace="$namespace",destination_service_name="$revision",reporter="source"'
-_ENVOY = 'envoy_cluster_name="$revision"'
+_ENVOY = 'envoy_cluster_name=~"(shadow/)?$revision(/else/.*)?"'
+_HIDDEN = '__name__=~"envoy_cluster_upstream_rq_(xx|retry_success)"'
 
 PRESETS = {
     "knative": QuerySet(
         requests=f"revision_request_count{{{_KNATIVE}}}",
-        errors=f'revision_request_count{{{_KNATIVE},response_code_class="5xx"}}',
+        errors=f'revision_request_count{{{_KNATIVE},response_code_class!="2xx"}}',
+        faults=f'revision_request_count{{{_KNATIVE},response_code_class="5xx"}}',
         buckets=f"revision_request_latencies_bucket{{{_KNATIVE}}}",
         milliseconds=1.0,
     ),
     "istio": QuerySet(
         requests=f"istio_requests_total{{{_ISTIO}}}",
-        errors=f'istio_requests_total{{{_ISTIO},response_code=~"5..|0"}}',
+        errors=f'istio_requests_total{{{_ISTIO},response_code!~"2.."}}',
+        faults=f'istio_requests_total{{{_ISTIO},response_code=~"5.."}}',  # 0 is a caller that hung up
         buckets=f"istio_request_duration_milliseconds_bucket{{{_ISTIO}}}",
         milliseconds=1.0,
     ),
     "envoy": QuerySet(
         requests=f"envoy_cluster_upstream_rq_completed{{{_ENVOY}}}",
-        errors=f'envoy_cluster_upstream_rq_xx{{{_ENVOY},envoy_response_code_class="5"}}',
+        errors=f'{{{_HIDDEN},{_ENVOY},envoy_response_code_class!="2"}}',
+        # What a second attempt hid has no class.
+        faults=f'{{{_HIDDEN},{_ENVOY},envoy_response_code_class!~"[1-4]"}}',
         buckets=f"envoy_cluster_upstream_rq_time_bucket{{{_ENVOY}}}",
         milliseconds=1.0,
     ),
 }
-"""`knative`: the queue proxy's; `istio`: the Istio gateway's; `envoy`: our own gateway's clusters."""
+"""`knative`: the queue proxy's; `istio`: the Istio gateway's; `envoy`: our own gateway's clusters.
+
+What Envoy answers from the stable revision at once, because no replica of the canary is up, is not in its series:
+the gateway's own counters have it."""
 BY_MODE = {Mode.KNATIVE: "knative", Mode.STANDARD: "istio"}
 
 

@@ -13,13 +13,20 @@ from uuid import uuid4
 # This module is imported by the predictor process alone, which cannot do without.
 from kserve import InferInput, InferRequest, Model  # noqa: TID253
 
-from resources.prediction_log import LogNotWritten, Origin, Prediction, SegmentWriter, prediction_lines
+from resources.prediction_log import (
+    LogNotWritten,
+    Origin,
+    Prediction,
+    SegmentWriter,
+    header_text,
+    prediction_lines,
+)
 from resources.serving.predictor.columns import InputColumns, Tensor
 from resources.serving.predictor.errors import NoPrediction, NotRecorded, PredictionFailed
 from resources.serving.predictor.tensors import output_tensors
 
 REQUEST_ID = "x-request-id"
-RECORDED_HEADERS = ("x-unit-id", "x-assignment")
+RECORDED_HEADERS = ("x-unit-id", "x-assignment", "x-call-id", REQUEST_ID)
 
 _log = logging.getLogger(__name__)
 
@@ -65,13 +72,16 @@ class LoggedModel(Model):
     ) -> Mapping[str, Any]:
         """The v2 response as a dict. Raises `NoPrediction` with the status the caller gets."""
         requested_at, started = datetime.now(UTC), time.perf_counter()
-        request_id = headers.get(REQUEST_ID) or str(uuid4())
-        response_headers[REQUEST_ID] = request_id
+        record_id = str(uuid4())
+        request_id = header_text(headers.get(REQUEST_ID, "")) or record_id
+        response_headers[REQUEST_ID] = headers.get(REQUEST_ID) or record_id
         loop = asyncio.get_running_loop()
         answer = await loop.run_in_executor(self._predicting, self._answer, payload, request_id)
         prediction = Prediction(
-            request_id=request_id,
-            metadata={name: headers[name] for name in RECORDED_HEADERS if name in headers},
+            record_id=record_id,
+            metadata={
+                name: text for name in RECORDED_HEADERS if (text := header_text(headers.get(name, "")))
+            },
             requested_at=requested_at,
             latency_ms=(time.perf_counter() - started) * 1000,
             status=answer.status,
@@ -115,7 +125,7 @@ class LoggedModel(Model):
         try:
             self._writer.append(prediction_lines(self._attributes, prediction))
         except LogNotWritten as error:
-            _log.error("request %s: %s", prediction.request_id, error)
+            _log.error("request %s: %s", prediction.record_id, error)
             raise NotRecorded(f"not answered because it could not be logged: {error}") from error
 
     def get_input_types(self) -> list[dict[str, Any]]:

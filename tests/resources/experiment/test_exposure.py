@@ -5,6 +5,7 @@ import random
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -51,6 +52,22 @@ def test_a_few_failed_answers_given_by_the_champion_are_no_broken_split() -> Non
     rows = [seen(f"u{i}", 5, percent=10, wrong=i < 5) for i in range(1000)]
     found = recompute(rows, salt="salt", weights=WEIGHTS)
     assert (found.mismatches, found.holds) == (5, True)
+
+
+@pytest.mark.parametrize("charset", ["utf-8", "latin-1"])
+def test_unit_ids_beyond_ascii_are_no_broken_split_in_whatever_bytes_they_came(charset: str) -> None:
+    units = [f"Zoë-{i}" for i in range(2000)]
+    went = [Seen(u, T0 + 5 * MINUTE, belongs_to_challenger(u, "salt", 10, charset=charset)) for u in units]
+    found = recompute(went, salt="salt", weights=WEIGHTS)
+    assert (found.mismatches, found.holds) == (0, True)
+    assert found.compared > 1500
+    assert found.compared + found.uncertain == 2000
+
+
+def test_a_random_split_of_units_beyond_ascii_is_found_out() -> None:
+    flip = random.Random(1)
+    coin = [Seen(f"李-{i}", T0 + 5 * MINUTE, flip.random() < 0.1) for i in range(2000)]
+    assert not recompute(coin, salt="salt", weights=WEIGHTS).holds
 
 
 def test_requests_without_a_unit_are_counted_apart() -> None:

@@ -1,11 +1,13 @@
 """One rollout's watcher: what it concludes, and that another one can take over."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from pydantic import TypeAdapter
 
 from pipelines.errors import LedgerConflict
 from pipelines.rollout.evidence import OnFail, Verdict
@@ -45,6 +47,11 @@ def at(seconds: float, epoch: str = "a", **versions: tuple[int, int]) -> Counter
     return replace(counters(epoch, **versions), at=START + seconds * SECOND)
 
 
+def blameless(shown: Counters) -> Counters:
+    """The same counters, with errors that only callers can be blamed for."""
+    return replace(shown, revisions=tuple(replace(each, faults=0) for each in shown.revisions))
+
+
 def look(watcher: GuardrailWatch, shown: Counters) -> None:
     watcher.observe(shown)
     watcher.save_if_due()
@@ -71,6 +78,29 @@ def test_a_champion_that_fails_is_said_with_the_harm(ledger: Ledger, state: Roll
     look(watcher, at(0, v1=(0, 0), v2=(0, 0)))
     look(watcher, at(1, v1=(200, 120), v2=(200, 200)))
     assert {item.name for item in watcher.evidence(START)} == {"errors", CHAMPION_HEALTH}
+
+
+def test_a_flood_of_bad_requests_makes_no_champion_unhealthy(ledger: Ledger, state: RolloutState) -> None:
+    """It fails on both sides, and a harmful canary is still taken out of it."""
+    watcher = watch(ledger, state)
+    look(watcher, at(0, v1=(0, 0), v2=(0, 0)))
+    look(watcher, blameless(at(1, v1=(900, 890), v2=(100, 99))))
+    assert watcher.evidence(START) == ()
+    look(watcher, blameless(at(2, v1=(1800, 890), v2=(200, 199))))
+    assert [item.name for item in watcher.evidence(START)] == ["errors"]
+
+
+def test_counters_of_an_earlier_release_are_no_beginning(ledger: Ledger, state: RolloutState) -> None:
+    """It counted fewer kinds of errors: the difference would be all bad requests so far at once."""
+    seen = ledger.counters.seen(f"watch:{state.rollout_id}")
+    before = TypeAdapter(Counters).dump_python(at(0, v1=(5000, 0), v2=(5000, 0)), mode="json")
+    for revision in before["revisions"]:
+        del revision["faults"]
+    ledger.counters.append([], key=f"watch:{state.rollout_id}", value=json.dumps(before), after=seen)
+    watcher = watch(ledger, state)
+    look(watcher, at(1, v1=(5010, 0), v2=(5010, 900)))
+    look(watcher, at(2, v1=(5110, 0), v2=(5110, 900)))
+    assert watcher.totals["errors"] == (100, 0, 100, 0)
 
 
 def test_the_champion_is_well_again_after_half_a_minute_without_errors(

@@ -16,6 +16,7 @@ import pytest
 from pipelines.errors import NotMeasured
 from resources.serving.kserve.mode import Mode
 from resources.serving.kserve.prometheus import Measured, Prometheus
+from resources.serving.kserve.queries import PRESETS
 from tests.fake_kubernetes.backends import artefact, backend
 from tests.fake_kubernetes.server import FakeKubernetes
 
@@ -66,14 +67,45 @@ def measured(mode: Mode = Mode.KNATIVE) -> Measured:
 
 
 def rows(query: str) -> Rows:
-    """m-1: 900 requests, no errors; m-2: 100 requests, 7 errors, 12 slower than 250 ms."""
+    """m-1: 900 requests, no errors; m-2: 100 requests, 7 errors, 3 of them faults, 12 slower than 250 ms."""
     canary = "m-2" in query
     if "bucket" in query:
         total = 100.0 if canary else 900.0
         return [({"le": "250"}, total - (12 if canary else 0)), ({"le": "0.5"}, 1.0), ({"le": "+Inf"}, total)]
-    if "5xx" in query or '"5..' in query:
-        return [({}, 7.0)] if canary else []
+    if kind := errors_in(query):
+        return [({}, {"errors": 7.0, "faults": 3.0}[kind])] if canary else []
     return [({}, 100.0 if canary else 900.0)]
+
+
+CODES = ("0", "200", "204", "301", "400", "404", "413", "422", "429", "500", "503")
+
+
+def matched(query: str) -> set[str]:
+    """The statuses of `CODES` whose series the selector takes."""
+    (label, how, pattern), *_ = re.findall(
+        r'(response_code\w*|envoy_response_code_class)(!=|!~|=~|=)"([^"]*)"', query
+    )
+    shown = {"response_code": "{}", "response_code_class": "{}xx", "envoy_response_code_class": "{}"}[label]
+    taken: set[str] = set()
+    for code in CODES:
+        value = shown.format(code if label == "response_code" else code[0])
+        equal = re.fullmatch(pattern, value) is not None
+        taken |= {code} if equal is not how.startswith("!") else set()
+    return taken
+
+
+def errors_in(query: str) -> str:
+    """Which of the two counts of errors the query asks for; empty for another."""
+    if "response_code" not in query:
+        return ""
+    return "errors" if "400" in matched(query) else "faults"
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_any_status_but_2xx_is_an_error_and_a_5xx_a_fault_at_every_ingress(preset: str):
+    bad = set(CODES) - {"200", "204"}
+    assert matched(PRESETS[preset].errors) == bad
+    assert matched(PRESETS[preset].faults) - {"0"} == {"500", "503"}
 
 
 def test_requests_errors_and_slow_answers_per_revision():
@@ -82,6 +114,7 @@ def test_requests_errors_and_slow_answers_per_revision():
     stable, canary = counters.revisions
     assert (stable.version, stable.requests, stable.errors, dict(stable.over_slo)) == ("1", 900, 0, {250: 0})
     assert (canary.version, canary.requests, canary.errors, dict(canary.over_slo)) == ("2", 100, 7, {250: 12})
+    assert (stable.faults, canary.faults) == (0, 3)
     assert counters.epoch == SINCE.isoformat()
 
 
@@ -104,7 +137,7 @@ def test_queries_follow_mode_and_ingress(mode: Mode, preset: str, series: str):
     with prometheus(rows, queries=preset) as (client, asked):
         client.counters(measured(mode))
     assert asked[0].startswith(series)
-    assert re.search(r'"m-1"', asked[0])
+    assert re.search(r'"(\(shadow/\)\?)?m-1["(]', asked[0])
 
 
 def test_a_revision_without_series_is_not_measured():

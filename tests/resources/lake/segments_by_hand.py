@@ -37,6 +37,8 @@ def prediction(
     request_id: str,
     *,
     unit: str | None = "unit",
+    call: str | None = None,
+    caller: str | None = None,
     version: str = "1",
     revision: str = f"{MODEL}-00001",
     assignment: str = "weighted",
@@ -58,7 +60,16 @@ def prediction(
         "namespace": "default",
         "component": "predictor",
         "endpoint": "",
-        "metadata": {"x-assignment": [assignment]} | ({"x-unit-id": [unit]} if unit else {}),
+        "metadata": {
+            name: [value]
+            for name, value in {
+                "x-assignment": assignment,
+                "x-unit-id": unit,
+                "x-call-id": call,
+                "x-request-id": caller,
+            }.items()
+            if value
+        },
         "annotations": {"rampgate.io/version": version, "rampgate.io/revision": revision},
     }
     request = shared | {

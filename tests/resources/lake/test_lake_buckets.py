@@ -10,6 +10,7 @@ import pytest
 from pipelines.errors import LakeError
 from pipelines.statistics.sums import Cell, Sums
 from resources.experiment.final_cells import Span, newly_final, open_since
+from resources.experiment.quality import outcome_quality
 from resources.lake import (
     ExperimentQuery,
     Lake,
@@ -46,6 +47,9 @@ def query(*metrics: MetricQuery, **options: Any) -> ExperimentQuery:
         }
         | options
     )
+
+
+PAID = MetricQuery(name="paid", kind=MetricKind.MEAN, source="outcomes.paid")
 
 
 class World:
@@ -312,3 +316,22 @@ def by_the_rules(
         n, sy, syy = sides[version == "2"]
         sides[version == "2"] = (n + 1, sy + sum(costs), syy + sum(costs) ** 2)
     return cells
+
+
+def test_outcomes_find_a_request_by_its_callers_id_and_one_of_several_requests_counts_for_none(
+    lake: Lake, log: Log
+) -> None:
+    world = World(lake, log)
+    for number, version in enumerate(("1", "2"), start=1):
+        world.seen(f"record-{number}", version, call=f"call-{number}", caller=f"own-{number}")
+        world.seen(f"batch-{number}", version, call=f"batch-call-{number}", caller="batch")
+    world.seen("retried", "1", call="call-2", caller="own-2", at=2 * MINUTE)
+    world.came_of("own-1", paid=3)
+    world.came_of("own-2", paid=5, at=3 * MINUTE)
+    world.came_of("batch", paid=100)
+    (cell,) = world.cells(PAID)
+    assert (cell.champion.n, cell.champion.sy) == (1, 3)
+    assert (cell.challenger.n, cell.challenger.sy) == (1, 5)
+    left_out = outcome_quality(lake, MODEL, query(PAID))
+    assert (left_out.keys, left_out.unknown, left_out.ambiguous) == (3, 0, 1)
+    assert "1 outcome keys name several requests" in left_out.sentence

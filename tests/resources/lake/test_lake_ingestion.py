@@ -115,6 +115,81 @@ def test_a_batch_whose_halves_come_apart(lake: Lake, log: Log, rows: Rows) -> No
     assert found == [(1.0, "a", 0.1), (2.0, "b", 0.2)]
 
 
+def test_every_answer_is_a_row_whatever_callers_name_their_requests(lake: Lake, log: Log, rows: Rows) -> None:
+    lines = [prediction(f"record-{i}", call=f"call-{i}", caller="batch-17") for i in range(20)]
+    log.segment("1", *(line for pair in lines for line in pair))
+    assert ingest(lake, log) == IngestReport(segments=1, rows=20)
+    assert rows("SELECT count(DISTINCT request_id), min(caller_id), max(caller_id) FROM predictions") == [
+        (20, "batch-17", "batch-17")
+    ]
+
+
+def test_two_attempts_at_one_revision_are_two_answers_of_one_request(
+    lake: Lake, log: Log, rows: Rows
+) -> None:
+    second = prediction("b", call="call", at=timedelta(milliseconds=7))
+    log.segment("1", *prediction("a", call="call", status=500), *second)
+    assert ingest(lake, log) == IngestReport(segments=1, rows=2)
+    assert rows("SELECT request_id, status FROM predictions ORDER BY requested_at") == [
+        ("call", 500), ("call", 200),
+    ]  # fmt: skip
+    assert counts(lake, MODEL)[:3] == (1, 2, 0)
+
+
+@pytest.mark.parametrize("unit", ["Zoë, Ångström", "李雷", "a,b", "x" * 5000])
+def test_a_unit_id_of_any_characters_is_kept_and_a_blank_one_is_none(
+    lake: Lake, log: Log, rows: Rows, unit: str
+) -> None:
+    log.segment("1", *prediction("a", unit=unit), *prediction("b", unit="  ", call=" ", caller=" "))
+    ingest(lake, log)
+    assert rows("SELECT request_id, caller_id, unit_id FROM predictions ORDER BY request_id") == [
+        ("a", None, unit), ("b", None, None),
+    ]  # fmt: skip
+
+
+def test_an_id_that_was_used_again_pairs_by_time_and_loses_nothing(lake: Lake, log: Log, rows: Rows) -> None:
+    """KServe's payload logger takes a caller's Ce-Id, and logs no response that is not 200."""
+    second = timedelta(seconds=1)
+
+    def used(n: int) -> tuple[str, str]:
+        return prediction(
+            "same",
+            at=n * second,
+            inputs={"distance": [float(n)], "origin": ["JFK"]},
+            outputs={"probability": [n / 10]},
+        )
+
+    log.segment("1", *used(1), used(2)[0], *used(3)[::-1])
+    assert ingest(lake, log) == IngestReport(segments=1, rows=2, unpaired=1)
+    log.segment("2", *used(3), *used(4))
+    assert ingest(lake, log) == IngestReport(segments=1, rows=1, duplicates=2, unpaired=1)
+    found = rows("SELECT features.distance, outputs.probability FROM predictions ORDER BY requested_at")
+    assert found == [(1.0, 0.1), (3.0, 0.3), (4.0, 0.4)]
+
+
+@pytest.mark.parametrize("schema", [SCHEMA, None])
+def test_tables_of_an_earlier_release_are_grown_and_their_halves_still_pair(
+    lake: Lake, log: Log, rows: Rows, schema: ModelSchema | None
+) -> None:
+    asked, answered = prediction("half")
+    log.segment("1", *prediction("a"), asked)
+    ingest(lake, log)
+    with lake.connect() as connection:
+        for name, column in (
+            ("predictions", "caller_id"),
+            ("unpaired", "caller_id"),
+            ("unpaired", "record_id"),
+        ):
+            connection.execute(f'ALTER TABLE lake."{MODEL}".{name} DROP COLUMN {column}')
+    log.segment("2", *prediction("a"), answered, *prediction("b", caller="mine"))
+    assert ingest_predictions(lake, MODEL, schema, log.predictions) == IngestReport(
+        segments=1, rows=2, duplicates=2
+    )
+    assert rows("SELECT request_id, caller_id FROM predictions ORDER BY request_id") == [
+        ("a", None), ("b", "mine"), ("half", None),
+    ]  # fmt: skip
+
+
 def test_duplicates_are_left_out_and_counted(lake: Lake, log: Log) -> None:
     log.segment("1", *prediction("a"), *prediction("a"))
     assert ingest(lake, log) == IngestReport(segments=1, rows=1, duplicates=2)

@@ -15,7 +15,7 @@ TENSOR = {"name": "distance", "shape": [1], "datatype": "FP64", "data": [719.0]}
 
 def prediction(**changes: object) -> Prediction:
     values: dict[str, object] = {
-        "request_id": "r-1",
+        "record_id": "r-1",
         "metadata": {"x-unit-id": "u-1", "x-assignment": "weighted"},
         "requested_at": MOMENT,
         "latency_ms": 3.2,

@@ -46,7 +46,7 @@ class Predictor:
         """The events of one request, once their segment is closed."""
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
-            found = [event for event in self.events() if event["id"] == request_id]
+            found = [event for event in self.events() if named(event) == request_id]
             if found:
                 return found
             time.sleep(0.05)
@@ -65,6 +65,11 @@ class Predictor:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
         seal_abandoned(self.log)
+
+
+def named(event: dict[str, Any]) -> str:
+    """What the caller called the request of an event, or was told."""
+    return event["metadata"].get("x-request-id", [event["id"]])[0]
 
 
 def v2_inputs(frame: pd.DataFrame) -> list[dict[str, Any]]:

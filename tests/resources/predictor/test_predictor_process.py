@@ -2,6 +2,7 @@
 
 import math
 import threading
+import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ import pandas as pd
 import pytest
 
 from resources.serving.predictor.process import load_pyfunc
+from tests.resources.predictor.conftest import NAME, named, v2_inputs
 
 Start = Callable[..., Any]
 
@@ -68,7 +70,10 @@ def test_a_prediction_is_logged_with_who_asked(predictor: Any, flights: pd.DataF
     assert response.headers["x-request-id"] == "r-good"
     request, answer = predictor.logged("r-good")
     assert request["type"].endswith(".request")
-    assert request["metadata"] == {"x-unit-id": ["u-1"], "x-assignment": ["weighted"]}
+    assert request["metadata"] == {
+        "x-unit-id": ["u-1"], "x-assignment": ["weighted"], "x-request-id": ["r-good"],
+    }  # fmt: skip
+    assert request["id"] == answer["id"] != "r-good"
     assert request["annotations"] == {
         "rampgate.io/version": "2",
         "rampgate.io/revision": "flight-delay-00002",
@@ -86,6 +91,31 @@ def test_a_request_without_an_id_gets_one(predictor: Any, flights: pd.DataFrame)
     response = predictor.infer(flights.head(1))
     request, _ = predictor.logged(response.headers["x-request-id"])
     assert request["metadata"] == {}
+
+
+def test_each_answer_has_a_record_of_its_own_whatever_callers_name_their_requests(
+    predictor: Any, flights: pd.DataFrame
+) -> None:
+    for _ in range(3):
+        assert predictor.infer(flights.head(1), x_request_id="batch").headers["x-request-id"] == "batch"
+    deadline = time.monotonic() + 10
+    while len(predictor.logged("batch")) < 6 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert len({event["id"] for event in predictor.logged("batch")}) == 3
+
+
+@pytest.mark.parametrize("charset", ["utf-8", "latin-1"])
+def test_a_unit_id_is_logged_as_it_was_written_and_a_blank_one_is_none(
+    predictor: Any, flights: pd.DataFrame, charset: str
+) -> None:
+    for name, unit in ((f"named-{charset}", "Zoë, Ångström"), (f"blank-{charset}", "  ")):
+        headers = {"x-request-id": name, "x-unit-id": unit.encode(charset)}
+        body = {"inputs": v2_inputs(flights.head(1))}
+        assert (
+            predictor.client.post(f"/v2/models/{NAME}/infer", json=body, headers=headers).status_code == 200
+        )
+    assert predictor.logged(f"named-{charset}")[0]["metadata"]["x-unit-id"] == ["Zoë, Ångström"]
+    assert "x-unit-id" not in predictor.logged(f"blank-{charset}")[0]["metadata"]
 
 
 def test_an_input_the_model_fails_on_is_a_logged_500(predictor: Any, flights: pd.DataFrame) -> None:
@@ -191,7 +221,7 @@ def test_killed_under_load_it_loses_no_acknowledged_prediction(
         line for path in sorted(victim.log.iterdir()) for line in path.read_bytes().splitlines(keepends=True)
     ]
     answered = [
-        event["id"] for line in lines if line.endswith(b"\n") and "status" in (event := orjson.loads(line))
+        named(event) for line in lines if line.endswith(b"\n") and "status" in (event := orjson.loads(line))
     ]
     assert len(acknowledged) > 50
     assert set(acknowledged) <= set(answered), "acknowledged, and not in the log"

@@ -3,18 +3,25 @@
 import json
 import os
 import signal
+import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import httpx
 import pytest
+import xxhash
 
 from pipelines.errors import NotMeasured, ServingError
 from resources.certificates import certificates
+from resources.lake import Column, Lake, ModelSchema, ingest_predictions
+from resources.lake.schema import ANSWERED
 from resources.serving.embedded.layout import Layout
 from resources.serving.embedded.ports import is_free
 from resources.serving.embedded.supervisor import Supervisor
-from tests.conformance.arena import EmbeddedArena
+from resources.settings import HOST, Settings
+from tests.conformance.arena import EmbeddedArena, establish
+from tests.support.light_platform import logging_command
 
 UNITS = [f"u{number}" for number in range(60)]
 
@@ -56,22 +63,63 @@ def test_a_probe_is_marked_and_its_token_stays_in_the_gateway(arena: EmbeddedAre
     assert "x-probe-token" not in last
 
 
+def test_units_of_any_bytes_go_where_their_bytes_say_and_an_empty_one_is_none(arena: EmbeddedArena) -> None:
+    arena.backend.deploy_canary(arena.service, arena.artefact("2"), percent=50, salt="s")
+    odd = (b"Zo\xc3\xab", b"Zo\xeb", b"a,b", b"\\1", b"x" * 9000)
+    for unit in (unit + str(number).encode() for unit in odd for number in range(6)):
+        belongs = xxhash.xxh64(b"s:" + unit).intdigest() % 10_000 < 5000
+        assert served(arena, b"x-unit-id: " + unit) == ("2" if belongs else "1"), unit[:20]
+        assert served(arena, b"x-unit-id: " + unit, b"x-unit-id: other") == ("2" if belongs else "1")
+    for empty in (b"x-unit-id:", b"x-unit-id: \t "):
+        assert {served(arena, empty) for _ in range(40)} == {"1", "2"}, "at random, not as one unit"
+    assert "x-unit-id" not in seen_by(arena, "1")[-1]
+
+
+def served(arena: EmbeddedArena, *headers: bytes) -> str:
+    """The version that answers a request with these header lines."""
+    body = b'{"inputs": []}'
+    start = f"POST /v2/models/{arena.service}/infer HTTP/1.1".encode()
+    lines = (start, b"host: h", b"connection: close", b"content-length: %d" % len(body), *headers, b"", body)
+    answer = b""
+    with socket.create_connection((HOST, arena.settings.ports.gateway), timeout=10) as connection:
+        connection.sendall(b"\r\n".join(lines))
+        while chunk := connection.recv(65536):
+            answer += chunk
+    return json.loads(answer.partition(b"\r\n\r\n")[2])["model_version"]
+
+
+def test_each_call_has_an_id_of_its_own_whatever_callers_name_it(arena: EmbeddedArena) -> None:
+    arena.backend.deploy_canary(arena.service, arena.artefact("2", status=500), percent=100, salt="s")
+    for _ in range(3):
+        arena.send("u", x_request_id="batch", x_call_id="forged", ce_id="forged")
+    attempts = [seen_by(arena, version) for version in ("1", "2")]
+    calls = [[each["x-call-id"] for each in seen if each.get("x-request-id") == "batch"] for seen in attempts]
+    assert calls[0] == calls[1], "both attempts at a call are the same call"
+    assert len(set(calls[0])) == 3
+    assert "forged" not in calls[0]
+    assert not any("ce-id" in each for seen in attempts for each in seen)
+
+
 def test_answers_name_their_revision_and_request(arena: EmbeddedArena) -> None:
     answer = arena.send("u", x_request_id="mine")
     assert (answer.revision, answer.request_id) == (f"{arena.service}-00001", "mine")
     assert arena.send("u").request_id
 
 
-def test_the_shadow_gets_marked_copies_that_reach_nobody(arena: EmbeddedArena) -> None:
-    failing = arena.artefact("2", status=500)
+@pytest.mark.parametrize("refused", [500, 400])
+def test_the_shadow_gets_marked_copies_that_reach_nobody(arena: EmbeddedArena, refused: int) -> None:
+    failing = arena.artefact("2", status=refused)
     status = arena.backend.deploy_canary(arena.service, failing, percent=0, salt="s", mirror=True)
     assert status.mirror
     answers = {(answer.status, answer.version) for answer in map(arena.send, UNITS)}
     assert answers == {(200, "1")}
     eventually(lambda: len(seen_by(arena, "2")) == len(UNITS))
     assert {copy["x-assignment"] for copy in seen_by(arena, "2")} == {"shadow"}
+    copied = {copy["x-call-id"] for copy in seen_by(arena, "2")}
+    assert copied == {each["x-call-id"] for each in seen_by(arena, "1")[-len(UNITS) :]}
     canary = arena.backend.counters(arena.service).revisions[1]
     assert (canary.requests, canary.errors) == (len(UNITS), len(UNITS))
+    assert canary.faults == (len(UNITS) if refused == 500 else 0)
     assert not arena.backend.set_canary_percent(arena.service, "2", 0).mirror
 
 
@@ -93,9 +141,59 @@ def test_a_hung_canary_is_bypassed_and_counted(arena: EmbeddedArena) -> None:
     try:
         assert arena.send("u").status == 200
         canary = arena.backend.counters(arena.service).revisions[1]
-        assert (canary.requests, canary.errors) == (1, 1)
+        assert (canary.requests, canary.errors, canary.faults) == (1, 1, 1)
     finally:
         os.kill(pid, signal.SIGCONT)
+
+
+def test_a_caller_who_hangs_up_is_an_error_of_whom_they_waited_for_and_nobodys_fault(
+    arena: EmbeddedArena,
+) -> None:
+    """A canary that hangs must not go unseen because its callers are impatient."""
+    arena.backend.deploy_canary(arena.service, arena.artefact("2", delay=0.4), percent=100, salt="s")
+    url = f"http://{HOST}:{arena.settings.ports.gateway}/v2/models/{arena.service}/infer"
+    for _ in range(3):
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(url, json={"inputs": []}, timeout=0.1, trust_env=False, verify=certificates())
+    assert arena.send("u").status == 200
+    eventually(lambda: arena.backend.counters(arena.service).revisions[1].requests == 4)
+    stable, canary = arena.backend.counters(arena.service).revisions
+    assert (canary.requests, canary.errors, canary.faults) == (4, 3, 0)
+    assert (stable.requests, stable.errors) == (0, 0)
+
+
+@pytest.fixture
+def logging_arena(gateway: Settings) -> Iterator[EmbeddedArena]:
+    """Version 1 answers as `x-please` says, and writes the prediction log."""
+    arena = EmbeddedArena(gateway, service="logging", replicas=1, command=logging_command, start_seconds=60)
+    establish(arena, "1", obeys=True, log=True)
+    yield arena
+    arena.retire()
+
+
+def test_the_gateway_and_the_lake_agree_on_what_an_error_is(
+    logging_arena: EmbeddedArena, tmp_path: Path
+) -> None:
+    arena, log = logging_arena, logging_arena.settings.prediction_log / "logging"
+    statuses = ("200", "204", "301", "400", "404", "413", "422", "429", "500", "503")
+    for status in statuses:
+        arena.send(x_please=status)
+    counted = arena.backend.counters("logging").revisions[0]
+    lake = Lake(f"sqlite:{tmp_path}/catalog.db", str(tmp_path / "data"), tmp_path)
+    schema = ModelSchema((Column("distance", "double"),), (Column("version", "string"),))
+
+    def logged() -> list[tuple[int, bool]]:
+        ingest_predictions(lake, "logging", schema, log)
+        with lake.connect() as connection:
+            return connection.execute(
+                f'SELECT status, NOT ({ANSWERED}) FROM lake."logging".predictions ORDER BY requested_at'
+            ).fetchall()
+
+    # A 5xx is tried once more, on the same replica here: an answer of its own, and the same request.
+    eventually(lambda: len(logged()) == len(statuses) + 2)
+    failed = {status for status, error in logged() if error}
+    assert failed == {int(status) for status in statuses} - {200, 204}
+    assert (counted.requests, counted.errors) == (len(statuses), len(failed))
 
 
 def test_after_a_killed_gateway_the_same_units_are_assigned_and_counters_start_anew(

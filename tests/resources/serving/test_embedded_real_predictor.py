@@ -1,6 +1,7 @@
 """The whole path with nothing light in it: MLflow model, KServe model server, Envoy, prediction log."""
 
 import warnings
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
@@ -8,35 +9,54 @@ import pandas as pd
 import pytest
 from sklearn.linear_model import LogisticRegression
 
+from pipelines.rollout.evidence import OnFail
 from resources.artefact_digest import digest_of
+from resources.guardrails import GuardrailWatch
+from resources.lake import Column, Lake, ModelSchema, ingest_predictions, window_counts
 from resources.prediction_log import closed_segments
 from resources.serving.backend import ModelArtefact
 from resources.serving.embedded import EmbeddedBackend
 from resources.settings import HOST, Settings
 from tests.resources.serving.test_embedded_gateway import eventually
+from tests.support.rollouts import START, Rig, manifest
 
 REQUEST = {"inputs": [{"name": "distance", "shape": [1], "datatype": "FP64", "data": [719.0]}]}
 
 
 @pytest.fixture(scope="module")
 def artefact(tmp_path_factory: pytest.TempPathFactory) -> ModelArtefact:
-    folder = tmp_path_factory.mktemp("artefact") / "model"
     frame = pd.DataFrame({"distance": [1.0, 2.0, 900.0, 950.0]})
+    return saved(tmp_path_factory.mktemp("artefact") / "model", "1", frame)
+
+
+@pytest.fixture(scope="module")
+def stricter(tmp_path_factory: pytest.TempPathFactory) -> ModelArtefact:
+    """A version with a new required column, which no caller sends."""
+    frame = pd.DataFrame({"distance": [1.0, 2.0, 900.0, 950.0], "wind": [1.0, 2.0, 3.0, 4.0]})
+    return saved(tmp_path_factory.mktemp("stricter") / "model", "2", frame)
+
+
+@pytest.fixture(scope="module")
+def backend(gateway: Settings, artefact: ModelArtefact) -> EmbeddedBackend:
+    """Version 1 is deployed, beside nothing."""
+    made = EmbeddedBackend(gateway, {"real": {"spec": {"predictor": {"minReplicas": 1, "timeout": 10}}}})
+    made.deploy_canary("real", artefact, percent=0, salt="s")
+    return made
+
+
+def saved(folder: Path, version: str, frame: pd.DataFrame) -> ModelArtefact:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import mlflow.sklearn
 
         model = LogisticRegression().fit(frame, [0, 0, 1, 1])
         mlflow.sklearn.save_model(model, folder, input_example=frame[:1], serialization_format="cloudpickle")
-    return ModelArtefact(model="real", version="1", uri=str(folder), digest=digest_of(folder))
+    return ModelArtefact(model="real", version=version, uri=str(folder), digest=digest_of(folder))
 
 
 def test_a_registered_model_is_served_and_its_predictions_are_logged(
-    gateway: Settings, artefact: ModelArtefact
+    gateway: Settings, backend: EmbeddedBackend
 ) -> None:
-    service = {"spec": {"predictor": {"minReplicas": 1, "timeout": 10}}}
-    backend = EmbeddedBackend(gateway, {"real": service})
-    backend.deploy_canary("real", artefact, percent=0, salt="s")
     assert backend.predict("real", "1", REQUEST)["outputs"][0]["data"] == [1]
     stable = backend.promote("real", "1").stable
     assert stable is not None
@@ -48,6 +68,58 @@ def test_a_registered_model_is_served_and_its_predictions_are_logged(
     log = gateway.prediction_log / "real"
     eventually(lambda: answer.headers["x-request-id"] in _logged(log))
     assert '"x-assignment":["weighted"]' in _logged(log)
+
+
+def test_a_version_that_refuses_what_the_champion_takes_is_harm_and_what_both_refuse_cancels(
+    gateway: Settings, backend: EmbeddedBackend, stricter: ModelArtefact, tmp_path: Path
+) -> None:
+    backend.promote("real", "1")
+    backend.deploy_canary("real", stricter, percent=50, salt="s")
+    rig = Rig(tmp_path)
+    state = rig.controller().state(rig.start())
+    watch = GuardrailWatch(
+        store=rig.ledger.counters, manifest=manifest(), state=state, save_every=timedelta(0)
+    )
+    watch.observe(backend.counters("real"))
+    begun = datetime.now(UTC)
+    wrong = {"inputs": [{"name": "distance", "shape": [1], "datatype": "BYTES", "data": ["far"]}]}
+    assert ask(gateway, wrong, 60) == {400}
+    watch.observe(backend.counters("real"))
+    both = watch.totals["errors"]
+    assert 0 < both.canary_events == both.canary_trials
+    assert 0 < both.champion_events == both.champion_trials
+    assert watch.evidence(START) == (), "bad requests are no harm, and make no champion unhealthy"
+
+    for _ in range(10):
+        assert ask(gateway, REQUEST, 20) == {200, 400}
+        watch.observe(backend.counters("real"))
+        if watch.evidence(START):
+            break
+    (harm,) = watch.evidence(START)
+    assert (harm.name, harm.on_fail) == ("errors", OnFail.ROLL_BACK)
+
+    lake = Lake(f"sqlite:{tmp_path}/catalog.db", str(tmp_path / "data"), tmp_path)
+    schema = ModelSchema((Column("distance", "double"),), (Column("late", "long"),))
+    live = watch.totals["errors"]
+    expected = {
+        "1": (live.champion_trials, live.champion_events),
+        "2": (live.canary_trials, live.canary_events),
+    }
+
+    def in_lake() -> dict[str, tuple[int, int]]:
+        ingest_predictions(lake, "real", schema, gateway.prediction_log / "real")
+        found = window_counts(lake, "real", begun, datetime.now(UTC))
+        return {row.version: (row.requests, row.failed) for row in found.itertuples()}
+
+    eventually(lambda: in_lake() == expected)
+    backend.roll_back("real", "2")
+
+
+def ask(gateway: Settings, request: object, times: int) -> set[int]:
+    """The statuses that callers get."""
+    url = f"http://{HOST}:{gateway.ports.gateway}/v2/models/real/infer"
+    with httpx.Client(trust_env=False, timeout=20) as client:
+        return {client.post(url, json=request).status_code for _ in range(times)}
 
 
 def _logged(folder: Path) -> str:

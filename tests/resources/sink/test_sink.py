@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -168,6 +169,26 @@ async def _load_then_kill(sink: Running) -> set[str]:
     await asyncio.gather(killer(), *(client(number) for number in range(8)))
     sink.process.wait()
     return acknowledged
+
+
+@pytest.mark.parametrize("letters", [36, 52, 53, 54, 63])
+def test_a_model_name_of_any_length_that_kubernetes_allows_is_taken(letters: int):
+    model = "m" * letters
+    revision = f"{model}-v{'9' * 20}-0a1b2c"
+    annotations = json.dumps({"rampgate.io/version": "9" * 20, "rampgate.io/revision": revision})
+    event = parse(headers(**{"ce-inferenceservicename": model, "ce-annotations": annotations}), b"{}")
+    assert (event.model, event.revision) == (model, revision)
+
+
+@pytest.mark.parametrize("charset", ["utf-8", "latin-1"])
+def test_a_unit_id_beyond_ascii_is_logged_as_it_was_written(sink: Running, charset: str):
+    made: dict[str, Any] = headers(request_id="ascii")
+    made["ce-metadata"] = '{"X-Unit-Id":["Zoë"]}'.encode(charset)
+    assert post(sink, made).status_code == 200
+    encoded = quote('{"X-Unit-Id":["Zoë"]}', safe="{}[]:,")
+    assert post(sink, headers(request_id="encoded", **{"ce-metadata": encoded})).status_code == 200
+    sink.stop(signal.SIGTERM)
+    assert [line["metadata"] for line in sink.lines()] == [{"x-unit-id": ["Zoë"]}] * 2
 
 
 def test_percent_encoded_attributes_are_read():
