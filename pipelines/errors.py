@@ -7,6 +7,7 @@ RampgateError
  ├─ RegistryError       the model registry could not be reached or gave something unusable
  │   └─ NotInRegistry   it answered, and what was asked for does not exist: asking again cannot help
  ├─ LakeError           the lake could not be read or written
+ │   └─ SignatureConflict   a version's columns do not fit what the lake holds of earlier versions
  ├─ LedgerError         the ledger could not be read or written
  │   └─ LedgerConflict  somebody else wrote that (rollout_id, seq) first: re-read and decide again
  ├─ CorruptLedger       events that do not fold into a state
@@ -41,6 +42,10 @@ class NotInRegistry(RegistryError):
 
 class LakeError(RampgateError):
     """The lake could not be read or written."""
+
+
+class SignatureConflict(LakeError):
+    """A version's column has another type than the same column of earlier versions: says nothing about the lake."""
 
 
 class LedgerError(RampgateError):

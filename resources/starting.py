@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from pipelines.errors import CommandRefused, VersionRefused
+from pipelines.errors import CommandRefused, SignatureConflict, VersionRefused
 from pipelines.manifest.load import Model
 from pipelines.rollout.decision import Decision
 from pipelines.rollout.evidence import Evidence, OnFail, Verdict
@@ -44,11 +44,8 @@ def start(
         raise CommandRefused(f"{model.name} has no version {version!r} in the registry")
     report = validate_version(systems.registry, model.name, version, allow=model.rollout.artefact.allow)
     if not report.ok:
-        systems.controller.refuse(model.name, version, report.reason)
-        raise VersionRefused(f"{model.name} version {version} is refused before any traffic: {report.reason}")
-    schema = systems.registry.signature(model.name, version)
-    with systems.lake.connect() as connection:
-        ensure_tables(systems.lake, connection, model.name, schema)
+        raise _refused(systems, model.name, version, report.reason)
+    _make_room(systems, model.name, version)
     artefact = systems.registry.artefact(model.name, version, local=systems.settings.serving == "embedded")
     other = _other_side(systems, model, version, against)
     if mode is Mode.AB_TEST and other.served is None:
@@ -98,6 +95,22 @@ def held_up(systems: Systems, model: Model, version: str) -> str:
         model=model.name,
     )
     return problem
+
+
+def _make_room(systems: Systems, model: str, version: str) -> None:
+    """Type the version's part of the lake. A type that does not fit what is there is a fault of the version."""
+    schema = systems.registry.signature(model, version)
+    try:
+        with systems.lake.connect() as connection:
+            ensure_tables(systems.lake, connection, model, schema)
+    except SignatureConflict as conflict:
+        raise _refused(systems, model, version, str(conflict)) from conflict
+
+
+def _refused(systems: Systems, model: str, version: str, reason: str) -> VersionRefused:
+    """Refuse the version: recorded, tagged and alerted."""
+    systems.controller.refuse(model, version, reason)
+    return VersionRefused(f"{model} version {version} is refused before any traffic: {reason}")
 
 
 def carry_on(systems: Systems, model: Model, rollout_id: str) -> Decision:

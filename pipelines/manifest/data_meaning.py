@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pipelines.manifest.model import Check, Drift
 from pipelines.manifest.problem import Finding, shown
 
-_COLUMN = re.compile(r"^(features|outputs)\.\S.*$")
+_COLUMN = re.compile(r"^(features|outputs)\..+$")
 _NEEDS = {
     "between": ("min", "max"),
     "mean_between": ("min", "max"),

@@ -15,7 +15,7 @@ GATEWAY_THRESHOLDS_MS = (
 """The upper bounds of the gateway's latency histogram: an SLO between two of them cannot be counted."""
 
 _SERVING = ("serving.errors", "serving.over_slo")
-_DATA = re.compile(r"^(outcomes|predictions)\.[A-Za-z_][A-Za-z0-9_]{0,62}$")
+_DATA = re.compile(r"outcomes\.[A-Za-z_][A-Za-z0-9_]{0,62}|predictions\.(?P<column>.+)", re.DOTALL)
 _SOURCES = "serving.errors, serving.over_slo, outcomes.<metric> or predictions.<column>"
 _AMOUNTS = (MetricType.MEAN, MetricType.RATIO)
 
@@ -64,11 +64,17 @@ def _source_findings(metric: Metric) -> Iterator[Finding]:
             yield ("type",), f"{metric.type.value!r}: expected 'proportion' for source: {metric.source}"
         if metric.better is not Better.LOWER:
             yield ("better",), f"{metric.better.value!r}: expected 'lower' for source: {metric.source}"
-    elif not _DATA.match(metric.source):
+    elif not _is_data(metric.source):
         yield ("source",), f"{shown(metric.source)}: expected {_SOURCES}"
     for key, source in (("denominator", metric.denominator), ("covariate", metric.covariate)):
-        if source is not None and not _DATA.match(source):
+        if source is not None and not _is_data(source):
             yield (key,), f"{shown(source)}: expected predictions.<column> or outcomes.<metric>"
+
+
+def _is_data(source: str) -> bool:
+    """A column may be called whatever a signature can call it, blanks and dots included."""
+    found = _DATA.fullmatch(source)
+    return found is not None and (found["column"] or "x").isprintable()
 
 
 def _slo_findings(metric: Metric) -> Iterator[Finding]:

@@ -16,8 +16,9 @@ from resources.lake.experiment import ExperimentQuery, MetricKind, MetricQuery, 
 from resources.lake.ingest import IngestReport, ingest_predictions
 from resources.lake.maintenance import Maintenance, expire_unpaired, maintain, remove_loaded
 from resources.lake.outcomes import OutcomeReport, ingest_outcomes
-from resources.lake.schema import Column, ModelSchema, feature_columns, output_columns
+from resources.lake.schema import feature_columns, output_columns
 from resources.lake.windows import window, window_counts
+from resources.signature import Column, ModelSchema
 
 __all__ = [
     "Collected",

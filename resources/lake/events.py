@@ -1,8 +1,9 @@
 """Reads prediction segments into a typed temporary table, one set-based pass over the JSON.
 
 `events` holds one row per line (half a prediction). `record_id` is the line's own id, `request_id` the call that it
-answers (the gateway's id of it, or the record's where there is none), `caller_id` what the caller named it. Tensors are found by name. Row 0 is typed at once; only
-batches (`rows` > 1) keep their tensors, for `pairing` to type the other rows.
+answers (the gateway's id of it, or the record's where there is none), `caller_id` what the caller named it. Tensors
+are found by name, without regard to case; nested data is flattened, row-major, as the protocol allows both. Row 0 is
+typed at once; only batches (`rows` > 1) keep their tensors, for `pairing` to type the other rows.
 """
 
 from collections.abc import Sequence
@@ -20,12 +21,14 @@ REQUEST = "org.kubeflow.serving.inference.request"
 RESPONSE = "org.kubeflow.serving.inference.response"
 
 TENSOR_LISTS = (
-    "list_transform({tensors}, lambda t: t.name) AS {scope}names,"
+    "list_transform({tensors}, lambda t: lower(t.name)) AS {scope}names,"
     " list_transform({tensors}, lambda t: t.data) AS {scope}datas"
 )
 """What `tensor_struct` looks names up in; to be formatted."""
 
-_TENSORS = "STRUCT(name VARCHAR, shape BIGINT[], datatype VARCHAR, data VARCHAR[])[]"
+_TENSORS = "STRUCT(name VARCHAR, shape BIGINT[], datatype VARCHAR, data JSON)[]"
+_DEEPEST = 6
+"""Dimensions of nested data: more than a batch of videos has."""
 _LINE = (
     "{id: 'VARCHAR', type: 'VARCHAR', time: 'VARCHAR', source: 'VARCHAR', latencyms: 'DOUBLE', status: 'INTEGER',"
     """ metadata: 'STRUCT("x-unit-id" VARCHAR[], "x-assignment" VARCHAR[], "x-call-id" VARCHAR[],"""
@@ -60,17 +63,39 @@ def tensor_struct(struct: str, columns: Fields, *, row: str, scope: str = "") ->
     misfits: list[tuple[str, str]] = []
     for name, kind in columns.items():
         raw = _raw(name, kind, row, scope, only=len(columns) == 1)
-        value = f"TRY_CAST({raw} AS {kind})"
+        value = _cast(raw, kind)
         values.append(f"{identifier(name)} := {value}")
         words = f"concat({literal(f'{struct}.{name} == ')}, left(({raw})::VARCHAR, 80), {literal(f' is not {kind}')})"
-        misfits.append((f"({raw} IS NOT NULL AND {value} IS NULL)", words))
+        lost = f"{raw} IS NOT NULL AND {value} IS NULL"
+        if kind.endswith("[]"):
+            lost += f" OR list_count({raw}) > list_count({value})"
+        misfits.append((f"({lost})", words))
     anything = " OR ".join(misfit for misfit, _ in misfits)
     which = ", ".join(f"CASE WHEN {misfit} THEN {words} END" for misfit, words in misfits)
     return f"struct_pack({', '.join(values)})", f"CASE WHEN {anything} THEN concat_ws('; ', {which}) END"
 
 
+def _cast(raw: str, kind: str) -> str:
+    """Text as a value of the column, or NULL. A time with an offset is kept in UTC, as the model sees it."""
+    if kind.endswith("[]"):
+        return f"list_transform({raw}, lambda v: {_cast('v', kind.removesuffix('[]'))})"
+    if kind == "TIMESTAMP":
+        return f"timezone('UTC', TRY_CAST({raw} AS TIMESTAMPTZ))"
+    return f"try(from_base64({raw}))" if kind == "BLOB" else f"TRY_CAST({raw} AS {kind})"
+
+
+def _flat(data: str) -> str:
+    """A tensor's data as one list of texts. DuckDB writes JSON without blanks: its first brackets say how deep it is."""
+    cases = " ".join(
+        f"WHEN NOT starts_with({data}::VARCHAR, '{'[' * (depth + 1)}')"
+        f" THEN json_extract_string({data}, '${'[*]' * depth}')"
+        for depth in range(1, _DEEPEST)
+    )
+    return f"CASE {cases} ELSE json_extract_string({data}, '${'[*]' * _DEEPEST}') END"
+
+
 def _raw(name: str, kind: str, row: str, scope: str, *, only: bool) -> str:
-    place = f"list_position({scope}names, {literal(name)})"
+    place = f"list_position({scope}names, {literal(name.lower())})"
     data = f"{scope}datas[{f'coalesce({place}, 1)' if only else place}]"
     if not kind.endswith("[]"):
         return f"{data}[{row} + 1]"
@@ -113,7 +138,10 @@ def _parse(limit: int) -> str:
                 metadata."x-assignment"[1] AS assignment,
                 latencyms AS latency_ms,
                 status,
-                CASE type WHEN '{REQUEST}' THEN data.inputs WHEN '{RESPONSE}' THEN data.outputs END AS tensors,
+                list_transform(
+                    CASE type WHEN '{REQUEST}' THEN data.inputs WHEN '{RESPONSE}' THEN data.outputs END,
+                    lambda t: struct_pack(name := t.name, shape := t.shape, datatype := t.datatype, data := {_flat("t.data")})
+                ) AS tensors,
                 parse_filename(filename) AS segment
             FROM read_json($paths, format = 'newline_delimited', columns = {_LINE}, ignore_errors = true,
                 filename = true, maximum_object_size = {limit})

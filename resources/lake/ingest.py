@@ -12,7 +12,8 @@ from resources.lake.connection import Lake
 from resources.lake.events import problem, read_events
 from resources.lake.pairing import load_pairs, waiting_halves
 from resources.lake.quarantine import Unusable
-from resources.lake.schema import Fields, ModelSchema, ensure_tables, exists, fields, upgrade_tables
+from resources.lake.schema import Fields, ensure_tables, exists, fields, upgrade_tables
+from resources.signature import ModelSchema
 
 SOURCE = "predictions"
 

@@ -5,14 +5,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipelines.errors import LakeError
-
-_LONGEST = 255
+from resources.signature import LONGEST_NAME
 
 
 def identifier(name: str) -> str:
     """`name` as a quoted SQL identifier. Raises `LakeError` for one that is empty, too long or unprintable."""
-    if not name or len(name) > _LONGEST or not name.isprintable():
-        raise LakeError(f"name {name!r}: must be 1 to {_LONGEST} printable characters")
+    if not name or len(name) > LONGEST_NAME or not name.isprintable():
+        raise LakeError(f"name {name!r}: must be 1 to {LONGEST_NAME} printable characters")
     return '"' + name.replace('"', '""') + '"'
 
 

@@ -1,25 +1,14 @@
 """A model's tables: typed from its signature, and grown when a new version needs more."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 import duckdb
 from duckdb import DuckDBPyConnection
 
-from pipelines.errors import LakeError
+from pipelines.errors import LakeError, SignatureConflict
 from resources.lake.connection import Lake
 from resources.lake.names import identifier, table
-
-SQL_TYPES: Mapping[str, str] = {
-    "double": "DOUBLE",
-    "float": "FLOAT",
-    "long": "BIGINT",
-    "integer": "INTEGER",
-    "boolean": "BOOLEAN",
-    "string": "VARCHAR",
-    "datetime": "TIMESTAMP",
-}
-"""MLflow's signature types, and what they are in the lake."""
+from resources.signature import KINDS, Column, ModelSchema
 
 ANSWERED = "status BETWEEN 200 AND 299"
 """SQL of what makes a row of `predictions` an answer; anything else is an error, as in the serving side's counters."""
@@ -35,41 +24,7 @@ _LATER: Mapping[str, tuple[str, ...]] = {
 _WIDENS = {
     ("INTEGER", "BIGINT"), ("INTEGER", "DOUBLE"), ("BIGINT", "DOUBLE"), ("FLOAT", "DOUBLE"),
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column of a signature."""
-
-    name: str
-    type: str
-    """double, float, long, integer, boolean, string or datetime."""
-    many: bool = False
-    """A list per row: a tensor of shape [n, k]."""
-
-    @property
-    def sql_type(self) -> str:
-        """Raises `LakeError` for a type that the lake does not store."""
-        if self.type not in SQL_TYPES:
-            raise LakeError(
-                f"column {self.name!r} has type {self.type!r}, must be one of {', '.join(SQL_TYPES)}"
-            )
-        return SQL_TYPES[self.type] + ("[]" if self.many else "")
-
-
-@dataclass(frozen=True)
-class ModelSchema:
-    """What a model version takes and gives."""
-
-    inputs: tuple[Column, ...]
-    outputs: tuple[Column, ...]
-
-    def __post_init__(self) -> None:
-        for side, columns in (("inputs", self.inputs), ("outputs", self.outputs)):
-            if not columns:
-                raise LakeError(f"the signature has no {side}: nothing to type the prediction log with")
-            _storable(side, columns)
-
+_WORDS = {kind.sql: name for name, kind in KINDS.items()}
 
 Fields = dict[str, str]
 """Field name -> SQL type, of one struct."""
@@ -78,7 +33,7 @@ Fields = dict[str, str]
 def ensure_tables(lake: Lake, connection: DuckDBPyConnection, model: str, schema: ModelSchema) -> None:
     """Create the model's tables, or add and widen what `schema` needs and they lack.
 
-    Raises `LakeError` naming column, old and new type where the types do not fit; nothing is changed then.
+    Raises `SignatureConflict` naming column, old and new type where the types do not fit; nothing is changed then.
     """
     if not _changes(connection, model, schema):
         return
@@ -153,22 +108,43 @@ def _added(connection: DuckDBPyConnection, model: str) -> list[str]:
 
 
 def _merged(struct: str, old: Fields, columns: Iterable[Column]) -> Fields:
-    """`old` with what `columns` add and widen; a column that the lake holds wider already stays as it is."""
-    by_fold = {name.casefold(): name for name in old}
+    """`old` with what `columns` add and widen; a column that the lake holds wider already stays as it is.
+
+    A name that differs by case alone is the same field, under the spelling that came first.
+    """
+    spelt = {name.lower(): name for name in old}
     new = dict(old)
     for column in columns:
-        name = by_fold.get(column.name.casefold(), column.name)
-        if name != column.name:
-            raise LakeError(f"{struct}.{column.name} differs from {struct}.{name} by case alone")
+        name = spelt.get(column.name.lower(), column.name)
         have, want = old.get(name), column.sql_type
-        if have is None or (have, want) in _WIDENS:
-            new[name] = want
-        elif have != want and (want, have) not in _WIDENS:
-            raise LakeError(
-                f"{struct}.{name} is {have} in the lake and {want} in the new version's signature: these do not"
-                " fit; rename the column or keep its type"
+        both = want if have is None else _wide_enough(have, want)
+        if both is None:
+            raise SignatureConflict(
+                f"{struct}.{column.name} is {_in_words(str(have))} in the lake, from an earlier version, and"
+                f" {_in_words(want)} in the new version's signature: these do not fit; keep the type, or give the"
+                " column another name"
             )
+        new[name] = both
     return new
+
+
+def _wide_enough(have: str, want: str) -> str | None:
+    """The type that holds both, or None: a list and a single value are no kin."""
+    if have.endswith("[]") and want.endswith("[]"):
+        of = _wide_enough(have.removesuffix("[]"), want.removesuffix("[]"))
+        return None if of is None else f"{of}[]"
+    if have == want or (want, have) in _WIDENS:
+        return have
+    if (have, want) in _WIDENS:
+        return want
+    return "DOUBLE" if {(have, "DOUBLE"), (want, "DOUBLE")} <= _WIDENS else None
+
+
+def _in_words(kind: str) -> str:
+    """MLflow's name of a DuckDB type, and both for who looks into the lake."""
+    plain = kind.removesuffix("[]")
+    name = _WORDS.get(plain, plain.lower())
+    return f"{'a list of ' if plain != kind else ''}{name} ({kind})"
 
 
 def _creation(model: str, schema: ModelSchema) -> list[str]:
@@ -211,13 +187,3 @@ def _existing(connection: DuckDBPyConnection, model: str) -> tuple[Fields, Field
 
 def _struct(columns: Fields) -> str:
     return "STRUCT(" + ", ".join(f"{identifier(name)} {kind}" for name, kind in columns.items()) + ")"
-
-
-def _storable(side: str, columns: Iterable[Column]) -> None:
-    """Struct fields are told apart without regard to case; each must be something the lake can hold."""
-    seen: set[str] = set()
-    for column in columns:
-        if column.name.casefold() in seen:
-            raise LakeError(f"{side}: there is a second column {column.name!r} (case does not count)")
-        seen.add(column.name.casefold())
-        _struct({column.name: column.sql_type})

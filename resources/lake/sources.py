@@ -47,12 +47,12 @@ def _once(expression: str) -> str:
 
 
 def _fields(name: str, columns: tuple[Fields, Fields]) -> list[tuple[str, str, str]]:
-    """(struct, field, type) of every field that `name` can mean."""
+    """(struct, field, type) of every field that `name` can mean; as in DuckDB, case does not count."""
     return [
         (struct, field, kind)
         for struct, held in zip(("features", "outputs"), columns, strict=True)
         for field, kind in held.items()
-        if name in (field, f"{struct}.{field}")
+        if name.lower() in (field.lower(), f"{struct}.{field}".lower())
     ]
 
 

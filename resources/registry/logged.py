@@ -9,14 +9,8 @@ from typing import Any, cast
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from pipelines.errors import LakeError, RegistryError, VersionRefused
-from resources.lake.schema import Column, ModelSchema
-
-_HOW = "log the model with signature=mlflow.models.infer_signature(inputs, predictions)"
-_TENSOR_TYPES = {
-    "float64": "double", "float32": "float", "int64": "long", "int32": "integer", "bool": "boolean",
-    "str": "string", "object": "string",
-}  # fmt: skip
+from pipelines.errors import RegistryError, VersionRefused
+from resources.signature import ModelSchema
 
 
 @dataclass(frozen=True)
@@ -46,49 +40,47 @@ class LoggedModel:
         return cast(dict[str, dict[str, Any]], found) if isinstance(found, dict) else {}
 
     def signature(self) -> ModelSchema:
-        """Columns in and out. Raises `VersionRefused` where they are missing or have no names."""
-        written = self.about.get("signature") or {}
-        if not written.get("inputs") or not written.get("outputs"):
-            missing = "signature" if not written else "signature with both inputs and outputs"
-            raise VersionRefused(f"the version has no {missing}: {_HOW}")
-        try:
-            return ModelSchema(
-                inputs=_columns(written["inputs"]), outputs=_columns(written["outputs"], unnamed="output")
-            )
-        except LakeError as error:
-            raise VersionRefused(f"the version's signature cannot be stored: {error}") from error
+        """Columns in and out. Raises `VersionRefused` where they are missing, or cannot be served or stored."""
+        written = self.about.get("signature")
+        return ModelSchema.of_mlflow(cast(dict[str, Any], written) if isinstance(written, dict) else None)
 
     def example(self) -> Mapping[str, Any]:
-        """The example as MLflow's scoring request. Raises `VersionRefused` where there is none."""
-        info = self.about.get("saved_input_example_info") or {}
-        name = info.get("serving_input_path")
-        if not name:
+        """The example as MLflow's scoring request. Raises `VersionRefused` where there is none.
+
+        Older clients saved no such request, but the example alone: it is put into one.
+        """
+        info = cast(dict[str, Any], self.about.get("saved_input_example_info") or {})
+        request, alone = info.get("serving_input_path"), info.get("artifact_path")
+        if not request and not alone:
             raise VersionRefused("the version has no input example: log the model with input_example=")
-        path = self.directory / Path(name).name
+        name = Path(str(request or alone)).name
         try:
-            return cast(dict[str, Any], json.loads(path.read_text(encoding="utf-8")))
+            saved = json.loads((self.directory / name).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise VersionRefused(f"the version's input example {name} cannot be read: {error}") from error
+        example = saved if request else _as_request(saved, info)
+        if not isinstance(example, dict):
+            raise VersionRefused(f"the version's input example {name} is no mapping, but {saved!r:.80}")
+        return cast(dict[str, Any], example)
 
 
-def _columns(written: str, unnamed: str | None = None) -> tuple[Column, ...]:
-    specs = cast(list[dict[str, Any]], json.loads(written))
-    return tuple(_column(spec, index, unnamed) for index, spec in enumerate(specs))
-
-
-def _column(spec: Mapping[str, Any], index: int, unnamed: str | None) -> Column:
-    """MLflow writes a column as {type, name}, an array as {type: array, items}, a tensor as {tensor-spec}."""
-    name: str | None = spec.get("name") or (f"{unnamed}_{index}" if unnamed else None)
-    if name is None:
-        raise VersionRefused(f"the signature's input {index} has no name: {_HOW}, on a data frame")
-    if spec["type"] == "tensor":
-        tensor = spec["tensor-spec"]
-        kind = _TENSOR_TYPES.get(tensor["dtype"], str(tensor["dtype"]))
-        return Column(name, kind, many=_many(tensor["shape"]))
-    if spec["type"] == "array":
-        return Column(name, str(spec["items"]["type"]), many=True)
-    return Column(name, str(spec["type"]))
-
-
-def _many(shape: list[int]) -> bool:
-    return len(shape) > 1 and shape[1:] != [1]
+def _as_request(saved: Any, info: Mapping[str, Any]) -> Any:
+    """What newer clients save beside the example; `inputs` and `params` are kept apart where it has both."""
+    kind = info.get("type")
+    data = saved["inputs"] if info.get("params") and "inputs" in saved else saved
+    match kind, info.get("pandas_orient", "split"):
+        case "dataframe", "split" | "values":
+            return {"dataframe_split": data}
+        case "dataframe", "records":
+            return {"dataframe_records": data}
+        case "ndarray", _ if (
+            isinstance(data, dict) and len(data) == 1 and {"inputs", "instances"} & set(data)
+        ):
+            return data  # as for TensorFlow Serving
+        case "ndarray" | "json_object", _:
+            return {"inputs": data}
+        case _:
+            raise VersionRefused(
+                f"the version's input example is of type {kind!r}, which cannot be sent as a request: give a data"
+                " frame, an array or a mapping as input_example="
+            )

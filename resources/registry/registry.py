@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.errors import NotInRegistry, RegistryError
-from resources.lake.schema import ModelSchema
 from resources.registry.artefacts import ArtefactCache
 from resources.registry.input_example import v2_request
 from resources.registry.logged import LoggedModel
@@ -15,6 +14,7 @@ from resources.registry.policy import violations
 from resources.registry.rest import RegistryApi
 from resources.registry.version import VersionInfo
 from resources.serving.backend import ModelArtefact
+from resources.signature import ModelSchema
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from pipelines.errors import ServingError, VersionRefused
-from resources.lake.schema import ModelSchema
 from resources.registry.registry import Registry
+from resources.signature import Column, ModelSchema
 
 Probe = Callable[[dict[str, Any]], Mapping[str, Any]]
 """Sends one v2 request to the version through the real predictor and returns its v2 answer."""
@@ -59,7 +59,7 @@ def validate_version(
         request = _step(steps, "input example", lambda: registry.input_example(model, version), _rows)
         # The probe loads the artefact: never before the policy has passed.
         if request is not None and probe is not None and all(step.ok for step in steps):
-            answer = _step(steps, "probe", lambda: _answer(probe, request, schema), _shape)
+            answer = _step(steps, "probe", lambda: answer_of(probe, request, schema), _shape)
             facts["probe"] = answer
     return ValidationReport(steps=tuple(steps), facts=facts)
 
@@ -81,7 +81,7 @@ def _step(
     return result
 
 
-def _answer(probe: Probe, request: dict[str, Any], schema: ModelSchema) -> Mapping[str, Any]:
+def answer_of(probe: Probe, request: dict[str, Any], schema: ModelSchema) -> Mapping[str, Any]:
     answer = probe(request)
     rows = request["inputs"][0]["shape"][0]
     outputs = {tensor.get("name"): tensor for tensor in answer.get("outputs", ())}
@@ -90,13 +90,23 @@ def _answer(probe: Probe, request: dict[str, Any], schema: ModelSchema) -> Mappi
         if tensor is None:
             named = ", ".join(map(str, outputs)) or "none"
             raise VersionRefused(f"the predictor's answer has no output {column.name!r}; it has {named}")
-        shape = tensor.get("shape")
-        if not isinstance(shape, list):
-            raise VersionRefused(f"output {column.name!r} has no shape")
-        if shape[:1] != [rows] or (not column.many and shape not in ([rows], [rows, 1])):
-            expected = f"[{rows}, k]" if column.many else f"[{rows}]"
-            raise VersionRefused(f"output {column.name!r} has shape {shape}, expected {expected}")
+        wrong = _unlike(column, tensor, rows)
+        if wrong is not None:
+            raise VersionRefused(f"output {column.name!r} {wrong}")
     return answer
+
+
+def _unlike(column: Column, tensor: Mapping[str, Any], rows: int) -> str | None:
+    """How an answer's tensor differs from what the signature says, in words; None where it does not."""
+    shape, datatype = tensor.get("shape"), tensor.get("datatype")
+    if not isinstance(shape, list):
+        return "has no shape"
+    expected = column.dimensions.replace("n", str(rows), 1)
+    if shape[:1] != [rows] or not column.fits(cast(list[int], shape)):
+        return f"has shape {shape}, expected {expected}"
+    if datatype not in column.kind.accepts:
+        return f"has datatype {datatype}, but the signature says {column.type}: expected {column.datatype}"
+    return None
 
 
 def _columns(schema: ModelSchema) -> str:

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import Any
 
 from pipelines.errors import ServingError
-from resources.lake.schema import ModelSchema
 from resources.registry.input_example import v2_request
+from resources.signature import ModelSchema
 
 Predict = Callable[[dict[str, Any]], Mapping[str, Any]]
 """Sends one v2 request to the version through the real predictor and returns its v2 answer."""
@@ -96,6 +97,32 @@ def ask(
 ) -> Answers:
     """Ask for every row, in requests of at most 500; stops once more than `tolerated` rows have failed.
 
-    `rows` hold the values of `schema.inputs` in order; `score` names the output that is read.
+    `rows` hold the values of `schema.inputs` in order; `score` names the output that is read. Rows that lack the same
+    optional columns are asked together: a request can leave a column out, but an integer in it cannot be null.
     """
-    return _Asking(predict, schema, score, rows, tolerated, Answers([None] * len(rows))).run()
+    order = sorted(range(len(rows)), key=lambda row: _left_out(schema, rows[row]))
+    answers = Answers([None] * len(rows))
+    for _, alike in groupby(order, key=lambda row: _left_out(schema, rows[row])):
+        places = list(alike)
+        asking = _Asking(
+            predict,
+            schema,
+            score,
+            [rows[place] for place in places],
+            tolerated,
+            replace(answers, scores=[None] * len(places)),
+        )
+        found = asking.run()
+        answers.asked, answers.failed, answers.first_error = found.asked, found.failed, found.first_error
+        for place, value in zip(places, found.scores, strict=True):
+            answers.scores[place] = value
+    return answers
+
+
+def _left_out(schema: ModelSchema, row: Sequence[Any]) -> tuple[str, ...]:
+    """The optional columns that the row lacks, and numpy has no null for."""
+    return tuple(
+        column.name
+        for column, value in zip(schema.inputs, row, strict=True)
+        if value is None and not column.required and not column.has_null
+    )

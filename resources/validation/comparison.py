@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from pipelines.manifest.model import RolloutManifest, Validation
 from resources.lake.connection import Lake
-from resources.lake.schema import ModelSchema
+from resources.signature import ModelSchema
 from resources.validation.answers import Answers, Predict, ask
 from resources.validation.labelled import LabelledRows, labelled_rows
 
@@ -142,6 +142,7 @@ def _score(label: str, champion: ModelSchema, challenger: ModelSchema) -> str | 
 
 
 def _unlogged(champion: ModelSchema, challenger: ModelSchema) -> list[str]:
-    """What the challenger takes and the log cannot give: new columns, and lists."""
-    known = {column.name for column in champion.inputs if not column.many}
-    return [repr(column.name) for column in challenger.inputs if column.name not in known]
+    """What the challenger needs and the log cannot give: new columns, and lists."""
+    known = {column.name.lower() for column in champion.inputs if not column.many}
+    needed = (column for column in challenger.inputs if column.required or column.many)
+    return [repr(column.name) for column in needed if column.name.lower() not in known]

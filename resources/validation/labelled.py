@@ -1,5 +1,6 @@
 """Logged requests that the champion answered and whose outcome is known."""
 
+import base64
 import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +9,8 @@ from typing import Any
 from pipelines.manifest.model import RolloutManifest
 from resources.lake.connection import Lake
 from resources.lake.names import identifier, table
-from resources.lake.schema import ANSWERED, KEY, ModelSchema
+from resources.lake.schema import ANSWERED, KEY
+from resources.signature import ModelSchema
 
 _ONE_REQUEST = "QUALIFY min(request_id) OVER (PARTITION BY key) = max(request_id) OVER (PARTITION BY key)"
 _SKEW = dt.timedelta(seconds=5)
@@ -64,5 +66,7 @@ def labelled_rows(
 
 
 def _plain(value: Any) -> Any:
-    """Times travel as text in JSON."""
+    """Times and bytes travel as text in JSON."""
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
     return value.isoformat() if isinstance(value, dt.date) else value

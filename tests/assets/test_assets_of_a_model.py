@@ -19,6 +19,7 @@ from pipelines.manifest.load import Model
 from pipelines.rollout.evidence import Verdict
 from pipelines.rollout.state import Phase
 from resources.lake.schema import ensure_tables
+from resources.signature import Column, ModelSchema
 from resources.starting import start
 from tests.resources.lake.segments_by_hand import SCHEMA, Log, prediction
 from tests.support.memory_systems import MemorySystems, broken_predictor, start_rollout
@@ -210,6 +211,19 @@ def test_a_version_without_signature_is_refused_with_tag_and_alert(systems: Memo
     assert "no signature" in systems.world.tags[MODEL, "2", "rampgate.reason"]
     assert systems.titles() == [f"{MODEL} version 2: refused before any traffic"]
     assert systems.share == 0
+
+
+def test_a_version_that_does_not_fit_the_lake_is_refused_with_tag_and_alert(systems: MemorySystems) -> None:
+    earlier = ModelSchema((Column("distance", "string"),), SCHEMA.outputs)
+    with systems.lake.connect() as connection:
+        ensure_tables(systems.lake, connection, MODEL, earlier)
+    result = materialize(systems, candidate, _version("2"), raise_on_error=False)
+    assert not result.success
+    assert systems.world.tags[MODEL, "2", "rampgate.status"] == "refused"
+    reason = systems.world.tags[MODEL, "2", "rampgate.reason"]
+    assert "features.distance is string (VARCHAR) in the lake" in reason
+    assert "double (DOUBLE) in the new version's signature" in reason
+    assert systems.titles() == [f"{MODEL} version 2: refused before any traffic"]
 
 
 def test_a_version_that_does_not_exist_is_named(systems: MemorySystems) -> None:

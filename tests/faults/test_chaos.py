@@ -16,9 +16,9 @@ import pytest
 from pipelines.rollout.decision import End
 from pipelines.rollout.state import Phase
 from resources.lake.ingest import ingest_predictions
-from resources.lake.schema import Column, ModelSchema
 from resources.serving.embedded import Layout
 from resources.serving.embedded.supervisor import Supervisor, wait_until
+from resources.signature import Column, ModelSchema
 from tests.support.chaos import (
     MODEL,
     PATIENCE_S,

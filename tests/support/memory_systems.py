@@ -10,10 +10,10 @@ from typing import Any
 from pipelines.errors import NotMeasured, RegistryError, ServingError, VersionRefused
 from pipelines.manifest.load import Model
 from resources.controller import Controller
-from resources.lake.schema import ModelSchema
 from resources.registry import VersionInfo
 from resources.serving.backend import Counters, ModelArtefact, RevisionCounters
 from resources.settings import Settings
+from resources.signature import ModelSchema
 from resources.systems import Systems
 from tests.resources.lake.segments_by_hand import MODEL, SCHEMA, tensors
 from tests.support.memory_backend import MemoryBackend, MemoryRegistry, World

@@ -1,42 +1,27 @@
-"""v2 input tensors -> the data frame that the model's MLflow signature describes."""
+"""v2 input tensors -> what the model's MLflow signature describes: a data frame, or arrays."""
 
 import base64
 import binascii
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from pipelines.errors import VersionRefused
 from resources.serving.predictor.errors import BadInput
+from resources.signature import Column
 
-_INTEGERS = frozenset(f"{sign}INT{bits}" for sign in ("", "U") for bits in (8, 16, 32, 64))
-_FLOATS = frozenset({"FP16", "FP32", "FP64"})
-_TEXT = frozenset({"BYTES"})
+_Array = np.ndarray[Any, np.dtype[Any]]
 _NULL = type(None)
-
-
-class _Kind(NamedTuple):
-    """How values of one MLflow type arrive; `values` are the JSON types, exactly (a bool is no int)."""
-
-    dtype: str
-    datatype: str
-    accepts: frozenset[str]
-    values: frozenset[type]
-
-
-_KINDS: Mapping[str, _Kind] = {
-    "boolean": _Kind("bool", "BOOL", frozenset({"BOOL"}), frozenset({bool})),
-    "integer": _Kind("int32", "INT32", _INTEGERS, frozenset({int})),
-    "long": _Kind("int64", "INT64", _INTEGERS, frozenset({int})),
-    "float": _Kind("float32", "FP32", _FLOATS | _INTEGERS, frozenset({float, int, _NULL})),
-    "double": _Kind("float64", "FP64", _FLOATS | _INTEGERS, frozenset({float, int, _NULL})),
-    "string": _Kind("object", "BYTES", _TEXT, frozenset({str, _NULL})),
-    "binary": _Kind("object", "BYTES", _TEXT, frozenset({str, _NULL})),
-    "datetime": _Kind("datetime64[ns]", "BYTES", _TEXT, frozenset({str, _NULL})),
-}
+# What pandas and DuckDB read alike; pandas alone would also take `now`, and DuckDB `epoch`.
+_MOMENT = re.compile(
+    r"\d{4}-\d\d-\d\d(?P<time>[T ]\d\d:\d\d(:\d\d(\.\d{1,9})?(?P<offset>Z|[+-]\d\d(:?\d\d)?)?)?)?", re.ASCII
+)
+_ARRAYS = ("integer", "float", "datetime")
+"""MLflow takes lists of these as arrays alone: a list's numbers have 64 bits, and its times are numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,111 +34,175 @@ class Tensor:
     data: Sequence[Any]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Column:
-    """One column of the signature. `kind` is MLflow's name of its type, such as `double`."""
-
-    name: str
-    kind: str
-    required: bool = True
-
-    @property
-    def datatype(self) -> str:
-        """The v2 datatype it is announced with."""
-        return _KINDS[self.kind].datatype
-
-    def values(self, tensor: Tensor) -> "np.ndarray[Any, np.dtype[Any]]":
-        """The tensor's values with this column's dtype, shape [n]. Raises `BadInput`."""
-        kind = _KINDS[self.kind]
-        if tensor.datatype not in kind.accepts:
-            raise self._wrong(f"has datatype {tensor.datatype}")
-        data = _flat(tensor)
-        for row, value in enumerate(data):
-            if type(value) not in kind.values:
-                raise self._wrong(f"has {value!r:.80} ({type(value).__name__}) in row {row}")
-        try:
-            return np.array(self._converted(data), dtype=kind.dtype)
-        except (ValueError, OverflowError, binascii.Error) as error:
-            raise self._wrong(f"cannot be read: {str(error).splitlines()[0]}") from error
-
-    def _converted(self, data: Sequence[Any]) -> Any:
-        if self.kind == "binary":
-            return [None if value is None else base64.b64decode(value, validate=True) for value in data]
-        if self.kind == "datetime":
-            moments = pd.to_datetime(pd.Series(data, dtype="object"), format="ISO8601", utc=True)
-            return moments.dt.tz_localize(None).to_numpy()
-        return data
-
-    def _wrong(self, what: str) -> BadInput:
-        return BadInput(f"column {self.name!r} {what}; expected {self}")
-
-    def __str__(self) -> str:
-        kind = _KINDS[self.kind]
-        meaning = {"binary": " (base64)", "datetime": " (ISO 8601)"}.get(self.kind, "")
-        null = ", null allowed" if _NULL in kind.values else ""
-        return f"{kind.datatype} of shape [n] or [n, 1]{meaning}{null}"
-
-
 @dataclass(frozen=True)
-class InputColumns:
-    """The columns a model takes, in the signature's order."""
+class Inputs:
+    """What a model takes, in the signature's order."""
 
     columns: tuple[Column, ...]
 
-    @classmethod
-    def from_signature(cls, signature: Any) -> "InputColumns":
-        """From an `mlflow.models.ModelSignature`. Raises `VersionRefused` where it has no plain columns."""
-        if signature is None or signature.inputs is None:
-            raise VersionRefused(
-                "the model has no signature: log it with one (mlflow.models.infer_signature)"
-            )
-        schema = signature.inputs
-        if schema.is_tensor_spec() or not schema.has_input_names():
-            raise VersionRefused(
-                "the signature has no named columns: log the model with a data frame's signature"
-            )
-        return cls(tuple(_column(spec) for spec in schema.inputs))
+    def read(self, tensors: Sequence[Tensor]) -> tuple[Any, int]:
+        """What the model is asked with, and its number of rows.
 
-    def frame(self, tensors: Sequence[Tensor]) -> pd.DataFrame:
-        """One row per prediction, dtypes of the signature. Raises `BadInput` naming column and expectation."""
-        given = {tensor.name: tensor for tensor in tensors}
-        self._check_names(tensors, given)
+        A data frame with the signature's dtypes; for a signature of tensors a mapping of arrays, or the one array that
+        has no name. An optional column that was left out is null; it stays out where numpy has no null. Names are
+        found without regard to case, as in the lake. Raises `BadInput` naming column and expectation.
+        """
+        given = self._by_name(tensors)
         values = {
-            column.name: column.values(given[column.name]) for column in self.columns if column.name in given
+            column.name: _values(column, given[column.name])
+            for column in self.columns
+            if column.name in given
         }
-        rows = {name: len(array) for name, array in values.items()}
-        if len(set(rows.values())) > 1:
-            raise BadInput(f"columns have different numbers of rows: {rows}")
-        return pd.DataFrame(values, copy=False)
+        rows = {name: len(array) for name, array in values.items() if array is not None}
+        if len(set(rows.values())) != 1:
+            raise BadInput(
+                f"columns have different numbers of rows: {rows}" if rows else "no column is given"
+            )
+        count = next(iter(rows.values()))
+        if self.columns[0].dtype:
+            return self._arrays(values), count
+        return self._frame(values, count), count
 
-    def _check_names(self, tensors: Sequence[Tensor], given: Mapping[str, Tensor]) -> None:
-        expected = {column.name: column for column in self.columns}
+    def _arrays(self, values: Mapping[str, Any]) -> Any:
+        """MLflow knows a tensor that has no name as an array of its own."""
+        return values if self.columns[0].label is None else values[self.columns[0].name]
+
+    def _frame(self, values: Mapping[str, Any], rows: int) -> pd.DataFrame:
+        found: dict[str | int, Any] = {}
+        for column in self.columns:
+            array = values.get(column.name)
+            if array is None and not column.has_null:
+                continue
+            label = column.name if column.label is None else column.label
+            found[label] = np.array([None] * rows, dtype=column.kind.dtype) if array is None else array
+        return pd.DataFrame(found, copy=False)
+
+    def _by_name(self, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Column's name -> its tensor."""
+        names = {column.name.lower(): column.name for column in self.columns}
+        given: dict[str, Tensor] = {}
+        for tensor in tensors:
+            name = names.get(tensor.name.lower())
+            if name is None:
+                raise BadInput(
+                    f"column {tensor.name!r} is not in the signature; expected {', '.join(names.values())}"
+                )
+            if name in given:
+                raise BadInput(f"a column is given twice: {[tensor.name for tensor in tensors]}")
+            given[name] = tensor
         for column in self.columns:
             if column.required and column.name not in given:
-                raise BadInput(f"column {column.name!r} is missing; expected {column}")
-        for name in given:
-            if name not in expected:
-                raise BadInput(f"column {name!r} is not in the signature; expected {', '.join(expected)}")
-        if len(given) < len(tensors):
-            raise BadInput(f"a column is given twice: {[tensor.name for tensor in tensors]}")
+                raise BadInput(f"column {column.name!r} is missing; expected {expected(column)}")
+        return given
 
 
-def _column(spec: Any) -> Column:
-    kind = getattr(spec.type, "name", str(spec.type))
-    if kind not in _KINDS:
-        raise VersionRefused(f"column {spec.name!r} has type {spec.type}, must be one of {', '.join(_KINDS)}")
-    return Column(name=spec.name, kind=kind, required=spec.required)
+def expected(column: Column) -> str:
+    """The tensor that holds a column, in words."""
+    shape = column.dimensions if column.many else "[n] or [n, 1]"
+    form = f" ({column.kind.form})" if column.kind.form else ""
+    null = ", null allowed" if _takes_null(column) else ""
+    return f"{column.datatype} of shape {shape}{form}{null}"
 
 
-def _flat(tensor: Tensor) -> Sequence[Any]:
-    """The values of a tensor of shape [n] or [n, 1]."""
+def _takes_null(column: Column) -> bool:
+    """A list cannot be null, but what is in it can; MLflow takes an optional boolean as an object."""
+    optional_boolean = column.type == "boolean" and not column.required and not column.many
+    return optional_boolean or (_NULL in column.kind.values and column.dtype != "str")
+
+
+def _values(column: Column, tensor: Tensor) -> Any:
+    """The column's values with its dtype: an array of shape [n, ...], or a list of arrays for an array column.
+
+    None for an optional column of nulls alone. Raises `BadInput`.
+    """
+    data = _flat(column, tensor)
+    if not column.required and all(value is None for value in data):
+        return None if not column.has_null else _converted(column, data)
+    if tensor.datatype not in column.kind.accepts:
+        raise _wrong(column, f"has datatype {tensor.datatype}")
+    _check(column, data, len(data) // tensor.shape[0])
+    array = _converted(column, data)
+    if not column.many:
+        return array.reshape(-1, *column.shape)
+    array = array.reshape(tensor.shape)
+    return array if column.dtype else _lists(column, array)
+
+
+def _check(column: Column, data: Sequence[Any], each: int) -> None:
+    null = frozenset({_NULL})
+    allowed = column.kind.values | null if _takes_null(column) else column.kind.values - null
+    if set(map(type, data)) <= allowed:
+        infinite = next((i for i, v in enumerate(data) if type(v) is float and math.isinf(v)), None)
+        if infinite is None:
+            return
+        raise _wrong(column, f"has {data[infinite]!r} in row {infinite // each}")
+    for place, value in enumerate(data):
+        if type(value) not in allowed:
+            raise _wrong(column, f"has {value!r:.80} ({type(value).__name__}) in row {place // each}")
+
+
+def _converted(column: Column, data: Sequence[Any]) -> _Array:
+    dtype = column.dtype or column.kind.dtype
+    if column.type == "boolean" and None in data:
+        dtype = "object"
+    try:
+        with np.errstate(over="raise"):
+            return np.array(_parsed(column, data), dtype=dtype)
+    except (ValueError, OverflowError, FloatingPointError, binascii.Error) as error:
+        raise _wrong(column, f"cannot be read: {str(error).splitlines()[0]}") from error
+
+
+def _parsed(column: Column, data: Sequence[Any]) -> Any:
+    match column.type:
+        case "binary":
+            return [None if value is None else base64.b64decode(value, validate=True) for value in data]
+        case "datetime":
+            return _moments(data)
+        case _:
+            return data
+
+
+def _moments(data: Sequence[Any]) -> Any:
+    """In UTC, which a time without an offset is in already."""
+    texts = [None if value is None else _with_offset(value) for value in data]
+    moments = pd.to_datetime(pd.Series(texts, dtype="object"), format="ISO8601", utc=True)
+    return moments.dt.tz_localize(None).to_numpy()
+
+
+def _with_offset(text: str) -> str:
+    """pandas would read a time that has none by the offset of the row before it."""
+    found = _MOMENT.fullmatch(text)
+    if found is None:
+        raise ValueError(f"{text!r:.80} is not like 2026-01-31T12:00:00Z")
+    if found["offset"]:
+        return text
+    return f"{text}Z" if found["time"] else f"{text}T00:00Z"
+
+
+def _lists(column: Column, array: _Array) -> pd.Series:
+    """One list per row, as MLflow's own server has it."""
+    rows = list(array) if column.type in _ARRAYS else array.tolist()
+    return pd.Series(rows, dtype="object")
+
+
+def _flat(column: Column, tensor: Tensor) -> Sequence[Any]:
+    """The tensor's values, row-major, one row or more."""
     shape = list(tensor.shape)
-    rows = shape[0] if shape else 0
-    if rows < 1 or shape[1:] not in ([], [1]):
-        raise BadInput(f"column {tensor.name!r} has shape {shape}; expected [n] or [n, 1], one row or more")
+    if not shape or min(shape) < 1 or not column.fits(shape):
+        raise BadInput(
+            f"column {tensor.name!r} has shape {shape}; expected"
+            f" {column.dimensions if column.many else '[n] or [n, 1]'}, one row or more"
+        )
     data = tensor.data
-    if data and all(isinstance(value, list) and len(value) == 1 for value in data):
-        data = [value[0] for value in data]
-    if len(data) != rows:
-        raise BadInput(f"column {tensor.name!r} has {len(data)} values; its shape {shape} says {rows}")
+    while data and all(isinstance(value, list) for value in data):
+        if len({len(value) for value in data}) > 1:
+            raise BadInput(f"column {tensor.name!r} has lists of different lengths; expected shape {shape}")
+        data = [item for value in data for item in value]
+    if len(data) != math.prod(shape):
+        count = f"{len(data)} values; its shape {shape} says {math.prod(shape)}"
+        raise BadInput(f"column {tensor.name!r} has {count}")
     return data
+
+
+def _wrong(column: Column, what: str) -> BadInput:
+    return BadInput(f"column {column.name!r} {what}; expected {expected(column)}")

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,9 +21,10 @@ from resources.prediction_log import (
     header_text,
     prediction_lines,
 )
-from resources.serving.predictor.columns import InputColumns, Tensor
-from resources.serving.predictor.errors import NoPrediction, NotRecorded, PredictionFailed
+from resources.serving.predictor.columns import Inputs, Tensor
+from resources.serving.predictor.errors import BadInput, NoPrediction, NotRecorded, PredictionFailed
 from resources.serving.predictor.tensors import output_tensors
+from resources.signature import Column, ModelSchema
 
 REQUEST_ID = "x-request-id"
 RECORDED_HEADERS = ("x-unit-id", "x-assignment", "x-call-id", REQUEST_ID)
@@ -48,18 +49,17 @@ class LoggedModel(Model):
     """Serves a pyfunc and writes each answer to the prediction log before it leaves.
 
     Predictions run one at a time on a thread of their own, so that a slow model does not keep the event loop
-    from answering health checks. An answer that cannot be logged becomes a 503.
+    from answering health checks. Every answer leaves a record, whatever the model raises; an answer that cannot be
+    logged becomes a 503.
     """
 
     def __init__(self, pyfunc: Any, origin: Origin, writer: SegmentWriter) -> None:
-        """`pyfunc` is a loaded `mlflow.pyfunc.PyFuncModel` with a signature of named columns."""
+        """`pyfunc` is a loaded `mlflow.pyfunc.PyFuncModel`. Raises `VersionRefused` without a usable signature."""
         super().__init__(origin.service, return_response_headers=True)
         self._pyfunc = pyfunc
-        self._columns = InputColumns.from_signature(pyfunc.metadata.signature)
-        outputs = pyfunc.metadata.signature.outputs
-        self._output_names: list[str] = (
-            outputs.input_names() if outputs is not None and outputs.has_input_names() else []
-        )
+        signature = pyfunc.metadata.signature
+        self._schema = ModelSchema.of_mlflow(None if signature is None else signature.to_dict())
+        self._inputs = Inputs(self._schema.inputs)
         self._version = origin.version
         self._attributes = origin.attributes()
         self._writer = writer
@@ -71,12 +71,31 @@ class LoggedModel(Model):
         self, payload: InferRequest, headers: Mapping[str, str], response_headers: dict[str, str]
     ) -> Mapping[str, Any]:
         """The v2 response as a dict. Raises `NoPrediction` with the status the caller gets."""
+        tensors = [_tensor(item) for item in payload.inputs]
+
+        def answer(request_id: str) -> Answer:
+            return self._answer(tensors, payload.id, request_id)
+
+        return await self._recorded(answer, tensors, headers, response_headers)
+
+    async def refuse(self, failure: BadInput, headers: Mapping[str, str]) -> None:
+        """Record a request that is none, and raise `failure`."""
+        refused = Answer(body={"error": str(failure)}, failure=failure)
+        await self._recorded(lambda _: refused, [], headers, {})
+
+    async def _recorded(
+        self,
+        answer_to: Callable[[str], Answer],
+        tensors: Sequence[Tensor],
+        headers: Mapping[str, str],
+        response_headers: dict[str, str],
+    ) -> Mapping[str, Any]:
         requested_at, started = datetime.now(UTC), time.perf_counter()
         record_id = str(uuid4())
         request_id = header_text(headers.get(REQUEST_ID, "")) or record_id
         response_headers[REQUEST_ID] = headers.get(REQUEST_ID) or record_id
         loop = asyncio.get_running_loop()
-        answer = await loop.run_in_executor(self._predicting, self._answer, payload, request_id)
+        answer = await loop.run_in_executor(self._predicting, answer_to, request_id)
         prediction = Prediction(
             record_id=record_id,
             metadata={
@@ -85,7 +104,7 @@ class LoggedModel(Model):
             requested_at=requested_at,
             latency_ms=(time.perf_counter() - started) * 1000,
             status=answer.status,
-            inputs=[vars(_tensor(item)) for item in payload.inputs],
+            inputs=[vars(tensor) for tensor in tensors],
             answer=answer.body,
         )
         if self._writer.waits_for_disk:
@@ -96,30 +115,32 @@ class LoggedModel(Model):
             raise answer.failure
         return answer.body
 
-    def _answer(self, payload: InferRequest, request_id: str) -> Answer:
+    def _answer(self, tensors: Sequence[Tensor], caller_id: str | None, request_id: str) -> Answer:
         try:
-            outputs = self._outputs([_tensor(item) for item in payload.inputs])
+            outputs = self._outputs(tensors)
         except NoPrediction as failure:
-            if isinstance(failure, PredictionFailed):
-                _log.error("request %s: %s", request_id, failure, exc_info=failure.__cause__)
-            return Answer(body={"error": str(failure)}, failure=failure)
+            return _failed(failure, request_id)
+        # Whatever a model raises, `SystemExit` included, its caller gets an answer and the log a record.
+        except BaseException as error:  # noqa: BLE001 -- a model is somebody else's code
+            failure = PredictionFailed(f"the answer could not be made: {_in_words(error)}")
+            failure.__cause__ = error
+            return _failed(failure, request_id)
         return Answer(
             body={
                 "model_name": self.name,
                 "model_version": self._version,
-                "id": payload.id or request_id,
+                "id": caller_id or request_id,
                 "outputs": outputs,
             }
         )
 
     def _outputs(self, tensors: Sequence[Tensor]) -> list[dict[str, Any]]:
-        frame = self._columns.frame(tensors)
+        asked, rows = self._inputs.read(tensors)
         try:
-            predictions = self._pyfunc.predict(frame)
-        except Exception as error:
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise PredictionFailed(f"the model failed: {reason:.300}") from error
-        return output_tensors(predictions, self._output_names, rows=len(frame))
+            predictions = self._pyfunc.predict(asked)
+        except BaseException as error:
+            raise PredictionFailed(f"the model failed: {_in_words(error)}") from error
+        return output_tensors(predictions, self._schema.outputs, rows=rows)
 
     def _record(self, prediction: Prediction) -> None:
         try:
@@ -130,10 +151,11 @@ class LoggedModel(Model):
 
     def get_input_types(self) -> list[dict[str, Any]]:
         """The signature's inputs, for `GET /v2/models/<name>`."""
-        return [
-            {"name": column.name, "datatype": column.datatype, "shape": [-1]}
-            for column in self._columns.columns
-        ]
+        return [_announced(column) for column in self._schema.inputs]
+
+    def get_output_types(self) -> list[dict[str, Any]]:
+        """The signature's outputs."""
+        return [_announced(column) for column in self._schema.outputs]
 
     def stop(self) -> None:
         """Called by the server when its last request is answered."""
@@ -144,3 +166,20 @@ def _tensor(item: InferInput) -> Tensor:
     data = item.data
     assert isinstance(data, list), "the server reads JSON alone"
     return Tensor(name=item.name, shape=item.shape, datatype=item.datatype, data=data)
+
+
+def _announced(column: Column) -> dict[str, Any]:
+    shape = [-1, *column.shape] if column.many else [-1]
+    return {"name": column.name, "datatype": column.datatype, "shape": shape}
+
+
+def _failed(failure: NoPrediction, request_id: str) -> Answer:
+    if isinstance(failure, PredictionFailed):
+        _log.error("request %s: %s", request_id, failure, exc_info=failure.__cause__)
+    return Answer(body={"error": str(failure)}, failure=failure)
+
+
+def _in_words(error: BaseException) -> str:
+    """One line that can be written: an exception may say anything."""
+    said = f"{type(error).__name__}: {error}".splitlines()[0]
+    return said[:300].encode(errors="replace").decode()

@@ -30,7 +30,7 @@ class PredictorOptions:
 def run(options: PredictorOptions) -> None:
     """Load the model, then listen, so that an open port is a model that answers.
 
-    Raises `VersionRefused` when the directory holds no model with a signature of named columns.
+    Raises `VersionRefused` when the directory holds no model with a signature that can be served.
     """
     gc.disable()  # imports and loading make no garbage worth the time
     from resources.serving.predictor.logged_model import LoggedModel

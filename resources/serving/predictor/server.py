@@ -7,6 +7,7 @@ import orjson
 # Like `logged_model`, imported by the predictor process alone.
 from fastapi import FastAPI, Request
 from kserve import Model, ModelServer, model_server  # noqa: TID253
+from kserve.errors import InvalidInput  # noqa: TID253
 from kserve.protocol.rest.server import RESTServer, metrics_handler  # noqa: TID253
 from kserve.protocol.rest.v2_datamodels import InferenceRequest  # noqa: TID253
 from kserve.protocol.rest.v2_endpoints import V2Endpoints  # noqa: TID253
@@ -14,6 +15,7 @@ from pydantic import ValidationError
 from starlette.responses import JSONResponse
 
 from resources.serving.predictor.errors import BadInput, NoPrediction
+from resources.serving.predictor.logged_model import LoggedModel
 from resources.settings import HOST
 
 
@@ -81,15 +83,21 @@ class JsonEndpoints(V2Endpoints):
     """Inference as JSON in and out, read and written once; the binary tensor extension is not served."""
 
     async def infer_json(self, request: Request, model_name: str) -> V2Response:
-        """POST /v2/models/<name>/infer."""
+        """POST /v2/models/<name>/infer. A request that cannot be read is recorded as well."""
+        model, headers = await self.dataplane.get_model(model_name), dict(request.headers)
+        assert isinstance(model, LoggedModel), "nothing else is served"
         try:
             body = InferenceRequest.model_validate_json(await request.body())
-        except ValidationError as error:
-            raise BadInput(f"not a v2 inference request: {_first_mistake(error)}") from None
-        headers = dict(request.headers)
-        decoded, _ = self.dataplane.decode(body, headers, model_name=model_name)
+            decoded, _ = self.dataplane.decode(body, headers, model_name=model_name)
+        except (ValidationError, InvalidInput) as error:
+            await model.refuse(BadInput(f"not a v2 inference request: {_mistake(error)}"), headers)
+            raise
         answer, response_headers = await self.dataplane.infer(model_name, decoded, headers)
         return V2Response(answer, headers=response_headers)
+
+
+def _mistake(error: ValidationError | InvalidInput) -> str:
+    return _first_mistake(error) if isinstance(error, ValidationError) else error.reason
 
 
 def _first_mistake(error: ValidationError) -> str:

@@ -23,6 +23,34 @@ def test_a_good_folder_becomes_a_model(folder: Path):
     assert model.service["spec"]["predictor"]["minReplicas"] == 2
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        "predictions.score",
+        "predictions.outputs.score",
+        "predictions.features.a b",
+        "predictions.it's 100 %",
+        "predictions.0",
+    ],
+)
+def test_a_column_can_be_named_whatever_it_is_called(folder: Path, source: str):
+    path = folder / "churn" / "rollout.yaml"
+    said = source.replace("'", "''")
+    path.write_text(path.read_text().replace("source: outcomes.revenue", f"source: '{said}'"))
+    catalogue = load_models(folder)
+    assert catalogue.errors == ()
+    assert catalogue.models[0].rollout.experiment.primary.source == source
+
+
+@pytest.mark.parametrize("source", ["predictions.", "predictions", "outcomes.a b", '"predictions.a\\tb"'])
+def test_a_source_that_names_no_column_is_told(folder: Path, source: str):
+    path = folder / "churn" / "rollout.yaml"
+    path.write_text(path.read_text().replace("source: outcomes.revenue", f"source: {source}"))
+    [error] = load_models(folder).errors
+    assert "experiment.primary.source" in str(error)
+    assert "outcomes.<metric> or predictions.<column>" in str(error)
+
+
 def test_the_shipped_models_are_good():
     catalogue = load_models(REPOSITORY / "serving_manifests")
     assert catalogue.errors == ()

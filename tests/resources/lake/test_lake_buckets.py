@@ -12,11 +12,13 @@ from pipelines.statistics.sums import Cell, Sums
 from resources.experiment.final_cells import Span, newly_final, open_since
 from resources.experiment.quality import outcome_quality
 from resources.lake import (
+    Column,
     ExperimentQuery,
     Lake,
     MetricKind,
     MetricQuery,
     Missing,
+    ModelSchema,
     StepUnits,
     StepWindow,
     cells,
@@ -335,3 +337,27 @@ def test_outcomes_find_a_request_by_its_callers_id_and_one_of_several_requests_c
     left_out = outcome_quality(lake, MODEL, query(PAID))
     assert (left_out.keys, left_out.unknown, left_out.ambiguous) == (3, 0, 1)
     assert "1 outcome keys name several requests" in left_out.sentence
+
+
+def test_a_column_of_either_side_is_read_whatever_it_is_called(lake: Lake, log: Log) -> None:
+    """The same name on both sides is told apart by the side; case does not count."""
+    both = Column("score of $x", "double"), Column("It's {x}", "double")
+    log.segment(
+        "1",
+        *prediction("a", at=MINUTE, inputs={"score of $x": [1.0], "It's {x}": [2.0]}, outputs={"score of $x": [4.0], "It's {x}": [8.0]}),
+    )  # fmt: skip
+    ingest_predictions(lake, MODEL, ModelSchema(both, both), log.predictions)
+    sources = {
+        "predictions.features.score of $x": 1.0, "predictions.features.it's {x}": 2.0,
+        "predictions.outputs.Score Of $x": 4.0, "predictions.outputs.It's {x}": 8.0,
+    }  # fmt: skip
+    metrics = [
+        MetricQuery(name=f"m{i}", kind=MetricKind.MEAN, source=source) for i, source in enumerate(sources)
+    ]
+    found = {cell.metric: cell.champion.sy for cell in cells(lake, MODEL, query(*metrics))}
+    assert list(found.values()) == list(sources.values())
+    one = MetricQuery(name="m", kind=MetricKind.MEAN, source="predictions.score of $x")
+    with pytest.raises(
+        LakeError, match=r"is both: write predictions\.features\.score of \$x or predictions\.outputs"
+    ):
+        cells(lake, MODEL, query(one))

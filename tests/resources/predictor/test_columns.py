@@ -9,27 +9,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema, TensorSpec
+from mlflow.types.schema import Array
 
-from pipelines.errors import VersionRefused
-from resources.serving.predictor.columns import InputColumns, Tensor
+from resources.serving.predictor.columns import Inputs, Tensor
 from resources.serving.predictor.errors import BadInput
+from resources.signature import ModelSchema
 
-SIGNATURE = ModelSignature(
-    Schema(
-        [
-            ColSpec("string", "carrier"),
-            ColSpec("double", "distance"),
-            ColSpec("long", "hour"),
-            ColSpec("integer", "month"),
-            ColSpec("float", "wind"),
-            ColSpec("boolean", "holiday"),
-            ColSpec("datetime", "scheduled"),
-            ColSpec("binary", "photo"),
-            ColSpec("double", "gust", required=False),
-        ]
-    )
+
+def inputs(*specs: Any) -> Inputs:
+    schema = ModelSignature(Schema([*specs]), Schema([ColSpec("double", "y")]))
+    return Inputs(ModelSchema.of_mlflow(schema.to_dict()).inputs)
+
+
+COLUMNS = inputs(
+    ColSpec("string", "carrier"),
+    ColSpec("double", "distance"),
+    ColSpec("long", "hour"),
+    ColSpec("integer", "month"),
+    ColSpec("float", "wind"),
+    ColSpec("boolean", "holiday"),
+    ColSpec("datetime", "scheduled"),
+    ColSpec("binary", "photo"),
+    ColSpec("double", "gust", required=False),
 )
-COLUMNS = InputColumns.from_signature(SIGNATURE)
 
 
 def tensor(name: str, datatype: str, data: list[Any], shape: list[int] | None = None) -> Tensor:
@@ -51,7 +53,8 @@ def request(**changes: Tensor | None) -> list[Tensor]:
 
 
 def test_the_frame_has_the_signatures_columns_and_types() -> None:
-    frame = COLUMNS.frame(list(reversed(request())))
+    frame, rows = COLUMNS.read(list(reversed(request())))
+    assert rows == 1
     expected = pd.DataFrame(
         {
             "carrier": np.array(["UA"], dtype=object),
@@ -62,17 +65,18 @@ def test_the_frame_has_the_signatures_columns_and_types() -> None:
             "holiday": [True],
             "scheduled": np.array(["2013-01-01T05:15:00"], dtype="datetime64[ns]"),
             "photo": np.array([b"hi"], dtype=object),
+            "gust": [np.nan],
         }
     )
     pd.testing.assert_frame_equal(frame, expected)
 
 
 def test_an_optional_column_may_be_there() -> None:
-    assert COLUMNS.frame(request(gust=tensor("gust", "FP64", [3.0])))["gust"].tolist() == [3.0]
+    assert COLUMNS.read(request(gust=tensor("gust", "FP64", [3.0])))[0]["gust"].tolist() == [3.0]
 
 
 def test_null_is_a_missing_number_string_or_moment() -> None:
-    frame = COLUMNS.frame(
+    frame, _ = COLUMNS.read(
         request(
             carrier=tensor("carrier", "BYTES", [None]),
             distance=tensor("distance", "FP64", [None]),
@@ -84,8 +88,8 @@ def test_null_is_a_missing_number_string_or_moment() -> None:
 
 @pytest.mark.parametrize("data", [[1, 2], [[1], [2]]])
 def test_a_column_may_have_shape_n_1(data: list[Any]) -> None:
-    columns = InputColumns.from_signature(ModelSignature(Schema([ColSpec("long", "hour")])))
-    assert columns.frame([tensor("hour", "INT64", data, [2, 1])])["hour"].tolist() == [1, 2]
+    frame, _ = inputs(ColSpec("long", "hour")).read([tensor("hour", "INT64", data, [2, 1])])
+    assert frame["hour"].tolist() == [1, 2]
 
 
 WRONG = {
@@ -110,6 +114,16 @@ WRONG = {
         {"scheduled": tensor("scheduled", "BYTES", ["noon"])},
         "'scheduled' cannot be read: .*noon.*ISO 8601",
     ),
+    "a moment for pandas alone": (
+        {"scheduled": tensor("scheduled", "BYTES", ["now"])},
+        "cannot be read: 'now'",
+    ),
+    "a moment for DuckDB alone": (
+        {"scheduled": tensor("scheduled", "BYTES", ["epoch"])},
+        "'epoch' is not like",
+    ),
+    "too early": ({"scheduled": tensor("scheduled", "BYTES", ["0001-01-01"])}, "'scheduled' cannot be read"),
+    "infinity": ({"distance": tensor("distance", "FP64", [float("-inf")])}, "'distance' has -inf in row 0"),
     "no base64": ({"photo": tensor("photo", "BYTES", ["?"])}, "'photo' cannot be read: .*base64"),
     "shape": (
         {"hour": tensor("hour", "INT64", [1, 2], [1, 2])},
@@ -124,38 +138,72 @@ WRONG = {
 @pytest.mark.parametrize(("changes", "message"), WRONG.values(), ids=WRONG.keys())
 def test_bad_input_names_the_column_and_what_is_expected(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(BadInput, match=message):
-        COLUMNS.frame(request(**changes))
+        COLUMNS.read(request(**changes))
 
 
 def test_a_column_given_twice_is_bad_input() -> None:
     with pytest.raises(BadInput, match="given twice"):
-        COLUMNS.frame([*request(), tensor("hour", "INT64", [8])])
+        COLUMNS.read([*request(), tensor("hour", "INT64", [8])])
 
 
 @pytest.mark.parametrize(
-    ("signature", "message"),
+    ("kind", "data"), [("datetime", ["2026-01-31T14:00:00+02:00"]), ("float", [0.5]), ("long", [7])]
+)
+def test_lists_reach_the_model_as_mlflow_takes_them(kind: str, data: list[Any]) -> None:
+    from mlflow.models.utils import _enforce_schema
+
+    schema = Schema([ColSpec(Array(kind), "v")])
+    datatype = {"datetime": "BYTES", "float": "FP32", "long": "INT64"}[kind]
+    frame, _ = inputs(*schema.inputs).read([tensor("v", datatype, data * 4, [2, 2])])
+    enforced = _enforce_schema(frame, schema)
+    wanted = np.datetime64("2026-01-31T12:00") if kind == "datetime" else data[0]
+    assert [list(row) for row in enforced["v"]] == [[wanted] * 2] * 2
+
+
+TENSORS = inputs(TensorSpec(np.dtype("float32"), (-1, 2), "a"), TensorSpec(np.dtype("uint8"), (-1,), "b"))
+
+
+def test_tensors_reach_the_model_as_arrays_of_their_own_types() -> None:
+    a = tensor("a", "FP64", [[1, 2], [3, 4]], [2, 2])
+    found, rows = TENSORS.read([a, tensor("b", "UINT8", [7, 255])])
+    assert rows == 2
+    assert {name: (array.dtype, array.tolist()) for name, array in found.items()} == {
+        "a": (np.float32, [[1, 2], [3, 4]]),
+        "b": (np.uint8, [7, 255]),
+    }
+
+
+@pytest.mark.parametrize(
+    ("a", "message"),
     [
-        (None, "no signature"),
-        (ModelSignature(Schema([TensorSpec(np.dtype("float64"), (-1, 3))])), "no named columns"),
-        (ModelSignature(Schema([ColSpec("double")])), "no named columns"),
+        (tensor("a", "FP32", [1, 2, 3], [1, 3]), r"'a' has shape \[1, 3\]; expected \[n, 2\]"),
+        (tensor("a", "FP32", [1], [1]), r"'a' has shape \[1\]; expected \[n, 2\]"),
+        (tensor("a", "FP32", [[1, 2], [3]], [2, 2]), "'a' has lists of different lengths"),
+        (tensor("a", "FP32", [1, 2, 3], [2, 2]), r"'a' has 3 values; its shape \[2, 2\] says 4"),
+        (tensor("a", "FP32", [1e300, 2], [1, 2]), "'a' cannot be read: overflow"),
+        (tensor("a", "FP32", [float("inf"), 2], [1, 2]), "'a' has inf in row 0"),
+        (
+            tensor("a", "BYTES", ["x", "y"], [1, 2]),
+            r"'a' has datatype BYTES; expected FP32 of shape \[n, 2\]",
+        ),
     ],
 )
-def test_a_signature_without_columns_is_refused(signature: ModelSignature | None, message: str) -> None:
-    with pytest.raises(VersionRefused, match=message):
-        InputColumns.from_signature(signature)
+def test_a_tensor_of_another_shape_or_type_is_bad_input(a: Tensor, message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        TENSORS.read([a, tensor("b", "UINT8", [7] * a.shape[0])])
 
 
 @given(
     st.lists(
-        st.tuples(st.text(), st.floats(allow_nan=False), st.integers(-(2**63), 2**63 - 1)),
+        st.tuples(
+            st.text(), st.floats(allow_nan=False, allow_infinity=False), st.integers(-(2**63), 2**63 - 1)
+        ),
         min_size=1,
         max_size=20,
     )
 )
 def test_values_arrive_unchanged(rows: list[tuple[str, float, int]]) -> None:
-    columns = InputColumns.from_signature(
-        ModelSignature(Schema([ColSpec("string", "s"), ColSpec("double", "f"), ColSpec("long", "i")]))
-    )
+    columns = inputs(ColSpec("string", "s"), ColSpec("double", "f"), ColSpec("long", "i"))
     s, f, i = (list(values) for values in zip(*rows, strict=True))
-    frame = columns.frame([tensor("s", "BYTES", s), tensor("f", "FP64", f), tensor("i", "INT64", i)])
+    frame, _ = columns.read([tensor("s", "BYTES", s), tensor("f", "FP64", f), tensor("i", "INT64", i)])
     assert list(frame.itertuples(index=False, name=None)) == rows

@@ -108,7 +108,7 @@ def test_each_answer_has_a_record_of_its_own_whatever_callers_name_their_request
 def test_a_unit_id_is_logged_as_it_was_written_and_a_blank_one_is_none(
     predictor: Any, flights: pd.DataFrame, charset: str
 ) -> None:
-    for name, unit in ((f"named-{charset}", "Zoë, Ångström"), (f"blank-{charset}", "  ")):
+    for name, unit in ((f"named-{charset}", "Zoë, Ångström"), (f"blank-{charset}", "")):
         headers = {"x-request-id": name, "x-unit-id": unit.encode(charset)}
         body = {"inputs": v2_inputs(flights.head(1))}
         assert (

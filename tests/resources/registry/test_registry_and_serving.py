@@ -17,6 +17,8 @@ from resources.controller import Controller
 from resources.guardrails import GuardrailWatch
 from resources.registry import Registry
 from resources.registry.rest import RegistryApi
+from resources.serving.embedded import Layout
+from resources.serving.embedded.artefacts import pinned_path
 from resources.settings import Settings
 from resources.systems import Systems
 from sensors.challenger import challenger_sensor
@@ -63,7 +65,7 @@ class RealSides(Systems):
     def open(self, champion: str | None = "1", version: str = "2") -> str:
         """Version 2 fails every answer; it has half of the traffic beside the champion."""
         wanted = manifest(model=self.name, steps=[50, 100])
-        artefact = self.arena.artefact(version, status=400 if version == "2" else 200)
+        artefact = self.arena.artefact(version, status=500 if version == "2" else 200)
         policy = replace(Policy.of(wanted), validate=False)
         rollout = self.controller.start(wanted, version, champion, artefact, policy=policy)
         self.controller.drive(rollout)
@@ -161,6 +163,7 @@ def test_during_a_rollout_a_disagreement_never_promotes_and_a_canary_that_fails_
     else:
         assert (decision.kind, decision.rule) == (DecisionKind.HOLD, "disagreement")
         assert "version 1 is served, but" in decision.reason
+        (harm,) = watch.evidence(datetime.now(UTC))
         assert sides.controller.roll_back_now(rollout, "harm", [harm]).kind is DecisionKind.ROLL_BACK
     assert {sides.arena.send(unit=f"u{number}").version for number in range(10)} == {"1"}
     sides.controller.drive(rollout)
@@ -193,7 +196,6 @@ def test_an_archived_challenger_is_withdrawn(sides: RealSides) -> None:
     rollout = sides.open()
     sides.call(
         "POST", "model-versions/transition-stage", name=sides.name, version="2", stage="Archived",
-        archive_existing_versions="false",
     )  # fmt: skip
     sides.controller.drive(rollout, good(datetime.now(UTC)))
     state = sides.controller.state(rollout)
@@ -223,9 +225,16 @@ def test_a_promotion_whose_version_is_deleted_before_it_is_registered_ends_all_t
 def test_a_served_version_answers_on_when_it_is_deleted_and_when_its_artefact_is_gone_from_the_store(
     sides: RealSides,
 ) -> None:
-    """The serving side has a copy of its own, pinned by digest: a predictor that dies starts again from it."""
+    """The serving side has a copy of its own, pinned by digest, which its predictors are started from."""
+    pinned = pinned_path(
+        Layout(sides.arena.settings.home).models,
+        model=sides.name,
+        version="1",
+        digest=sides.arena.artefact("1").digest,
+    )
     sides.delete("1")
     shutil.rmtree(sides.arena.settings.home / "registry" / sides.name / "1")
+    assert pinned.is_dir()
     another = Controller(
         sides.ledger, sides.arena.another_backend(), sides.registry, home=sides.settings.home
     )

@@ -9,10 +9,10 @@ import pytest
 
 from pipelines.errors import RegistryError, VersionRefused
 from resources.artefact_digest import digest_of
-from resources.lake.schema import Column, ModelSchema
 from resources.registry import Registry
 from resources.registry.artefacts import ArtefactCache
 from resources.registry.rest import RegistryApi
+from resources.signature import Column, ModelSchema
 
 
 def test_an_alias_is_set_moved_and_removed(registry: Registry, publish: Callable[..., str]):
@@ -59,7 +59,8 @@ def test_tagging_an_unknown_version_is_an_error(registry: Registry, good_version
 
 def test_the_signature_has_columns_in_order(registry: Registry, good_version: str):
     assert registry.signature("churn", good_version) == ModelSchema(
-        inputs=(Column("age", "double"), Column("plan", "long")), outputs=(Column("score", "double"),)
+        inputs=(Column("age", "double", required=False), Column("plan", "long")),
+        outputs=(Column("score", "double"),),
     )
 
 

@@ -10,8 +10,8 @@ from pipelines.errors import RegistryError, ServingError
 from resources.registry import Registry, validate_version
 
 
-def _answer(*shape: int, name: str = "score") -> Mapping[str, Any]:
-    return {"outputs": [{"name": name, "shape": list(shape), "datatype": "FP64", "data": [0.5] * shape[0]}]}
+def _answer(*shape: int, name: str = "score", datatype: str = "FP64") -> Mapping[str, Any]:
+    return {"outputs": [{"name": name, "shape": list(shape), "datatype": datatype, "data": [0.5] * shape[0]}]}
 
 
 def test_a_good_version_passes_with_its_facts(registry: Registry, good_version: str):
@@ -42,9 +42,14 @@ def test_a_good_version_passes_with_its_facts(registry: Registry, good_version: 
         (_answer(3, name="other"), "no output 'score'; it has other"),
         ({}, "no output 'score'; it has none"),
         ({"outputs": [{"name": "score"}]}, "output 'score' has no shape"),
+        (
+            _answer(3, datatype="BYTES"),
+            "'score' has datatype BYTES, but the signature says double: expected FP64",
+        ),
+        (_answer(3, datatype="BOOL"), "'score' has datatype BOOL"),
     ],
 )
-def test_an_answer_of_the_wrong_shape_is_refused(
+def test_an_answer_of_another_shape_or_type_is_refused(
     registry: Registry, good_version: str, answer: Mapping[str, Any], message: str
 ):
     report = validate_version(registry, "churn", good_version, probe=lambda _: answer)

@@ -269,3 +269,18 @@ def test_a_version_that_fails_everywhere_is_not_asked_for_ever() -> None:
     answers = ask(predict, SCHEMA, [[1.0, "JFK"]] * 2000, score="probability", tolerated=10)
     assert answers.failed == 11
     assert calls < 50
+
+
+def test_an_optional_integer_that_some_rows_lack_is_left_out_of_their_requests() -> None:
+    schema = ModelSchema((Column("x", "double"), Column("n", "long", required=False)), SCHEMA.outputs)
+
+    def predict(request: dict[str, Any]) -> dict[str, Any]:
+        columns = {tensor["name"]: tensor["data"] for tensor in request["inputs"]}
+        if None in columns.get("n", ()):
+            raise ServingError("400: 'n' has None in row 0; expected INT64")
+        return {"outputs": [{"name": "probability", "data": columns["x"]}]}
+
+    rows = [[float(i), None if i % 3 else i] for i in range(1500)]
+    answers = ask(predict, schema, rows, score="probability", tolerated=0)
+    assert (answers.failed, answers.asked) == (0, 1500)
+    assert answers.scores == [float(i) for i in range(1500)]
