@@ -2,9 +2,11 @@
 
 import dagster as dg
 
-from pipelines.errors import CommandRefused
+from pipelines.errors import CommandRefused, RampgateError, StillInTraffic
 from pipelines.manifest.load import Model
 from pipelines.rollout.events import Order
+from pipelines.rollout.state import RolloutState
+from resources.controller import UNRECORDED
 from resources.naming import slug
 from resources.rollouts import open_rollout
 from resources.systems import Systems
@@ -36,13 +38,18 @@ def _job(model: Model, order: Order) -> dg.JobDefinition:
 
     @dg.op(name=f"{name}_order", description=_WORDS[order])
     def give(context: dg.OpExecutionContext, config: OrderConfig, systems: dg.ResourceParam[Systems]) -> None:
-        state = open_rollout(systems.ledger, model.name)
+        state = _open(systems, model, order)
         if state is None:
             raise dg.Failure(description=f"{model.name} has no open rollout to {order}", allow_retries=False)
         try:
             decision = systems.controller.command(state.rollout_id, order, by=config.by, reason=config.reason)
-        except CommandRefused as refused:
-            raise dg.Failure(description=str(refused), allow_retries=False) from refused
+        except (CommandRefused, StillInTraffic) as error:
+            raise dg.Failure(description=str(error), allow_retries=False) from error
+        if decision.rule == UNRECORDED:
+            raise dg.Failure(
+                description=f"the traffic is away, but nothing could be written: order it again when it can. {decision.reason}",
+                allow_retries=False,
+            )
         context.log.info(f"{state.rollout_id}: {decision.kind}: {decision.reason}")
 
     @dg.job(
@@ -55,3 +62,25 @@ def _job(model: Model, order: Order) -> dg.JobDefinition:
         give()
 
     return order_job
+
+
+def _open(systems: Systems, model: Model, order: Order) -> RolloutState | None:
+    """The open rollout. An order to roll back takes the traffic away even where the ledger cannot say which it is."""
+    try:
+        return open_rollout(systems.ledger, model.name)
+    except RampgateError as error:
+        if order is not Order.ROLL_BACK_NOW:
+            raise
+        away = _take_away(systems, model)
+        raise dg.Failure(
+            description=f"{away}; the rollout cannot be read, order it again when it can: {error}",
+            allow_retries=False,
+        ) from error
+
+
+def _take_away(systems: Systems, model: Model) -> str:
+    canary = systems.backend.status(model.name).canary
+    if canary is None:
+        return f"{model.name} has no canary"
+    systems.backend.set_canary_percent(model.name, canary.version, 0.0)
+    return f"the traffic was taken away from version {canary.version}"

@@ -4,6 +4,7 @@ RampgateError
  ├─ ManifestError       a model's YAML is wrong: names file, line, key, value and what is allowed
  ├─ VersionRefused      a model version failed validation before any traffic
  ├─ ServingError        the serving backend could not do what was asked
+ │   └─ StillInTraffic  an emergency rollback could not take the traffic away; it is recorded and tried again
  ├─ RegistryError       the model registry could not be reached or gave something unusable
  │   └─ NotInRegistry   it answered, and what was asked for does not exist: asking again cannot help
  ├─ LakeError           the lake could not be read or written
@@ -30,6 +31,10 @@ class VersionRefused(RampgateError):
 
 class ServingError(RampgateError):
     """The serving backend could not do what was asked."""
+
+
+class StillInTraffic(ServingError):
+    """An emergency rollback could not take the traffic away; it is recorded and tried again."""
 
 
 class RegistryError(RampgateError):

@@ -4,16 +4,19 @@ At least once: an alert is marked after a channel took it. A channel that fails 
 pauses; it holds up neither the other channels nor whoever calls.
 """
 
+import errno
 import json
 import logging
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
+from pipelines.errors import LedgerError
 from pipelines.rollout.alerts import Alert
+from resources.containment import in_words, say
 from resources.ledger import Delivery, Ledger
 from resources.settings import HOST, Settings
 
@@ -60,6 +63,8 @@ class Notifier:
     ) -> None:
         self._ledger, self._settings, self._clock = ledger, settings, clock
         self._environment = os.environ if environment is None else environment
+        self._unmarked: set[tuple[str, str]] = set()
+        """Alerts that channels have, and that the ledger does not know of."""
 
     def deliver(self) -> Delivered:
         """Try every alert that is due on every channel that has not got it. Raises LedgerError alone."""
@@ -78,39 +83,61 @@ class Notifier:
         sent = failed = waiting = 0
         broken: set[str] = set()
         for alert in self._ledger.outbox.waiting():
-            before = self._ledger.outbox.deliveries(alert.key)
-            channels = self._channels(alert)
-            left = 0
-            for name, channel in channels.items():
-                outcome = self._try(alert, name, channel, before.get(name), broken)
-                sent += outcome == "sent"
-                failed += outcome == "failed"
-                left += outcome in ("failed", "later")
-            if left and self._clock() - alert.at < GIVE_UP:
-                waiting += 1
-            else:
-                if left:
-                    log.error("alert %s: given up after %s on %d channels", alert.key, GIVE_UP, left)
-                self._ledger.outbox.finished(alert.key, self._clock())
+            try:
+                one = self._deliver_one(alert, broken)
+            except LedgerError as error:
+                say(log, logging.WARNING, f"alert {alert.key}: {error}")
+                one = Delivered(failed=1, waiting=1)
+            except Exception as error:  # noqa: BLE001 -- one alert that cannot be told must not silence the others
+                say(log, logging.ERROR, f"alert {alert.key}: {in_words(error)}", error)
+                one = Delivered(failed=1, waiting=1)
+            sent, failed, waiting = sent + one.sent, failed + one.failed, waiting + one.waiting
         return Delivered(sent=sent, failed=failed, waiting=waiting)
+
+    def _deliver_one(self, alert: Alert, broken: set[str]) -> Delivered:
+        before = self._ledger.outbox.deliveries(alert.key)
+        outcomes = [
+            self._try(alert, name, channel, before.get(name), broken)
+            for name, channel in self._channels(alert).items()
+        ]
+        left = sum(outcome in ("failed", "later") for outcome in outcomes)
+        done = Delivered(sent=outcomes.count("sent"), failed=outcomes.count("failed"), waiting=int(left > 0))
+        if left and self._clock() - alert.at < GIVE_UP:
+            return done
+        if left:
+            say(log, logging.ERROR, f"alert {alert.key}: given up after {GIVE_UP} on {left} channels")
+        self._ledger.outbox.finished(alert.key, self._clock())
+        return replace(done, waiting=0)
 
     def _try(
         self, alert: Alert, name: str, channel: Channel, before: Delivery | None, broken: set[str]
     ) -> str:
         if before is not None and before.sent_at is not None:
             return "had"
+        if (alert.key, name) in self._unmarked:
+            self._mark(alert, name)
+            return "had"
         if name in broken or (before is not None and self._clock() < before.next_at):
             return "later"
-        try:
-            channel(alert, self._text(alert))
-        except ChannelError as error:
+        problem = _problem(channel, alert, self._text(alert))
+        if problem is not None:
             broken.add(name)
             pause = _pause(before.attempts if before else 0)
-            log.warning("alert %s: channel %s: %s; again in %s", alert.key, name, error, pause)
-            self._ledger.outbox.failed(alert.key, name, self._clock(), error=str(error), wait=pause)
+            say(log, logging.WARNING, f"alert {alert.key}: channel {name}: {problem}; again in {pause}")
+            self._ledger.outbox.failed(alert.key, name, self._clock(), error=problem, wait=pause)
             return "failed"
-        self._ledger.outbox.sent(alert.key, name, self._clock())
+        self._mark(alert, name)
         return "sent"
+
+    def _mark(self, alert: Alert, name: str) -> None:
+        """A ledger that cannot be told must not have the channel told again every second: this process remembers."""
+        self._unmarked.add((alert.key, name))
+        try:
+            self._ledger.outbox.sent(alert.key, name, self._clock())
+        except LedgerError as error:
+            say(log, logging.WARNING, f"alert {alert.key}: channel {name} has it: {error}")
+        else:
+            self._unmarked.discard((alert.key, name))
 
     def _text(self, alert: Alert) -> str:
         return f"{alert.body}\n{self.link(alert)}"
@@ -138,7 +165,7 @@ class Notifier:
         }
         path = self._settings.home / "alerts.jsonl"
         try:
-            _append_line(path, json.dumps(record))
+            _append_line(path, json.dumps(record).encode() + b"\n")
         except OSError as error:
             raise ChannelError(f"{path}: {error.strerror}") from error
 
@@ -161,12 +188,26 @@ class _Apprise:
             raise ChannelError("did not take the alert")
 
 
-def _append_line(path: Path, line: str) -> None:
-    """One write, so that lines of two processes never mix."""
+def _problem(channel: Channel, alert: Alert, text: str) -> str | None:
+    """Why the channel did not take it. Of an error nobody foresaw its type alone: its text may hold a URL's secrets."""
+    try:
+        channel(alert, text)
+    except ChannelError as error:
+        return str(error)
+    except Exception as error:  # noqa: BLE001 -- a channel is other people's code; the other channels still deliver
+        return type(error).__name__
+    return None
+
+
+def _append_line(path: Path, line: bytes) -> None:
+    """One write, so that lines of two processes never mix; half a line, on a full disk, is taken back."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:
-        os.write(descriptor, line.encode() + b"\n")
+        before = os.fstat(descriptor).st_size
+        if os.write(descriptor, line) < len(line):
+            os.ftruncate(descriptor, before)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     finally:
         os.close(descriptor)
 

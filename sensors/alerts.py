@@ -1,9 +1,12 @@
 """Delivers alerts, and turns failed runs into alerts."""
 
+import logging
+
 import dagster as dg
 
 from pipelines.errors import LedgerError, RampgateError
 from pipelines.rollout.alerts import Alert
+from resources.containment import contained, say
 from resources.platform_alerts import platform_alert
 from resources.reports import report_name, write_report
 from resources.systems import Systems
@@ -22,8 +25,9 @@ def alert_sensor() -> dg.SensorDefinition:
         ),
     )
     def sensor(context: dg.SensorEvaluationContext, systems: dg.ResourceParam[Systems]) -> dg.SkipReason:
-        try:
+        with contained(systems.ledger, context.log, where="writing reports"):
             _write_reports(context, systems)
+        try:
             delivered = systems.notifier.deliver()
         except LedgerError as error:
             return dg.SkipReason(f"the outbox cannot be read: {error}")
@@ -34,13 +38,22 @@ def alert_sensor() -> dg.SensorDefinition:
 
 def _write_reports(context: dg.SensorEvaluationContext, systems: Systems) -> None:
     """An alert's link opens a report that knows of it; a report that cannot be written holds no alert up."""
-    for alert in systems.ledger.outbox.waiting():
-        if not alert.rollout_id or _knows_of(systems, alert):
-            continue
-        try:
-            write_report(systems, alert.rollout_id)
-        except (RampgateError, OSError) as error:
-            context.log.warning(f"{alert.rollout_id}: no report: {error}")
+    try:
+        waiting = systems.ledger.outbox.waiting()
+    except LedgerError:
+        return  # the delivery that follows says so
+    for alert in waiting:
+        where = f"the report of {alert.rollout_id}"
+        with contained(systems.ledger, context.log, where=where, model=alert.model):
+            if alert.rollout_id and not _knows_of(systems, alert):
+                _write_report(context, systems, alert.rollout_id)
+
+
+def _write_report(context: dg.SensorEvaluationContext, systems: Systems, rollout_id: str) -> None:
+    try:
+        write_report(systems, rollout_id)
+    except (RampgateError, OSError) as error:
+        say(context.log, logging.WARNING, f"{rollout_id}: no report: {error}")
 
 
 def _knows_of(systems: Systems, alert: Alert) -> bool:

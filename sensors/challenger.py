@@ -4,6 +4,7 @@ import dagster as dg
 
 from pipelines.errors import RampgateError
 from pipelines.manifest.load import Model
+from resources.containment import contained
 from resources.naming import slug
 from resources.starting import held_up
 from resources.systems import Systems
@@ -31,6 +32,12 @@ def challenger_sensor(model: Model, job_name: str) -> dg.SensorDefinition:
     def sensor(
         context: dg.SensorEvaluationContext, systems: dg.ResourceParam[Systems]
     ) -> dg.SkipReason | dg.RunRequest:
+        where = f"{model.name}'s challenger sensor"
+        with contained(systems.ledger, context.log, where=where, model=model.name) as trouble:
+            return evaluated(context, systems)
+        return dg.SkipReason(trouble.words)
+
+    def evaluated(context: dg.SensorEvaluationContext, systems: Systems) -> dg.SkipReason | dg.RunRequest:
         try:
             if systems.ledger.rollouts(model.name, open_only=True):
                 return dg.SkipReason("a rollout is open; the next one starts when it has ended")

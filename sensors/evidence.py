@@ -11,6 +11,7 @@ from pipelines.errors import RampgateError
 from pipelines.manifest.load import Model
 from pipelines.rollout.evidence import OnFail
 from pipelines.rollout.state import Phase, RolloutState
+from resources.containment import contained
 from resources.naming import UNFINISHED, slug
 from resources.rollouts import open_rollout
 from resources.systems import Systems
@@ -48,6 +49,12 @@ def evidence_sensor(
     def sensor(
         context: dg.SensorEvaluationContext, systems: dg.ResourceParam[Systems]
     ) -> dg.SkipReason | dg.SensorResult:
+        where = f"{model.name}'s evidence sensor"
+        with contained(systems.ledger, context.log, where=where, model=model.name) as trouble:
+            return evaluated(context, systems)
+        return dg.SkipReason(trouble.words)
+
+    def evaluated(context: dg.SensorEvaluationContext, systems: Systems) -> dg.SkipReason | dg.SensorResult:
         try:
             state = open_rollout(systems.ledger, model.name)
         except RampgateError as error:

@@ -7,12 +7,15 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from pipelines.errors import LedgerConflict, LedgerError, RampgateError
+from pipelines.errors import LedgerConflict, LedgerError, RampgateError, StillInTraffic
 from pipelines.manifest.load import Model
 from pipelines.rollout.decide import decide
 from pipelines.rollout.decision import DecisionKind
+from pipelines.rollout.events import Action
 from pipelines.rollout.evidence import Evidence, OnFail
 from pipelines.rollout.state import Phase, RolloutState
+from resources.containment import in_words, say, tell
+from resources.controller import EMERGENCY, UNRECORDED
 from resources.guardrails import GuardrailWatch
 from resources.naming import key
 from resources.rollout_metadata import decision_metadata
@@ -25,6 +28,8 @@ POLL = timedelta(milliseconds=200)
 REREAD = timedelta(milliseconds=500)
 """How often the ledger is asked whether the rollout has moved on."""
 SAVE = timedelta(seconds=2)
+FIRST_PAUSE, LONGEST_PAUSE = timedelta(milliseconds=250), timedelta(seconds=30)
+"""Between two tries to take traffic away, or to tell the ledger of it; doubled each time."""
 _WATCHED = (Phase.SHADOW, Phase.STEPPING, Phase.PROMOTING)
 
 
@@ -77,6 +82,7 @@ class Watcher:
         self._state: RolloutState | None = None
         self._reread_at = 0.0
         self._complaint = ""
+        self._pause, self._again_at = FIRST_PAUSE, 0.0
         self.said = ""
 
     def begin(self, context: dg.SensorEvaluationContext) -> None:
@@ -84,28 +90,35 @@ class Watcher:
         self._log, self._reread_at, self._complaint = context.log, 0.0, ""
 
     def poll(self) -> dg.AssetMaterialization | None:
-        """Look once. What cannot be read is said in the log and tried again; other models are not delayed."""
+        """Look once. Whatever goes wrong is said and tried again; no other model is delayed by it."""
         try:
-            if time.monotonic() >= self._reread_at:
-                self._reread_at = time.monotonic() + REREAD.total_seconds()
-                self._follow()
-                if self._watch is not None and self._state is not None and _is_owed_a_rollback(self._state):
-                    return self._roll_back(self._watch, self._state, ())
-            if self._watch is None or self._state is None:
-                return None
-            event = self._look(self._watch, self._state)
-            self._keep(self._watch, at_once=event is not None)
-            return event
+            return self._poll()
         except LedgerConflict:
             self._watch = None  # another watcher has taken over these counters: resume from what it wrote
+        except StillInTraffic as error:
+            self._complain(str(error))
         except RampgateError as error:
             self._complain(f"{self._model.name}: cannot watch: {error}")
+        except Exception as error:  # noqa: BLE001 -- one model's error must not end the watch over the others
+            self._complain(f"{self._model.name}: cannot watch: {in_words(error)}", error)
         return None
 
     def leave(self) -> None:
         """Write down what was counted since the last time."""
         if self._watch is not None:
             self._keep(self._watch, at_once=True)
+
+    def _poll(self) -> dg.AssetMaterialization | None:
+        if time.monotonic() >= self._reread_at:
+            self._reread_at = time.monotonic() + REREAD.total_seconds()
+            self._follow()
+            if self._state is not None and _is_owed_a_rollback(self._state):
+                return self._roll_back(self._state, ())
+        if self._watch is None or self._state is None:
+            return None
+        event = self._look(self._watch, self._state)
+        self._keep(self._watch, at_once=event is not None)
+        return event
 
     def _keep(self, watch: GuardrailWatch, *, at_once: bool) -> None:
         """Write down what was counted, after it was judged: a ledger that is away must not delay a rollback."""
@@ -118,12 +131,23 @@ class Watcher:
             self._watch = None
         except LedgerError as error:
             self._complain(f"{self._model.name}: cannot write down what was counted: {error}")
+        except Exception as error:  # noqa: BLE001 -- see `poll`
+            self._complain(
+                f"{self._model.name}: cannot write down what was counted: {in_words(error)}", error
+            )
 
-    def _complain(self, message: str) -> None:
-        """Once for each message: this is called several times a second."""
-        if message != self._complaint:
-            self._complaint = message
-            self._log.warning(message)
+    def _complain(self, message: str, unforeseen: Exception | None = None) -> None:
+        """Once for each message: this is called several times a second. What nobody foresaw is alerted."""
+        # Of an unforeseen error the type alone: its text may be another one each time.
+        subject = message if unforeseen is None else type(unforeseen).__name__
+        if subject == self._complaint:
+            return
+        self._complaint = subject
+        if unforeseen is None:
+            say(self._log, logging.WARNING, message)
+        else:
+            where = f"the guardrails of {self._model.name}"
+            tell(self.systems.ledger, self._log, unforeseen, where=where, model=self._model.name)
 
     def _follow(self) -> None:
         """Read where the rollout is; start or stop watching accordingly."""
@@ -133,6 +157,7 @@ class Watcher:
             self._watch, self.said = None, f"{self._model.name}: no canary takes traffic"
             return
         if self._watch is None or before is None or before.rollout_id != state.rollout_id:
+            self._pause, self._again_at = FIRST_PAUSE, 0.0
             self._watch = GuardrailWatch(
                 store=self.systems.ledger.counters,
                 manifest=self._model.rollout,
@@ -147,13 +172,20 @@ class Watcher:
         evidence = watch.evidence(datetime.now(UTC))
         if not any(item.on_fail is OnFail.ROLL_BACK for item in evidence):
             return None
-        return self._roll_back(watch, state, evidence)
+        return self._roll_back(state, evidence)
 
-    def _roll_back(
-        self, watch: GuardrailWatch, state: RolloutState, evidence: Sequence[Evidence]
-    ) -> dg.AssetMaterialization | None:
+    def _roll_back(self, state: RolloutState, evidence: Sequence[Evidence]) -> dg.AssetMaterialization | None:
+        """Traffic away. Where it would not go, or the ledger could not be told, it is done again, after a pause."""
+        if time.monotonic() < self._again_at:
+            return None
+        self._pause = min(2 * self._pause, LONGEST_PAUSE)
+        self._again_at = time.monotonic() + self._pause.total_seconds()
         reason = "; ".join(f"{item.name}: {item.reason}" for item in evidence) or "the evidence in the ledger"
         decision = self.systems.controller.roll_back_now(state.rollout_id, reason, evidence)
+        if decision.rule in (EMERGENCY, UNRECORDED):
+            self._complain(f"{state.rollout_id}: rolled back: {decision.reason}")
+            return None
+        self._pause, self._again_at = FIRST_PAUSE, 0.0
         if decision.kind is not DecisionKind.ROLL_BACK:
             self._complain(f"{state.rollout_id}: not rolled back: {decision.reason}")
             return None
@@ -165,5 +197,9 @@ class Watcher:
 
 
 def _is_owed_a_rollback(state: RolloutState) -> bool:
-    """Evidence from elsewhere (a look at the experiment, a data check) that asks for a rollback does not wait for a run."""
-    return decide(state, (), datetime.now(UTC)).kind is DecisionKind.ROLL_BACK
+    """Traffic that could not be taken away, and evidence from elsewhere (a look at the experiment, a data check)
+    that asks for a rollback, do not wait for a run.
+    """
+    if state.phase is Phase.ROLLING_BACK:
+        return state.exposed and not state.policy.dry_run and Action.TRAFFIC_OFF not in state.done
+    return state.phase in _WATCHED and decide(state, (), datetime.now(UTC)).kind is DecisionKind.ROLL_BACK

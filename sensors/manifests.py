@@ -3,6 +3,7 @@
 import dagster as dg
 
 from pipelines.manifest.load import load_models
+from resources.containment import contained
 from resources.platform_alerts import platform_alert
 from resources.systems import Systems
 
@@ -19,10 +20,11 @@ def manifest_sensor() -> dg.SensorDefinition:
             " allowed. A changed manifest takes effect when the code location is reloaded."
         ),
     )
-    def sensor(systems: dg.ResourceParam[Systems]) -> dg.SkipReason:
+    def sensor(context: dg.SensorEvaluationContext, systems: dg.ResourceParam[Systems]) -> dg.SkipReason:
         errors = load_models(systems.settings.manifests).errors
         for error in errors:
-            platform_alert(systems.ledger, topic="manifest", title="a manifest is wrong", body=str(error))
+            with contained(systems.ledger, context.log, where="alerting about a manifest"):
+                platform_alert(systems.ledger, topic="manifest", title="a manifest is wrong", body=str(error))
         return dg.SkipReason("; ".join(map(str, errors)) or "every manifest can be read")
 
     return sensor

@@ -10,6 +10,7 @@ from pipelines.manifest.load import Model
 from pipelines.rollout.decision import DecisionKind
 from pipelines.rollout.policy import VALIDATION
 from pipelines.rollout.state import Phase, RolloutState
+from resources.containment import contained
 from resources.naming import CARRIES_ON_TAG, UNFINISHED, slug
 from resources.rollouts import open_rollout
 from resources.systems import Systems
@@ -35,19 +36,28 @@ def rollout_sensor(model: Model, job_name: str) -> dg.SensorDefinition:
     def sensor(
         context: dg.SensorEvaluationContext, systems: dg.ResourceParam[Systems]
     ) -> dg.SkipReason | dg.RunRequest:
-        try:
-            state = open_rollout(systems.ledger, model.name)
-            why = None if state is None else _due(systems, state)
-        except RampgateError as error:
-            return dg.SkipReason(f"cannot tell: {error}")
-        if state is None or why is None:
-            return dg.SkipReason(
-                "no rollout is open" if state is None else "waiting; see the rollout's last decision"
-            )
-        context.log.info(why)
-        return _request(context, job_name, state)
+        where = f"{model.name}'s rollout sensor"
+        with contained(systems.ledger, context.log, where=where, model=model.name) as trouble:
+            return _evaluated(context, systems, model, job_name)
+        return dg.SkipReason(trouble.words)
 
     return sensor
+
+
+def _evaluated(
+    context: dg.SensorEvaluationContext, systems: Systems, model: Model, job_name: str
+) -> dg.SkipReason | dg.RunRequest:
+    try:
+        state = open_rollout(systems.ledger, model.name)
+        why = None if state is None else _due(systems, state)
+    except RampgateError as error:
+        return dg.SkipReason(f"cannot tell: {error}")
+    if state is None or why is None:
+        return dg.SkipReason(
+            "no rollout is open" if state is None else "waiting; see the rollout's last decision"
+        )
+    context.log.info(why)
+    return _request(context, job_name, state)
 
 
 def _due(systems: Systems, state: RolloutState) -> str | None:

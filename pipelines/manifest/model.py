@@ -101,12 +101,16 @@ class Freeze(_Frozen):
     timezone: str = "UTC"
 
 
+ValidationMetric = Literal["roc_auc", "log_loss", "rmse", "mae"]
+CheckType = Literal["not_null", "between", "in_set", "unique", "matches", "mean_between"]
+
+
 class Validation(_Frozen):
     """What a version must show before it gets any traffic."""
 
     label: str | None = None
     """The outcome metric that is the label; with it, champion and challenger are compared offline."""
-    metric: Literal["roc_auc", "log_loss", "rmse", "mae"] = "roc_auc"
+    metric: ValidationMetric = "roc_auc"
     max_worse: Annotated[float, Field(ge=0)] = 0.02
     """How much worse than the champion the challenger may be offline, in the metric's own unit."""
     rows: Annotated[int, Field(ge=50)] = 2000
@@ -131,7 +135,7 @@ class Check(_Frozen):
 
     column: str
     """`features.<name>` or `outputs.<name>`."""
-    type: Literal["not_null", "between", "in_set", "unique", "matches", "mean_between"]
+    type: CheckType
     min: float | None = None
     max: float | None = None
     values: tuple[str | float | int, ...] | None = None

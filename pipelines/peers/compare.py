@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import assert_never
 
 from pipelines.peers.argo_rollouts import argo_rollouts
 from pipelines.peers.counters import Action, Series
@@ -47,24 +48,30 @@ def judge(action: Action, truth: Truth, *, acted: datetime | None) -> Judged:
     """Whether the peer would have been right. `acted`: when our own rollback was decided, if it was."""
     if action.at is None:
         return _silent(action, truth)
-    if truth is Truth.HARMLESS:
-        return Judged(
-            action=action, judgement=Judgement.FALSE_ALARM, words="would have stopped a harmless version"
-        )
-    if truth is Truth.OPEN:
-        words = "it would have stopped a version about which the evidence is still open"
-        return Judged(action=action, judgement=Judgement.UNDECIDED, words=words)
-    sooner = acted is not None and action.at < acted
-    words = "sooner than the evidence here" if sooner else "also, and no sooner"
-    return Judged(action=action, judgement=Judgement.RIGHT, words=words)
+    match truth:
+        case Truth.HARMLESS:
+            judgement, words = Judgement.FALSE_ALARM, "would have stopped a harmless version"
+        case Truth.OPEN:
+            words = "it would have stopped a version about which the evidence is still open"
+            judgement = Judgement.UNDECIDED
+        case Truth.HARMFUL:
+            sooner = acted is not None and action.at < acted
+            words = "sooner than the evidence here" if sooner else "also, and no sooner"
+            judgement = Judgement.RIGHT
+        case _:
+            assert_never(truth)
+    return Judged(action=action, judgement=judgement, words=words)
 
 
 def _silent(action: Action, truth: Truth) -> Judged:
-    if truth is Truth.HARMFUL:
-        words = "had not acted by the time the traffic was taken away here"
-        return Judged(action=action, judgement=Judgement.TOO_SLOW, words=words)
-    if truth is Truth.HARMLESS:
-        return Judged(
-            action=action, judgement=Judgement.RIGHT, words="would have let a harmless version pass"
-        )
-    return Judged(action=action, judgement=Judgement.UNDECIDED, words="the evidence is still open")
+    match truth:
+        case Truth.HARMFUL:
+            judgement = Judgement.TOO_SLOW
+            words = "had not acted by the time the traffic was taken away here"
+        case Truth.HARMLESS:
+            judgement, words = Judgement.RIGHT, "would have let a harmless version pass"
+        case Truth.OPEN:
+            judgement, words = Judgement.UNDECIDED, "the evidence is still open"
+        case _:
+            assert_never(truth)
+    return Judged(action=action, judgement=judgement, words=words)

@@ -2,15 +2,18 @@
 
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import assert_never
 
 from pipelines.rollout.decision import Decision, DecisionKind
 from pipelines.rollout.events import (
     Action,
+    ChampionHealth,
     Command,
     Decided,
     Done,
     Ended,
     Event,
+    EvidenceRecorded,
     Failed,
     Intent,
     Refused,
@@ -91,23 +94,35 @@ def _alert(state: RolloutState, event: Event) -> Alert | None:
         case Ended():
             title = f"ended: {event.end}{' (dry run)' if event.dry else ''}"
             return _make(state, event, "ended", "info", title, event.reason)
-        case _:
+        case EvidenceRecorded() | Intent() | Done() | ChampionHealth():
             return None
+        case _:
+            assert_never(event)
 
 
 def _decision(state: RolloutState, event: Decided, decision: Decision) -> Alert | None:
     if decision.kind is DecisionKind.CONTINUE or decision.rule == "paused":
         return None
-    titles = {
-        DecisionKind.ADVANCE: f"advancing to {decision.percent:g} %" if decision.percent else "shadowing",
-        DecisionKind.HOLD: f"holding: {decision.rule.replace('_', ' ')}",
-        DecisionKind.PROMOTE: "promoting",
-        DecisionKind.ROLL_BACK: "rolling back",
-    }
     topic = f"{decision.kind}:{decision.rule}:{state.step}"
     if decision.kind is DecisionKind.HOLD:
         topic += f":{event.at:%Y-%m-%dT%H}"
-    return _make(state, event, topic, decision.severity, titles[decision.kind], decision.reason)
+    return _make(state, event, topic, decision.severity, _title(decision), decision.reason)
+
+
+def _title(decision: Decision) -> str:
+    match decision.kind:
+        case DecisionKind.CONTINUE:
+            return "waiting"
+        case DecisionKind.ADVANCE:
+            return f"advancing to {decision.percent:g} %" if decision.percent else "shadowing"
+        case DecisionKind.HOLD:
+            return f"holding: {decision.rule.replace('_', ' ')}"
+        case DecisionKind.PROMOTE:
+            return "promoting"
+        case DecisionKind.ROLL_BACK:
+            return "rolling back"
+        case _:
+            assert_never(decision.kind)
 
 
 def _failure(state: RolloutState, event: Failed) -> Alert | None:

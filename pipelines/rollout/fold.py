@@ -1,8 +1,8 @@
 """Events -> state. Total over what the controller writes; anything else is CorruptLedger."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any, cast
+from typing import assert_never
 
 from pipelines.errors import CorruptLedger
 from pipelines.rollout.decision import DecisionKind, End
@@ -43,10 +43,31 @@ def step(state: RolloutState, event: Event) -> RolloutState:
         raise _corrupt(event, f"follows {state.rollout_id} seq {state.seq}")
     if state.phase is Phase.ENDED:
         raise _corrupt(event, f"{event.kind} after the end ({state.end})")
-    apply = _APPLY.get(type(event))
-    if apply is None:
-        raise _corrupt(event, f"{event.kind} in the middle of a rollout")
-    return replace(apply(state, event), seq=event.seq)
+    return replace(_applied(state, event), seq=event.seq)
+
+
+def _applied(state: RolloutState, event: Event) -> RolloutState:
+    match event:
+        case EvidenceRecorded():
+            return _evidence(state, event)
+        case ChampionHealth():
+            return _champion_health(state, event)
+        case Decided():
+            return _decided(state, event)
+        case Command():
+            return _command(state, event)
+        case Intent():
+            return _intent(state, event)
+        case Done():
+            return _done(state, event)
+        case Failed():
+            return _failed(state, event)
+        case Ended():
+            return _ended(state, event)
+        case Started() | Refused():
+            raise _corrupt(event, f"{event.kind} in the middle of a rollout")
+        case _:
+            assert_never(event)
 
 
 def merge(known: Mapping[str, Evidence], new: Iterable[Evidence]) -> dict[str, Evidence]:
@@ -147,6 +168,8 @@ def _command(state: RolloutState, event: Command) -> RolloutState:
             return replace(state, forced=event)
         case Order.ABORT | Order.ROLL_BACK_NOW:
             return replace(state, ordered=event)
+        case _:
+            assert_never(event.order)
 
 
 _INCREASES = (Action.SET_PERCENT, Action.SHADOW, Action.PROMOTE, Action.DEPLOY)
@@ -191,6 +214,8 @@ def _done(state: RolloutState, event: Done) -> RolloutState:
             return replace(_finished(state, intent), deployed=False, mirror=False)
         case Action.REGISTER:
             return _finished(state, intent)
+        case _:
+            assert_never(intent.action)
 
 
 def _entered(state: RolloutState, event: Done, intent: Intent) -> RolloutState:
@@ -239,18 +264,3 @@ def _ended(state: RolloutState, event: Ended) -> RolloutState:
     if state.pending is not None:
         raise _corrupt(event, f"the end while {state.pending.action_id} has no outcome")
     return replace(state, phase=Phase.ENDED, end=event.end, end_reason=event.reason)
-
-
-_APPLY = cast(
-    "dict[type[Any], Callable[[RolloutState, Any], RolloutState]]",
-    {
-        EvidenceRecorded: _evidence,
-        ChampionHealth: _champion_health,
-        Decided: _decided,
-        Command: _command,
-        Intent: _intent,
-        Done: _done,
-        Failed: _failed,
-        Ended: _ended,
-    },
-)

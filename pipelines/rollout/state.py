@@ -103,6 +103,11 @@ class RolloutState:
         return self.last if self.winding_up else None
 
     @property
+    def forcing(self) -> bool:
+        """A person's promotion is being carried out: it goes past a disagreement, and its reason says so."""
+        return self.ending is not None and self.ending.decision.rule == "forced"
+
+    @property
     def winding_up(self) -> bool:
         """A promotion or rollback was decided."""
         return self.phase in _WINDING_UP

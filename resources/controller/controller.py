@@ -39,8 +39,9 @@ def utc_now() -> datetime:
 class Controller:
     """Drives rollouts on a serving backend and a model registry, with its memory in the ledger.
 
-    It keeps nothing between calls: any number of controllers, in any number of processes, may work on the same
-    rollouts. `home` is where an emergency rollback is kept while the ledger is away.
+    Any number of controllers, in any number of processes, may work on the same rollouts: all that one of them keeps
+    between calls is an emergency rollback that could be written nowhere. `home` is where such a rollback is kept
+    while the ledger is away.
     """
 
     def __init__(
@@ -204,7 +205,11 @@ class Controller:
         """Traffic to 0 at once and recorded, even while the ledger is away; `drive` does the rest.
 
         Holds instead where the champion is known to be unhealthy, unless a person `ordered` it. A promotion under
-        way is told, and turns back if it still can.
+        way is told, and turns back if it still can. The decision's rule is `emergency` where the ledger does not
+        have it yet, and `unrecorded` where this process alone knows of it.
+
+        Raises StillInTraffic where the traffic could not be taken away, after that was recorded, and CommandRefused
+        where there is no such rollout; nothing else.
         """
         emergency = Emergency(
             rollout_id=rollout_id,

@@ -15,6 +15,7 @@ from pipelines.rollout.events import Action, Decided, Done, Ended, Event, Failed
 from pipelines.rollout.evidence import Evidence
 from pipelines.rollout.fold import step
 from pipelines.rollout.state import Owed, Phase, RolloutState, owed
+from resources.containment import in_words, say
 from resources.controller.drafts import decided, done, failed, intent, recorded, worth_recording
 from resources.controller.parts import PATIENCE, Parts, decide_between_sides, would_roll_back
 from resources.controller.registry import outcome
@@ -111,7 +112,7 @@ class Driver:
             if todo.action is Action.PROMOTE and would_roll_back(fresh, evidence, now):
                 return self._settle(fresh, todo, evidence, "the evidence has turned against it")
             found = (
-                () if todo.dry or _is_forced(fresh) else self._parts.sides.evidence(fresh, now, fresh=True)
+                () if todo.dry or fresh.forcing else self._parts.sides.evidence(fresh, now, fresh=True)
             )
             if problem := in_the_way(found):
                 return self._settle(fresh, todo, (*evidence, *found), problem)
@@ -137,25 +138,33 @@ class Driver:
 
     def _perform(self, state: RolloutState, todo: Intent) -> bool:
         try:
+            if todo.action is Action.SET_PERCENT and not todo.dry:
+                self._parts.spool.reserve(state.rollout_id)
             self._parts.effects.perform(state, todo)
         except VersionRefused as error:
             return self._outcome(state, todo, self._failed(todo, str(error), final=True))
         except NotInRegistry as error:
             return self._outcome(state, todo, self._unregistered(todo, error))
         except (ServingError, RegistryError) as error:
-            if todo.action is Action.PROMOTE:
-                return self._promotion_failed(state, todo, error)
-            if todo.action in _TAKING_BACK and self._has_become_stable(state):
-                return self._outcome(state, todo, self._done(todo, message=str(error), landed=True))
-            return self._outcome(state, todo, self._failed(todo, str(error)))
+            return self._not_performed(state, todo, str(error))
+        except Exception as error:  # noqa: BLE001 -- any library's error is an outcome, recorded and tried again
+            say(log, logging.ERROR, f"{state.rollout_id}: {todo.action}: {in_words(error)}", error)
+            return self._not_performed(state, todo, in_words(error))
         return self._outcome(state, todo, self._done(todo))
 
-    def _promotion_failed(self, state: RolloutState, todo: Intent, error: Exception) -> bool:
+    def _not_performed(self, state: RolloutState, todo: Intent, error: str) -> bool:
+        if todo.action is Action.PROMOTE:
+            return self._promotion_failed(state, todo, error)
+        if todo.action in _TAKING_BACK and self._has_become_stable(state):
+            return self._outcome(state, todo, self._done(todo, message=error, landed=True))
+        return self._outcome(state, todo, self._failed(todo, error))
+
+    def _promotion_failed(self, state: RolloutState, todo: Intent, error: str) -> bool:
         """An error may hide that it worked; the intent stays open until the serving side can be asked."""
         happened = self._has_become_stable(state)
         if happened is None:
-            return self._unclear(state, todo, str(error))
-        return self._outcome(state, todo, self._done(todo) if happened else self._failed(todo, str(error)))
+            return self._unclear(state, todo, error)
+        return self._outcome(state, todo, self._done(todo) if happened else self._failed(todo, error))
 
     def _unclear(self, state: RolloutState, todo: Intent, problem: str) -> bool:
         self._parts.ledger.outbox.add(unclear_promotion(state, todo, problem, self._parts.clock()))
@@ -165,8 +174,12 @@ class Driver:
         """None where the serving side does not answer."""
         try:
             return self._parts.effects.is_stable(state)
-        except ServingError as error:
-            log.warning("%s: the serving side does not answer: %s", state.rollout_id, error)
+        except Exception as error:  # noqa: BLE001 -- whatever it is, the question has no answer
+            say(
+                log,
+                logging.WARNING,
+                f"{state.rollout_id}: the serving side does not answer: {in_words(error)}",
+            )
             return None
 
     def _outcome(self, state: RolloutState, todo: Intent, event: Done | Failed) -> bool:
@@ -207,6 +220,7 @@ class Driver:
             dry=state.policy.dry_run,
         )
         self._parts.journal.append(state, [event])
+        self._parts.spool.drop(state.rollout_id)
 
     def _done(self, todo: Intent, *, message: str = "", landed: bool = False) -> Done:
         return done(todo, at=self._parts.clock(), by=self._parts.by, message=message, landed=landed)
@@ -218,11 +232,6 @@ class Driver:
 
     def _failed(self, todo: Intent, message: str, *, final: bool = False) -> Failed:
         return failed(todo, message, at=self._parts.clock(), by=self._parts.by, final=final)
-
-
-def _is_forced(state: RolloutState) -> bool:
-    """A person's promotion goes past a disagreement; its reason says it."""
-    return state.ending is not None and state.ending.decision.rule == "forced"
 
 
 def note(parts: Parts, state: RolloutState, event: Decided, evidence: Iterable[Evidence]) -> None:

@@ -1,10 +1,12 @@
 """What each action does to the serving side and the registry. Every one of them may be repeated."""
 
+from typing import assert_never
+
 from pipelines.errors import ServingError
 from pipelines.rollout.events import Action, Intent
 from pipelines.rollout.state import RolloutState
 from resources.controller.registry import Registry, register
-from resources.serving.backend import ModelArtefact, ServiceStatus, ServingBackend
+from resources.serving.backend import ModelArtefact, ServingBackend
 
 
 class Effects:
@@ -30,6 +32,7 @@ class Effects:
                 share = intent.percent or 0.0
                 self._backend.set_canary_percent(model, version, share, expected=state.percent)
             case Action.PROMOTE:
+                self._require_sides(state)
                 self._backend.promote(model, version)
             case Action.TRAFFIC_OFF:
                 self.traffic_off(model, version)
@@ -37,14 +40,24 @@ class Effects:
                 self._backend.roll_back(model, version)
             case Action.REGISTER:
                 register(self._registry, state)
+            case _:
+                assert_never(intent.action)
 
     def traffic_off(self, model: str, version: str) -> None:
         """No live traffic to the version, in whatever state it is."""
         try:
             self._backend.set_canary_percent(model, version, 0.0)
-        except ServingError:
-            if not _without_traffic(self._backend.status(model), version):
+        except Exception:
+            if not self._is_gone(model, version):
                 raise
+
+    def _is_gone(self, model: str, version: str) -> bool:
+        """A share of 0 would prove nothing: it may be what is wanted, and not yet what is in force."""
+        try:
+            status = self._backend.status(model)
+        except ServingError:
+            return False
+        return all(side is None or side.version != version for side in (status.stable, status.canary))
 
     def is_stable(self, state: RolloutState) -> bool:
         """Whether the version has become the stable one. Raises ServingError."""
@@ -55,6 +68,21 @@ class Effects:
         """Stop a version whose deployment finished after its rollout had been taken back."""
         if not self.is_stable(state):
             self._backend.roll_back(state.model, state.version)
+
+    def _require_sides(self, state: RolloutState) -> None:
+        """A promotion gives no traffic back that somebody has taken away, and takes the place of no stranger."""
+        status = self._backend.status(state.model)
+        stable, canary = status.stable, status.canary
+        if stable is not None and stable.version not in (state.champion, state.version) and not state.forcing:
+            raise ServingError(
+                f"{state.model}: version {stable.version} is served meanwhile, and version {state.version} was not"
+                f" compared with it, so it is not promoted"
+            )
+        if canary is not None and canary.version == state.version and canary.percent < state.percent:
+            raise ServingError(
+                f"{state.model}: version {state.version} has {canary.percent:g} %, not the expected"
+                f" {state.percent:g} %: somebody took traffic away meanwhile, so it is not promoted"
+            )
 
     def _remove_leftover(self, state: RolloutState) -> None:
         """A model has one open rollout: another version's canary is what a controller that died left behind."""
@@ -70,9 +98,3 @@ class Effects:
             digest=state.artefact.digest,
         )
         self._backend.deploy_canary(state.model, artefact, percent=0.0, salt=state.salt, mirror=mirror)
-
-
-def _without_traffic(status: ServiceStatus, version: str) -> bool:
-    if status.stable is not None and status.stable.version == version:
-        return False
-    return status.canary is None or status.canary.version != version or status.canary.percent == 0

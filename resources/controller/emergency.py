@@ -1,10 +1,10 @@
 """The short way out: traffic to zero first, the record after it, the rest for whoever drives next."""
 
+import dataclasses
 import logging
 from collections.abc import Sequence
-from contextlib import suppress
 
-from pipelines.errors import LedgerConflict, LedgerError, ServingError
+from pipelines.errors import CommandRefused, LedgerConflict, ServingError, StillInTraffic
 from pipelines.rollout.decide import decide
 from pipelines.rollout.decision import Decision, DecisionKind, End
 from pipelines.rollout.events import Action, Command, Done, Event, Failed, Intent, Order
@@ -12,6 +12,7 @@ from pipelines.rollout.fold import before_promotion, merge, step
 from pipelines.rollout.ids import named
 from pipelines.rollout.standing import champion_trouble
 from pipelines.rollout.state import Phase, RolloutState
+from resources.containment import in_words, say
 from resources.controller.drafts import (
     action_id,
     command,
@@ -27,6 +28,8 @@ from resources.controller.parts import Parts
 from resources.controller.spool import Emergency
 
 log = logging.getLogger(__name__)
+EMERGENCY, UNRECORDED = "emergency", "unrecorded"
+"""Rules of a rollback that the ledger does not have yet: kept on disk, or in this process's memory alone."""
 
 
 class EmergencyExit:
@@ -36,86 +39,125 @@ class EmergencyExit:
         self._parts = parts
 
     def roll_back(self, emergency: Emergency) -> Decision:
-        """Traffic off, then the record, which goes to the spool where the ledger is away."""
+        """Traffic off, then the record, which goes to the spool where the ledger is away.
+
+        Raises StillInTraffic once all that is done, where the traffic could not be taken away, and CommandRefused
+        where there is no such rollout; nothing else.
+        """
         try:
             state = self._parts.journal.read(emergency.rollout_id)
-        except LedgerError as error:
+            planned = _decision(state, emergency)
+        except CommandRefused:
+            raise
+        except Exception as error:  # noqa: BLE001 -- the brake does not depend on what can be read and decided
             return self._blindly(emergency, error)
-        planned = _decision(state, emergency)
         if planned.kind is DecisionKind.HOLD:
             self._hold(state, planned, emergency)
             return planned
-        tried = self._traffic_off(state) if _has_traffic(state) else None
+        tried = self._traffic_off(state) if _has_traffic(state) else ()
+        return self._told(emergency, planned, tried)
+
+    def _told(self, emergency: Emergency, planned: Decision, tried: Sequence[Event]) -> Decision:
         try:
-            return self._record(emergency, tried)
-        except LedgerError as error:
-            log.warning("%s: rolled back; the ledger is told when it is back: %s", state.rollout_id, error)
-            self._parts.spool.keep(emergency)
-            return planned
+            decision = self._record(emergency, tried)
+        except Exception as error:  # noqa: BLE001 -- what cannot be recorded now is kept until it can
+            decision = self._spooled(emergency, planned, error)
+        failure = next((event.message for event in tried if isinstance(event, Failed)), None)
+        if failure is not None:
+            raise StillInTraffic(_not_away(emergency, failure, decision))
+        return decision
+
+    def _spooled(self, emergency: Emergency, planned: Decision, error: Exception) -> Decision:
+        """Kept in the spool, and where that cannot be written either, in this process's memory."""
+        problem = self._parts.spool.keep(emergency)
+        reason = f"{planned.reason}; the ledger is told when it is back: {in_words(error)}"
+        if problem:
+            reason += f"; until then this process alone knows of it: {problem}"
+        say(log, logging.ERROR, f"{emergency.rollout_id}: {reason}")
+        return dataclasses.replace(planned, rule=UNRECORDED if problem else EMERGENCY, reason=reason)
 
     def _hold(self, state: RolloutState, planned: Decision, emergency: Emergency) -> None:
         if state.winding_up:
             return
         event = decided(state, planned, emergency.evidence, at=emergency.at, by=emergency.by)
-        with suppress(LedgerConflict):
+        try:
             note(self._parts, state, event, emergency.evidence)
+        except LedgerConflict:
+            return
+        except Exception as error:  # noqa: BLE001 -- it is decided again at the next look, and noted then
+            say(
+                log, logging.ERROR, f"{state.rollout_id}: a hold could not be noted: {in_words(error)}", error
+            )
 
     def settle(self, rollout_id: str) -> None:
         """Tell the ledger about a rollback that it missed. Raises LedgerError while it is still away."""
         emergency = self._parts.spool.get(rollout_id)
-        if emergency is not None:
-            self._record(emergency, None)
-            self._parts.spool.drop(rollout_id)
+        if emergency is None:
+            return
+        if self._record(emergency, ()).kind is DecisionKind.HOLD:
+            # The traffic is away already, whatever is known of the champion by now.
+            self._record(dataclasses.replace(emergency, ordered=True), ())
+        self._parts.spool.drop(rollout_id)
 
-    def _blindly(self, emergency: Emergency, error: LedgerError) -> Decision:
+    def _blindly(self, emergency: Emergency, error: Exception) -> Decision:
+        """Without what the ledger knows: the traffic goes all the same."""
         trouble = champion_trouble(merge({}, emergency.evidence), emergency.at)
         if trouble is not None and not emergency.ordered:
             reason = f"the champion is unhealthy: {trouble}; the ledger is away: {error}"
             return Decision(
                 kind=DecisionKind.HOLD, rule="champion_unhealthy", reason=reason, severity="critical"
             )
-        self._parts.spool.keep(emergency)
-        model, version = named(emergency.rollout_id)
-        reason = f"{emergency.reason}; the ledger is told when it is back: {error}"
-        try:
-            self._parts.effects.traffic_off(model, version)
-        except ServingError as failure:
-            log.error("%s: traffic could not be taken away: %s", emergency.rollout_id, failure)
-            reason += f"; traffic could not be taken away yet: {failure}"
-        return Decision(
+        failure = self._try_traffic_off(emergency.rollout_id)
+        planned = Decision(
             kind=DecisionKind.ROLL_BACK,
-            rule="emergency",
-            reason=reason,
+            rule=EMERGENCY,
+            reason=emergency.reason,
             end=End.ROLLED_BACK,
             evidence=tuple(item.name for item in emergency.evidence),
             severity="critical",
         )
+        decision = self._spooled(emergency, planned, error)
+        if failure is not None:
+            raise StillInTraffic(_not_away(emergency, failure, decision))
+        return decision
 
     def _traffic_off(self, state: RolloutState) -> Sequence[Event]:
         """Intent and outcome of the traffic change that is made here."""
         begun = intent(state, Action.TRAFFIC_OFF, at=self._parts.clock(), by=self._parts.by)
-        failure: str | None = None
         with self._parts.patiently(state.model):
-            try:
-                self._parts.effects.traffic_off(state.model, state.version)
-            except ServingError as error:
-                log.error("%s: traffic could not be taken away: %s", state.rollout_id, error)
-                failure = str(error)
+            failure = self._try_traffic_off(state.rollout_id)
         at, by = self._parts.clock(), self._parts.by
         if failure is not None:
             return begun, failed(begun, failure, at=at, by=by)
         return begun, done(begun, at=at, by=by)
 
-    def _record(self, emergency: Emergency, tried: Sequence[Event] | None) -> Decision:
+    def _try_traffic_off(self, rollout_id: str) -> str | None:
+        """Why the traffic could not be taken away; None where it was."""
+        try:
+            self._parts.effects.traffic_off(*named(rollout_id))
+        except Exception as error:  # noqa: BLE001 -- whatever went wrong, the rest of the way out is still gone
+            failure = str(error) if isinstance(error, ServingError) else in_words(error)
+            say(log, logging.ERROR, f"{rollout_id}: traffic could not be taken away: {failure}", error)
+            return failure
+        return None
+
+    def _record(self, emergency: Emergency, tried: Sequence[Event]) -> Decision:
         for _ in range(ROUNDS):
             state = self._parts.journal.read(emergency.rollout_id)
-            events = _events(state, emergency, tried or ())
+            events = _events(state, emergency, tried)
             try:
                 state = self._parts.journal.append(state, events) if events else state
             except LedgerConflict:
                 continue
             return decide(state, (), emergency.at)
         raise LedgerConflict(f"{emergency.rollout_id}: the rollback could not be written")
+
+
+def _not_away(emergency: Emergency, failure: str, decision: Decision) -> str:
+    return (
+        f"{emergency.rollout_id}: the traffic could NOT be taken away and is tried again: {failure}"
+        f" (rolled back because: {decision.reason})"
+    )
 
 
 def _has_traffic(state: RolloutState) -> bool:

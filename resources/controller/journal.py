@@ -1,11 +1,13 @@
 """Reading a rollout's state from the ledger, and writing the events that follow it."""
 
+import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import datetime
 from functools import reduce
 from typing import NamedTuple
 
-from pipelines.errors import CommandRefused, CorruptLedger
+from pipelines.errors import CommandRefused, CorruptLedger, LedgerError
 from pipelines.rollout.alerts import Alert, alerts_of
 from pipelines.rollout.events import (
     Event,
@@ -13,8 +15,10 @@ from pipelines.rollout.events import (
 from pipelines.rollout.fold import fold, step
 from pipelines.rollout.ids import named
 from pipelines.rollout.state import Phase, RolloutState
+from resources.containment import in_words, say
 from resources.ledger import Ledger
 
+log = logging.getLogger(__name__)
 Clock = Callable[[], datetime]
 
 
@@ -36,7 +40,8 @@ class Journal:
         try:
             return self._read(rollout_id)
         except CorruptLedger as error:
-            self._ledger.outbox.add(_corrupt(rollout_id, str(error), self._clock()))
+            with suppress(LedgerError):  # a ledger that takes no alert must not hide what was read
+                self._ledger.outbox.add(_corrupt(rollout_id, str(error), self._clock()))
             raise
 
     def _read(self, rollout_id: str) -> RolloutState:
@@ -66,9 +71,31 @@ class Journal:
             event = event.model_copy(update={"seq": state.seq + 1})
             state = step(state, event)
             numbered.append(event)
-            alerts += alerts_of(state, event)
+            alerts += _alerts_of(state, event)
         self._ledger.append(*numbered, alerts=alerts)
         return state
+
+
+def _alerts_of(state: RolloutState, event: Event) -> tuple[Alert, ...]:
+    """No event is lost because its alert could not be worded; somebody is told that much."""
+    try:
+        return alerts_of(state, event)
+    except Exception as error:  # noqa: BLE001 -- see above
+        say(log, logging.ERROR, f"{state.rollout_id} seq {event.seq}: no alert: {in_words(error)}", error)
+        return (_unworded(state, event, in_words(error)),)
+
+
+def _unworded(state: RolloutState, event: Event, problem: str) -> Alert:
+    return Alert(
+        key=f"{state.rollout_id}:unworded:{event.seq}",
+        severity="critical",
+        model=state.model,
+        version=state.version,
+        rollout_id=state.rollout_id,
+        title=f"{state.model} version {state.version}: {event.kind}, which could not be put into words",
+        body=f"{problem}; the report and the ledger have it (seq {event.seq})",
+        at=event.at,
+    )
 
 
 def _corrupt(rollout_id: str, problem: str, at: datetime) -> Alert:

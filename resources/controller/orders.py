@@ -1,5 +1,7 @@
 """Which orders make sense when."""
 
+from typing import assert_never
+
 from pipelines.errors import CommandRefused
 from pipelines.rollout.events import Action, Order
 from pipelines.rollout.state import Phase, RolloutState
@@ -25,5 +27,9 @@ def _problem(state: RolloutState, order: Order) -> str | None:
             return f"it is paused already, by {state.paused.by}: {state.paused.reason}"
         case Order.APPROVE if state.policy.approval == "none":
             return "its policy asks for no approval"
-        case _:
+        case Order.RESUME | Order.PAUSE | Order.APPROVE:
             return None
+        case Order.ABORT | Order.ROLL_BACK_NOW | Order.FORCE_PROMOTE:
+            return None
+        case _:
+            assert_never(order)

@@ -1,22 +1,24 @@
 """What the controller's parts share."""
 
+import logging
 from collections.abc import Callable, Generator, Iterable
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from pipelines.errors import LedgerError
 from pipelines.rollout.decide import decide
 from pipelines.rollout.decision import Decision, DecisionKind
 from pipelines.rollout.evidence import Evidence
 from pipelines.rollout.fold import before_promotion
 from pipelines.rollout.state import Phase, RolloutState
+from resources.containment import in_words, say
 from resources.controller.effects import Effects
 from resources.controller.journal import Journal
 from resources.controller.sides import SidesAsked
 from resources.controller.spool import Spool
 from resources.ledger import Ledger
 
+log = logging.getLogger(__name__)
 EMERGENCY_PATIENCE = timedelta(milliseconds=500)
 """How long an emergency waits for a traffic change under way; then it goes first."""
 PATIENCE = timedelta(seconds=10)
@@ -42,11 +44,23 @@ class Parts:
 
     @contextmanager
     def patiently(self, model: str) -> Generator[None]:
-        """Wait a moment for a traffic change under way, then go on, whether it is over or the ledger away."""
-        with ExitStack() as stack:
-            with suppress(LedgerError):
-                stack.enter_context(self.changing_traffic(model, EMERGENCY_PATIENCE))
+        """Wait a moment for a traffic change under way, then go on, whether it is over or there can be no lock."""
+        lock = ExitStack()
+        try:
+            lock.enter_context(self.changing_traffic(model, EMERGENCY_PATIENCE))
+        except Exception as error:  # noqa: BLE001 -- the brake waits for no lock, whatever keeps it away
+            say(log, logging.WARNING, f"{model}: traffic is taken away without a lock: {in_words(error)}")
+        try:
             yield
+        finally:
+            _let_go(lock, model)
+
+
+def _let_go(lock: ExitStack, model: str) -> None:
+    try:
+        lock.close()
+    except Exception as error:  # noqa: BLE001 -- what was done under the lock is done
+        say(log, logging.WARNING, f"{model}: a lock of the ledger ends with its session: {in_words(error)}")
 
 
 def decide_between_sides(

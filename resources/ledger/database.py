@@ -1,5 +1,6 @@
 """One database, SQLite or Postgres: connections, transactions, schema."""
 
+import sqlite3
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -82,7 +83,7 @@ class Database:
             yield
         except IntegrityError as error:
             raise LedgerConflict(f"{doing}: somebody else was first ({error.orig})") from error
-        except (SQLAlchemyError, NoSuchModuleError, ImportError, OSError) as error:
+        except (SQLAlchemyError, sqlite3.Error, NoSuchModuleError, ImportError, OSError) as error:
             cause = getattr(error, "orig", None) or error
             raise LedgerError(f"cannot {doing} at {self.place}: {cause}") from error
 

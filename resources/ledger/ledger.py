@@ -3,13 +3,27 @@
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import NamedTuple, assert_never
 
 from sqlalchemy import Connection, insert, select, update
 
 from pipelines.rollout.alerts import Alert
 from pipelines.rollout.decision import End
-from pipelines.rollout.events import Ended, Event, Refused, Started, dump, load
+from pipelines.rollout.events import (
+    ChampionHealth,
+    Command,
+    Decided,
+    Done,
+    Ended,
+    Event,
+    EvidenceRecorded,
+    Failed,
+    Intent,
+    Refused,
+    Started,
+    dump,
+    load,
+)
 from resources.ledger.counters import CounterStore
 from resources.ledger.database import Database
 from resources.ledger.locks import exclusive
@@ -112,8 +126,10 @@ def _index(connection: Connection, event: Event) -> None:
             ended = {"ended_at": event.at, "end_kind": event.end, "open_model": None}
             change = update(ROLLOUTS).where(ROLLOUTS.c.rollout_id == event.rollout_id)
             connection.execute(change.values(**ended))
+        case EvidenceRecorded() | Intent() | Done() | Failed() | Decided() | Command() | ChampionHealth():
+            pass  # the index has nothing of these
         case _:
-            pass
+            assert_never(event)
 
 
 def _opened(event: Started | Refused) -> dict[str, object]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
+from pipelines.errors import LedgerError
 from resources.ledger.database import Database
 
 log = logging.getLogger(__name__)
@@ -25,6 +26,8 @@ _IN_MEMORY: dict[str, threading.Lock] = defaultdict(threading.Lock)
 @contextmanager
 def exclusive(database: Database, name: str, *, wait: timedelta) -> Generator[bool]:
     """Hold the lock `name` for the block; yields False when it could not be had within `wait`.
+
+    Raises LedgerError where there can be no lock (a full disk, a database that is away).
 
     Beside a SQLite file the locks are files (one machine); on Postgres they are advisory locks.
     """
@@ -45,13 +48,20 @@ def exclusive(database: Database, name: str, *, wait: timedelta) -> Generator[bo
 
 @contextmanager
 def _flock(folder: Path, name: str, wait: timedelta) -> Generator[bool]:
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / hashlib.sha256(name.encode()).hexdigest()[:16]
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    descriptor = _opened(folder, name)
     try:
         yield _until(wait, lambda: _take(descriptor))
     finally:
         os.close(descriptor)
+
+
+def _opened(folder: Path, name: str) -> int:
+    path = folder / hashlib.sha256(name.encode()).hexdigest()[:16]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise LedgerError(f"the lock {name!r} cannot be opened at {path}: {error.strerror}") from error
 
 
 def _take(descriptor: int) -> bool:
@@ -59,6 +69,8 @@ def _take(descriptor: int) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        raise LedgerError(f"a lock of the ledger cannot be taken: {error.strerror}") from error
     return True
 
 

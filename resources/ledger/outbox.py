@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import Connection, and_, select, update
 
 from pipelines.rollout.alerts import Alert
@@ -43,19 +43,20 @@ class Outbox:
     def waiting(self, limit: int = 5000) -> tuple[Alert, ...]:
         """Alerts that some channel has not got yet, oldest first."""
         query = (
-            select(ALERTS.c.body)
+            select(ALERTS.c.key, ALERTS.c.at, ALERTS.c.body)
             .where(ALERTS.c.delivered_at.is_(None))
             .order_by(ALERTS.c.at, ALERTS.c.key)
             .limit(limit)
         )
         with self._database.reading() as connection:
-            return tuple(_ALERT.validate_json(body) for body in connection.execute(query).scalars())
+            return tuple(_alert(*row) for row in connection.execute(query))
 
     def all(self, limit: int = 1000) -> tuple[Alert, ...]:
         """The latest alerts, newest first."""
-        query = select(ALERTS.c.body).order_by(ALERTS.c.at.desc(), ALERTS.c.key).limit(limit)
+        columns = (ALERTS.c.key, ALERTS.c.at, ALERTS.c.body)
+        query = select(*columns).order_by(ALERTS.c.at.desc(), ALERTS.c.key).limit(limit)
         with self._database.reading() as connection:
-            return tuple(_ALERT.validate_json(body) for body in connection.execute(query).scalars())
+            return tuple(_alert(*row) for row in connection.execute(query))
 
     def deliveries(self, key: str) -> dict[str, Delivery]:
         """Attempts so far, by channel."""
@@ -96,3 +97,20 @@ class Outbox:
                     attempts=DELIVERIES.c.attempts + 1, next_at=at + wait, sent_at=sent_at, error=error
                 )
             )
+
+
+def _alert(key: str, at: datetime, body: str) -> Alert:
+    """One that cannot be read is told as what it is, and keeps no other from being told."""
+    try:
+        return _ALERT.validate_json(body)
+    except ValidationError:
+        return Alert(
+            key=key,
+            severity="critical",
+            model="",
+            version="",
+            rollout_id="",
+            title="an alert cannot be read: it is damaged, or was written by a newer version",
+            body=body[:2000],
+            at=at,
+        )

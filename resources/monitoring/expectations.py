@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, assert_never
 
 import pandas as pd
 
@@ -43,16 +43,27 @@ def check_names(checks: Sequence[Check]) -> tuple[str, ...]:
     return tuple(names)
 
 
+def _wanted(check: Check) -> str:
+    match check.type:
+        case "not_null":
+            return "not null"
+        case "unique":
+            return "unique"
+        case "between":
+            return _interval(check)
+        case "mean_between":
+            return f"mean {_interval(check)}"
+        case "in_set":
+            return f"one of {', '.join(map(str, check.values or ()))}"
+        case "matches":
+            return f"matches {check.regex}"
+        case _:
+            assert_never(check.type)
+
+
 def expected(check: Check) -> str:
     """The check in words: `between 0 and 5000 in at least 99 % of rows`."""
-    what = {
-        "not_null": "not null",
-        "unique": "unique",
-        "between": _interval(check),
-        "mean_between": f"mean {_interval(check)}",
-        "in_set": f"one of {', '.join(map(str, check.values or ()))}",
-        "matches": f"matches {check.regex}",
-    }[check.type]
+    what = _wanted(check)
     if check.type == "mean_between":
         return what
     return f"{what} in {'all rows' if check.mostly == 1 else f'at least {100 * check.mostly:.6g} % of rows'}"
@@ -114,6 +125,8 @@ def to_expectation(check: Check, name: str) -> Any:
             return gxe.ExpectColumnValuesToBeInSet(value_set=list(check.values or ()), **common)
         case "matches":
             return gxe.ExpectColumnValuesToMatchRegex(regex=str(check.regex), **common)
+        case _:
+            assert_never(check.type)
 
 
 def read_result(check: Check, name: str, outcome: Any) -> CheckResult:

@@ -1,10 +1,10 @@
 """What happened, in sentences for somebody who was not there."""
 
-from typing import NamedTuple
+from typing import NamedTuple, assert_never
 
 from pipelines.rollout.decision import Decision, DecisionKind, End
 from pipelines.rollout.standing import words as duration
-from pipelines.rollout.state import Phase
+from pipelines.rollout.state import Phase, RolloutState
 from resources.reports.story import Story
 
 
@@ -17,26 +17,12 @@ class Headline(NamedTuple):
     why: str
 
 
-_ENDS = {
-    End.PROMOTED: ("good", "was promoted and serves all traffic"),
-    End.ROLLED_BACK: ("bad", "was rolled back; the champion serves all traffic"),
-    End.REFUSED: ("bad", "was refused before any traffic"),
-    End.ABORTED: ("wait", "was stopped; the champion serves all traffic"),
-}
-_MOVES = {
-    DecisionKind.CONTINUE: "Went on waiting",
-    DecisionKind.HOLD: "Held",
-    DecisionKind.PROMOTE: "Decided to promote",
-    DecisionKind.ROLL_BACK: "Decided to roll back",
-}
-
-
 def headline(story: Story) -> Headline:
     """One sentence on how the rollout stands or ended, one on why."""
     state = story.state
     name = f"{state.model} version {state.version}"
     if state.phase is Phase.ENDED and state.end is not None:
-        kind, what = _ENDS[state.end]
+        kind, what = _ended(state.end)
         if state.policy.dry_run:
             kind, what = "plain", "went through a dry run; no traffic was changed"
         return Headline(kind, f"{name} {what}", state.end_reason)
@@ -46,11 +32,42 @@ def headline(story: Story) -> Headline:
 
 def in_words(decision: Decision) -> str:
     """The decision as a sentence, its reason included."""
-    if decision.kind is DecisionKind.ADVANCE:
-        move = f"Advanced to {decision.percent:g} % of the traffic" if decision.percent else "Began to shadow"
-    else:
-        move = _MOVES[decision.kind]
-    return f"{move} ({decision.rule.replace('_', ' ')}): {decision.reason}"
+    return f"{_move(decision)} ({decision.rule.replace('_', ' ')}): {decision.reason}"
+
+
+def _ended(end: End) -> tuple[str, str]:
+    """Colour, and what became of the version."""
+    match end:
+        case End.PROMOTED:
+            return "good", "was promoted and serves all traffic"
+        case End.ROLLED_BACK:
+            return "bad", "was rolled back; the champion serves all traffic"
+        case End.REFUSED:
+            return "bad", "was refused before any traffic"
+        case End.ABORTED:
+            return "wait", "was stopped; the champion serves all traffic"
+        case End.COMPARED:
+            return "plain", "was compared in an A/B test, which is over; the champion serves all traffic"
+        case _:
+            assert_never(end)
+
+
+def _move(decision: Decision) -> str:
+    match decision.kind:
+        case DecisionKind.CONTINUE:
+            return "Went on waiting"
+        case DecisionKind.ADVANCE if decision.percent:
+            return f"Advanced to {decision.percent:g} % of the traffic"
+        case DecisionKind.ADVANCE:
+            return "Began to shadow"
+        case DecisionKind.HOLD:
+            return "Held"
+        case DecisionKind.PROMOTE:
+            return "Decided to promote"
+        case DecisionKind.ROLL_BACK:
+            return "Decided to roll back"
+        case _:
+            assert_never(decision.kind)
 
 
 def reaction(story: Story) -> str | None:
@@ -74,14 +91,25 @@ def exposure(story: Story) -> str:
 
 
 def _stands(story: Story) -> str:
-    state = story.state
-    phrases = {
-        Phase.STARTING: "is being started",
-        Phase.VALIDATING: "is running without traffic, to be validated",
-        Phase.SHADOW: "answers a copy of the traffic that nobody sees",
-        Phase.STEPPING: f"takes {state.percent:g} % of the traffic",
-        Phase.PROMOTING: "is being promoted",
-        Phase.ROLLING_BACK: "is being rolled back",
-    }
-    paused = ", paused" if state.paused is not None and not state.winding_up else ""
-    return phrases.get(state.phase, str(state.phase)) + paused
+    paused = story.state.paused is not None and not story.state.winding_up
+    return _phase(story.state) + (", paused" if paused else "")
+
+
+def _phase(state: RolloutState) -> str:
+    match state.phase:
+        case Phase.STARTING:
+            return "is being started"
+        case Phase.VALIDATING:
+            return "is running without traffic, to be validated"
+        case Phase.SHADOW:
+            return "answers a copy of the traffic that nobody sees"
+        case Phase.STEPPING:
+            return f"takes {state.percent:g} % of the traffic"
+        case Phase.PROMOTING:
+            return "is being promoted"
+        case Phase.ROLLING_BACK:
+            return "is being rolled back"
+        case Phase.ENDED:
+            return "has ended"
+        case _:
+            assert_never(state.phase)

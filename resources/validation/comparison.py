@@ -3,8 +3,9 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import assert_never
 
-from pipelines.manifest.model import RolloutManifest, Validation
+from pipelines.manifest.model import RolloutManifest, Validation, ValidationMetric
 from resources.lake.connection import Lake
 from resources.signature import ModelSchema
 from resources.validation.answers import Answers, Predict, ask
@@ -103,7 +104,7 @@ def _judged(validation: Validation, champion: str, rows: LabelledRows, answers: 
     )
 
 
-def _metric(name: str, labels: Sequence[float], scores: Sequence[float]) -> float:
+def _metric(name: ValidationMetric, labels: Sequence[float], scores: Sequence[float]) -> float:
     """The metric of these answers; infinite where a probability is asked for and another number is given."""
     from sklearn import metrics
 
@@ -115,8 +116,10 @@ def _metric(name: str, labels: Sequence[float], scores: Sequence[float]) -> floa
             return float(metrics.log_loss(labels, scores)) if possible else math.inf
         case "rmse":
             return float(metrics.root_mean_squared_error(labels, scores))
-        case _:
+        case "mae":
             return float(metrics.mean_absolute_error(labels, scores))
+        case _:
+            assert_never(name)
 
 
 def _unfit(labels: Sequence[float], validation: Validation) -> str | None:

@@ -140,8 +140,8 @@ def light_command(launch: Launch) -> list[str]:
 
 
 @contextmanager
-def gateway_alone() -> Iterator[Settings]:
-    """A home of its own with supervisord and Envoy, stopped and removed afterwards."""
-    with own_home() as settings:
+def gateway_alone(home: Path | None = None) -> Iterator[Settings]:
+    """A home of its own with supervisord and Envoy, stopped afterwards, and removed unless `home` is the caller's."""
+    with own_home(home) as settings:
         up(settings, [part for part in parts(settings) if part.name == "gateway"], seconds=30)
         yield settings

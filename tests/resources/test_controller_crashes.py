@@ -12,6 +12,7 @@ from pipelines.errors import CommandRefused
 from pipelines.rollout.decision import End
 from pipelines.rollout.events import Order
 from pipelines.rollout.evidence import Verdict
+from pipelines.rollout.policy import Policy
 from resources.controller import Controller
 from tests.support.faults import Crash, Fault, FaultyRig
 from tests.support.rollouts import MODEL, START, artefact, evidence, good, harmful, manifest
@@ -21,9 +22,13 @@ Tick = Callable[[FaultyRig, Controller], object]
 
 
 def start(rig: FaultyRig, controller: Controller, **changes: Any) -> str:
-    return controller.start(
-        manifest(**changes), "2", rig.world.aliases.get((MODEL, "champion")), artefact("2")
-    )
+    wanted, champion = manifest(**changes), rig.world.aliases.get((MODEL, "champion"))
+    policy = Policy.of(wanted) if wanted.ab_test is None else Policy.of_test(wanted)
+    return controller.start(wanted, "2", champion, artefact("2"), policy=policy)
+
+
+def ab_test(then: str) -> dict[str, Any]:
+    return {"ab_test": {"share": 20, "duration": "30s", "then": then}}
 
 
 def drive_good(rig: FaultyRig, controller: Controller) -> None:
@@ -79,6 +84,11 @@ PATHS = {
     "refuse": Path_((start, drive_refused, drive), End.REFUSED),
     "abort": Path_((start, drive_good, order(Order.ABORT), drive), End.ABORTED),
     "order a rollback": Path_((start, drive_good, order(Order.ROLL_BACK_NOW), drive), End.ROLLED_BACK),
+    "A/B test": Path_((start, *[drive_good] * 2), End.COMPARED, changes=ab_test("keep")),
+    "A/B test, better": Path_((start, *[drive_good] * 2), End.PROMOTED, changes=ab_test("promote_if_better")),
+    "A/B test, harmful": Path_(
+        (start, drive_good, emergency, drive), End.ROLLED_BACK, changes=ab_test("keep")
+    ),
     "force": Path_((start, drive_good, order(Order.FORCE_PROMOTE), drive), End.PROMOTED),
 }
 

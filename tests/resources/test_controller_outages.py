@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.errors import CorruptLedger, LedgerError, RegistryError, ServingError
+from pipelines.errors import CorruptLedger, LedgerError, RegistryError, ServingError, StillInTraffic
 from pipelines.rollout.decision import DecisionKind, End
 from pipelines.rollout.events import Order
 from pipelines.rollout.evidence import Verdict
@@ -232,8 +232,8 @@ def test_a_serving_side_that_does_not_let_go_is_tried_until_it_does(rig: Rig) ->
         if name.startswith("before"):
             raise ServingError("the gateway does not answer")
 
-    decision = rig.controller(hook=stuck).roll_back_now(rollout, "guardrail", harmful(rig.clock.now))
-    assert decision.kind is DecisionKind.ROLL_BACK
+    with pytest.raises(StillInTraffic, match="could NOT be taken away .*: the gateway does not answer"):
+        rig.controller(hook=stuck).roll_back_now(rollout, "guardrail", harmful(rig.clock.now))
     assert rig.share() == 10
     critical = [alert.title for alert in rig.ledger.outbox.all() if alert.severity == "critical"]
     assert sorted(critical) == [
@@ -249,11 +249,11 @@ def test_a_promotion_that_may_have_happened_is_asked_about_until_it_is_known(rig
     rig.controller().drive(rollout, good(rig.clock.now))
     rig.clock.tick()
 
-    called: list[str] = []
+    asked: list[str] = []
 
     def silent(name: str) -> None:
-        called.append(name)
-        if "after promote" in called:
+        asked.append(name)
+        if "after promote" in asked:
             raise ServingError("timed out")
 
     rig.controller(hook=silent).drive(rollout, good(rig.clock.now))

@@ -1,5 +1,5 @@
-"""Random schedules: duplicate ticks, two controllers, timeouts, crashes, outages of the ledger, clock steps, and hands
-that delete and move what belongs to the rollout, in the registry and on the serving side.
+"""Random schedules: duplicate ticks, two controllers, timeouts, crashes, outages of the ledger, full disks, clock
+steps, and hands that delete and move what belongs to the rollout, in the registry and on the serving side.
 
 `RAMPGATE_SCHEDULES` sets how many are tried by the slow test (default 10,000).
 """
@@ -20,13 +20,14 @@ from hypothesis import strategies as st
 from pipelines.errors import CommandRefused, LedgerError, RegistryError, ServingError
 from pipelines.rollout.events import Order
 from pipelines.rollout.evidence import Evidence, Verdict
+from pipelines.rollout.policy import Policy
 from resources.controller import Controller
 from tests.support.by_hand import BY_HAND, change_by_hand, check_end_among_hands
-from tests.support.faults import Crash, Fault, FaultyRig
+from tests.support.faults import FULL, Crash, Fault, FaultyRig
 from tests.support.rollouts import MODEL, artefact, evidence, good, harmful, manifest
 
 ROLLOUT = "flight-delay-v2-c3872d99"
-EXPECTED = (Crash, LedgerError, RegistryError, ServingError)
+EXPECTED = (Crash, LedgerError, RegistryError, ServingError, OSError)
 Give = Callable[[datetime], tuple[Evidence, ...]]
 
 
@@ -90,7 +91,7 @@ _TICKS = st.builds(
     Tick,
     st.one_of(_DRIVES, _OPS),
     st.sampled_from([0.0, 0.5, 60.0, 60.0, 2400.0, 7200.0, -600.0]).map(lambda s: timedelta(seconds=s)),
-    st.sampled_from([None, "crash", "error", "ledger_down", "meanwhile", "meanwhile", "by_hand"]),
+    st.sampled_from([None, "crash", "error", "ledger_down", "meanwhile", "meanwhile", "by_hand", *FULL]),
     st.integers(1, 24),
     _OPS,
     st.sampled_from(sorted(BY_HAND)),
@@ -100,11 +101,17 @@ _APPROVALS = st.sampled_from(["none", "none", "promote", "every_step"])
 _STEPS = st.sampled_from([[10, 50, 100], ["shadow", 10, 100], [25]])
 
 
-def run(ticks: list[Tick], approval: str, steps: list[object], folder: Path) -> None:
+_TESTS = st.sampled_from([None, None, "keep", "promote_if_better"])
+
+
+def run(ticks: list[Tick], approval: str, steps: list[object], then: str | None, folder: Path) -> None:
+    """`then`: what follows an A/B test; None for a rollout."""
     rig = FaultyRig(folder)
     rig.world.serving(MODEL, "1")
-    wanted = manifest(steps=steps, approval=approval)
-    rig.do(lambda controller: controller.start(wanted, "2", "1", artefact("2")))
+    test = {"share": 20, "duration": "2m", "then": then or "keep"}
+    wanted = manifest(steps=steps, approval=approval, ab_test=test)
+    policy = Policy.of_test(wanted) if then else Policy.of(wanted)
+    rig.do(lambda controller: controller.start(wanted, "2", "1", artefact("2"), policy=policy))
     for tick in ticks:
         rig.clock.tick(tick.wait)
         fault = None
@@ -137,16 +144,20 @@ def tried(count: int):
 
 
 @tried(60)
-@given(_SCHEDULES, _APPROVALS, _STEPS)
-def test_any_schedule_ends_consistently(ticks: list[Tick], approval: str, steps: list[object]) -> None:
+@given(_SCHEDULES, _APPROVALS, _STEPS, _TESTS)
+def test_any_schedule_ends_consistently(
+    ticks: list[Tick], approval: str, steps: list[object], then: str | None
+) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        run(ticks, approval, steps, Path(folder))
+        run(ticks, approval, steps, then, Path(folder))
 
 
 @pytest.mark.faults
 @pytest.mark.timeout(3600)
 @tried(int(os.environ.get("RAMPGATE_SCHEDULES", "10000")))
-@given(_SCHEDULES, _APPROVALS, _STEPS)
-def test_many_schedules_end_consistently(ticks: list[Tick], approval: str, steps: list[object]) -> None:
+@given(_SCHEDULES, _APPROVALS, _STEPS, _TESTS)
+def test_many_schedules_end_consistently(
+    ticks: list[Tick], approval: str, steps: list[object], then: str | None
+) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        run(ticks, approval, steps, Path(folder))
+        run(ticks, approval, steps, then, Path(folder))

@@ -1,18 +1,21 @@
 """A world whose n-th external call goes wrong, and a record of the order in which things took effect."""
 
+import errno
+import os
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
+from unittest.mock import patch
 
 from pipelines.errors import LedgerError, RegistryError, ServingError
 from pipelines.rollout.alerts import Alert
-from pipelines.rollout.decision import DecisionKind, End
+from pipelines.rollout.decision import Decision, DecisionKind, End
 from pipelines.rollout.events import Decided, Ended, Event
 from pipelines.rollout.fold import fold
-from resources.controller import Controller
+from resources.controller import EMERGENCY, Controller
 from resources.ledger import Ledger
 from tests.support.memory_backend import Effect, MemoryBackend, MemoryRegistry, World
 from tests.support.rollouts import MODEL, Clock, replay
@@ -23,15 +26,19 @@ BETWEEN_QUESTION_AND_ORDER = ("before promote", "before set_canary_percent", "be
 REGISTRY_CALLS = ("alias", "tag", "version")
 
 
-class Crash(Exception):
-    """The process is gone. Nothing in the code under test may catch it."""
+class Crash(BaseException):
+    """The process is gone. Nothing in the code under test can catch it."""
+
+
+FULL = ("full_ledger", "full_spool", "full_gateway", "full_disk")
+"""Where there is no space left, from the fault's call on until the operation ends."""
 
 
 class Fault(NamedTuple):
     """What happens at the `at`-th external call of an operation, counted from 1."""
 
     kind: str
-    """crash | error | ledger_down | meanwhile | by_hand (which asks no lock)."""
+    """crash | error | ledger_down | meanwhile | by_hand (which asks no lock) | one of FULL."""
     at: int
     meanwhile: Callable[[Controller], object] | None = None
     """For `meanwhile`: what another controller does just then."""
@@ -56,6 +63,8 @@ class Calls:
             raise LedgerError("the ledger is away")
         if fault.kind == "by_hand" and self.count >= fault.at and name not in BETWEEN_QUESTION_AND_ORDER:
             self.interfere()
+        if fault.kind in FULL and self.count >= fault.at:
+            _no_space(fault.kind, name)
         if self.count != fault.at:
             return
         if fault.kind == "crash":
@@ -71,6 +80,27 @@ class Calls:
         fault, self.fault, self.late = self.fault, None, False
         if fault is not None and fault.meanwhile is not None and self.other is not None:
             fault.meanwhile(self.other)
+
+
+def _no_space(where: str, name: str) -> None:
+    """Raise what the part raises on a full disk; locks and library calls raise it as it is."""
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
+    if name == "lock ledger" and where in ("full_ledger", "full_disk"):
+        raise full
+    if name == "before ledger" and where in ("full_ledger", "full_disk"):
+        raise LedgerError("cannot write: database or disk is full") from full
+    if where in ("full_gateway", "full_disk") and name.startswith("before ") and "status" not in name:
+        raise full
+
+
+@contextmanager
+def full_spool(fault: Fault | None) -> Generator[None]:
+    """No new file can be written; what was reserved can."""
+    if fault is None or fault.kind not in ("full_spool", "full_disk"):
+        yield
+        return
+    with patch("resources.reserve._write", side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))):
+        yield
 
 
 def _error(name: str) -> Exception:
@@ -133,7 +163,10 @@ class FaultyRig:
         calls = Calls(fault=fault, other=other)
         self.ledger.calls = calls
         try:
-            operation(self.controller(calls))
+            with full_spool(fault):
+                done = operation(self.controller(calls))
+            if isinstance(done, Decision) and done.rule == EMERGENCY:
+                self.world.effects.append(Effect(ROLL_BACK, "", 0))
         finally:
             if calls.late:
                 calls.interfere()

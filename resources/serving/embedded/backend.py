@@ -28,7 +28,7 @@ from resources.serving.embedded.state import (
     rolled_back,
     with_share,
 )
-from resources.serving.embedded.store import StateStore
+from resources.serving.embedded.store import DamagedState, StateStore
 from resources.serving.embedded.supervisor import Supervisor
 from resources.settings import Settings
 
@@ -113,16 +113,35 @@ class EmbeddedBackend:
     def set_canary_percent(
         self, service: str, version: str, percent: float, *, expected: float | None = None
     ) -> ServiceStatus:
-        """Change the share; mirroring ends. Percent 0 only rewrites the routes."""
+        """Change the share; mirroring ends. Percent 0 only rewrites the routes.
+
+        Where the service's state is damaged, percent 0 takes the traffic away all the same; the status then knows
+        of no revision.
+        """
         share = _Share(percent=percent, expected=expected)
         if percent > 0:
             return self._give(service, version, share)
+        try:
+            return self._brake(service, version)
+        except DamagedState:
+            self._gateway.take_away(service)
+            self._gateway.confirm("routes")
+            return ServiceStatus(service=service, stable=None, canary=None)
+
+    def _brake(self, service: str, version: str) -> ServiceStatus:
         with self._store.changing(service) as state:
-            if _refuse_if_stable(state, version):
-                self._store.write(with_share(state, version, percent=0.0))
-            self._gateway.publish("routes")
+            there = _refuse_if_stable(state, version)
+            self._take_away(state, with_share(state, version, percent=0.0) if there else state)
         self._gateway.confirm("routes")
         return self.status(service)
+
+    def _take_away(self, before: ServiceState, after: ServiceState) -> None:
+        """Traffic first, then the record; each is tried, whatever becomes of the other."""
+        try:
+            self._gateway.publish("routes", instead=after)
+        finally:
+            if after != before:
+                self._store.write(after, from_reserve=True)
 
     def promote(self, service: str, version: str) -> ServiceStatus:
         """Switch the routes, drain and stop the previous revision."""
@@ -132,12 +151,13 @@ class EmbeddedBackend:
             with self._store.changing(service) as state:
                 _require_current(state, version, command)
                 self._store.write(promoted(state, version))
+        self._gateway.publish("routes")
         return self._settle(service)
 
     def roll_back(self, service: str, version: str) -> ServiceStatus:
         """Routes first, then the processes."""
         with self._store.changing(service) as state:
-            self._store.write(rolled_back(state, version))
+            self._take_away(state, rolled_back(state, version))
         return self._settle(service)
 
     def counters(self, service: str) -> Counters:
@@ -180,7 +200,6 @@ class EmbeddedBackend:
         return self.status(service)
 
     def _settle(self, service: str) -> ServiceStatus:
-        self._gateway.publish("routes")
         self._gateway.confirm("routes")
         self._lifecycle.retire(service)
         return self.status(service)

@@ -24,7 +24,14 @@ from resources.serving.envoy import (
     published_version,
     route_configuration,
 )
-from resources.serving.envoy.routes import PIN_HEADER, REVISION_HEADER, TOKEN_HEADER
+from resources.serving.envoy.discovery import published
+from resources.serving.envoy.routes import (
+    PIN_HEADER,
+    REVISION_HEADER,
+    TOKEN_HEADER,
+    give_nothing_to_the_canary,
+    routes_of,
+)
 from resources.settings import HOST, Settings
 
 _FILES = {"clusters": CDS, "routes": RDS}
@@ -40,17 +47,38 @@ class EmbeddedGateway:
         self._store = store
         self._apply_seconds = apply_seconds
 
-    def publish(self, kind: str) -> None:
-        """Write `clusters` or `routes`. Takes the shared lock for as long as the writing takes."""
+    def publish(self, kind: str, *, instead: ServiceState | None = None) -> None:
+        """Write `clusters` or `routes`. Takes the shared lock for as long as the writing takes.
+
+        `instead` is a service's state that takes traffic away and is not on disk yet: it is published even on a
+        disk that is full.
+        """
         token = self._layout.probe_token()
         with self._store.everything():
-            services = [describe(state) for state in self._store.read_all()]
-            resources = (
-                clusters(services)
-                if kind == "clusters"
-                else [route_configuration(services, probe_token=token)]
-            )
-            publish(self._gateway.discovery / _FILES[kind], resources)
+            if kind == "clusters":
+                resources = clusters([describe(state) for state in self._store.read_all()])
+            else:
+                resources = [self._routes(token, instead)]
+            publish(self._gateway.discovery / _FILES[kind], resources, from_reserve=instead is not None)
+
+    def take_away(self, service: str) -> None:
+        """All that a canary gets by the published routes, where the service's own state is damaged."""
+        file = self._gateway.discovery / RDS
+        with self._store.everything():
+            resources = published(file)
+            for route in routes_of(resources, {service}):
+                give_nothing_to_the_canary(route)
+            publish(file, resources, from_reserve=True)
+
+    def _routes(self, token: str, instead: ServiceState | None) -> dict[str, Any]:
+        """A service whose state is damaged keeps its routes: it must not keep others from theirs."""
+        states, damaged = self._store.readable()
+        changed = {} if instead is None else {instead.service: instead}
+        services = [describe(changed.get(state.service, state)) for state in states]
+        configuration = route_configuration(services, probe_token=token)
+        kept = routes_of(published(self._gateway.discovery / RDS), damaged)
+        configuration["virtual_hosts"][0]["routes"] += kept
+        return configuration
 
     def confirm(self, kind: str) -> None:
         """Wait until what was published last is in force. Raises `ServingError` if the gateway refuses it.

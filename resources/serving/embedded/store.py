@@ -1,17 +1,22 @@
 """Desired states in files: replaced atomically, changed under a lock that other processes respect."""
 
 import fcntl
-import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from pydantic import TypeAdapter, ValidationError
 
 from pipelines.errors import ServingError
+from resources.reserve import replace
 from resources.serving.embedded.state import ServiceState
 
 _STATE = TypeAdapter(ServiceState)
+
+
+class DamagedState(ServingError):
+    """A service's file that holds no state."""
 
 
 class StateStore:
@@ -29,15 +34,27 @@ class StateStore:
         """Every service's state, in the order of their names."""
         return [_parse(path) for path in sorted(self._folder.glob("[!.]*.json"))]
 
-    def write(self, state: ServiceState) -> None:
-        """Replace the file; a reader sees the old state or the new one. Call it under `changing`."""
+    def readable(self) -> tuple[list[ServiceState], set[str]]:
+        """The states that can be read, and the names of the services whose state is damaged."""
+        states: list[ServiceState] = []
+        damaged: set[str] = set()
+        for path in sorted(self._folder.glob("[!.]*.json")):
+            try:
+                states.append(_parse(path))
+            except DamagedState:
+                damaged.add(path.stem)
+        return states, damaged
+
+    def write(self, state: ServiceState, *, from_reserve: bool = False) -> None:
+        """Replace the file; a reader sees the old state or the new one. Call it under `changing`.
+
+        `from_reserve`: see `resources.reserve`. Raises ServingError where it cannot be written.
+        """
         path = self._path(state.service)
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
-        with draft.open("wb") as file:
-            file.write(_STATE.dump_json(state, indent=1))
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
+        try:
+            replace(path, _STATE.dump_json(state, indent=1), from_reserve=from_reserve)
+        except OSError as error:
+            raise ServingError(f"{path} cannot be written: {error.strerror}") from error
 
     @contextmanager
     def changing(self, service: str) -> Generator[ServiceState, None, None]:
@@ -56,13 +73,20 @@ class StateStore:
 
     @contextmanager
     def _lock(self, name: str) -> Generator[None, None, None]:
-        with (self._folder / name).open("a") as file:
+        with _opened(self._folder / name) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+
+def _opened(path: Path) -> IO[str]:
+    try:
+        return path.open("a")
+    except OSError as error:
+        raise ServingError(f"the lock {path} cannot be opened: {error.strerror}") from error
 
 
 def _parse(path: Path) -> ServiceState:
     try:
         return _STATE.validate_json(path.read_bytes())
     except ValidationError as error:
-        raise ServingError(f"{path} is damaged: {error}") from error
+        raise DamagedState(f"{path} is damaged: {error}") from error

@@ -98,6 +98,20 @@ def _route(
     }
 
 
+def routes_of(resources: Iterable[dict[str, Any]], services: set[str]) -> list[dict[str, Any]]:
+    """Those services' routes in published resources."""
+    routes = [route for each in resources for host in each["virtual_hosts"] for route in host["routes"]]
+    return [r for r in routes if r["metadata"]["filter_metadata"]["rampgate"]["service"] in services]
+
+
+def give_nothing_to_the_canary(route: dict[str, Any]) -> None:
+    """Everything to the stable side: the second of two weighted clusters, see `_split`."""
+    shares = route["route"].get("weighted_clusters", {}).get("clusters", [])
+    if len(shares) > 1:
+        shares[0]["weight"], shares[1]["weight"] = 0, TOTAL_WEIGHT
+        route["route"].pop("request_mirror_policies", None)
+
+
 def _split(service: Service) -> dict[str, Any]:
     """The canary first: it owns the hashes below its weight, so a growing share only adds units."""
     stable = service.stable.name if service.stable else absent_cluster(service)

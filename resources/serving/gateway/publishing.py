@@ -1,6 +1,7 @@
 """From splits to Envoy: clusters first, then routes to what is there, each confirmed to be in force."""
 
 import json
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.errors import ServingError
+from resources.reserve import replace
 from resources.serving.embedded.admin import Admin
 from resources.serving.envoy import (
     CDS,
@@ -23,6 +25,7 @@ from resources.serving.envoy import (
 )
 from resources.serving.kserve.split import Part, Split
 
+_LOG = logging.getLogger(__name__)
 Addresses = Callable[[Split, Part], Endpoint]
 """Where a revision answers."""
 _FILES = {"clusters": CDS, "routes": RDS}
@@ -86,10 +89,15 @@ class Publisher:
             (until, before) for name, before in self.routed.items() if splits.get(name) != before
         ]
         if self.routed != splits:
-            draft = self._memory.with_suffix(".new")
-            draft.write_text(json.dumps({name: each.encode() for name, each in splits.items()}))
-            draft.replace(self._memory)
+            self._remember(splits)
         self.routed = splits
+
+    def _remember(self, splits: Mapping[str, Split]) -> None:
+        content = json.dumps({name: each.encode() for name, each in splits.items()})
+        try:
+            replace(self._memory, content.encode(), from_reserve=True)
+        except OSError as error:  # the routes are in force; only a sidecar that starts again would miss it
+            _LOG.error("%s cannot be written: %s", self._memory, error.strerror)
 
     def _clusters(self, splits: list[Split]) -> list[dict[str, Any]]:
         every = [self._service(each) for each in (*splits, *(former for _, former in self._former))]
@@ -120,7 +128,8 @@ class Publisher:
     def _publish(self, kind: str, resources: list[dict[str, Any]]) -> None:
         file = self.gateway.discovery / _FILES[kind]
         before = published_version(file)
-        if publish_if_new(file, resources, before) != before:
+        # A pod whose disk is full still does what the cluster wants, which may be to take traffic away.
+        if publish_if_new(file, resources, before, from_reserve=True) != before:
             self._confirm(kind)
 
     def _confirm(self, kind: str) -> None:

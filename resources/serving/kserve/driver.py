@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TypeVar, assert_never
 
 from pipelines.errors import ServingError
 from resources.serving.kserve.client import Cluster, Conflict, Unreachable
@@ -30,7 +30,13 @@ class Timing:
 
     def of(self, patience: Patience) -> float:
         """The limit for a kind of waiting."""
-        return self.model if patience is Patience.MODEL else self.traffic
+        match patience:
+            case Patience.MODEL:
+                return self.model
+            case Patience.TRAFFIC:
+                return self.traffic
+            case _:
+                assert_never(patience)
 
 
 @dataclass
@@ -63,19 +69,22 @@ class Driver:
                 self._give_up("api", self.timing.api, str(error))
                 self.sleep(self.timing.poll)
 
-    def _take(self, step: Step, version: str) -> None:
-        if isinstance(step, Refuse):
-            raise ServingError(step.message)
-        if isinstance(step, Wait):
-            self._wait(step)
-        elif isinstance(step, Patch):
-            _LOG.info("%s: %s", self.service, step.why)
-            self.cluster.patch(self.service, step.spec, resource_version=version)
-            self.since.clear()
-        elif isinstance(step, Create):
-            self.create()
-        elif isinstance(step, Delete):
-            self.cluster.delete(self.service)
+    def _take(self, step: Patch | Create | Delete | Wait | Refuse, version: str) -> None:
+        match step:
+            case Refuse():
+                raise ServingError(step.message)
+            case Wait():
+                self._wait(step)
+            case Patch():
+                _LOG.info("%s: %s", self.service, step.why)
+                self.cluster.patch(self.service, step.spec, resource_version=version)
+                self.since.clear()
+            case Create():
+                self.create()
+            case Delete():
+                self.cluster.delete(self.service)
+            case _:
+                assert_never(step)
 
     def _wait(self, step: Wait) -> None:
         if step.failure:
