@@ -5,7 +5,8 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 
 from pipelines.manifest.load import Model
-from pipelines.rollout.evidence import OnFail, Verdict
+from pipelines.rollout.evidence import OnFail
+from resources.asset_checks import check_result
 from resources.lake.windows import answered
 from resources.monitoring.data_checks import DataCheckReport, check_window
 from resources.monitoring.evidence import from_data_checks
@@ -83,6 +84,8 @@ def _metadata(systems: Systems, report: DataCheckReport) -> dict[str, dg.Metadat
     if report.page is not None:
         page = report.page.relative_to(systems.settings.home / "reports")
         values["data docs"] = dg.MetadataValue.url(systems.report_url(*page.parts))
+    if report.unsaved:
+        values["data docs not written"] = dg.MetadataValue.text(report.unsaved)
     return values
 
 
@@ -98,26 +101,9 @@ def _table(results: tuple[CheckResult, ...]) -> dg.TableMetadataValue:
 
 
 def _checks(report: DataCheckReport, names: tuple[str, ...]) -> list[dg.AssetCheckResult]:
-    """Unknown shows as a warning: Dagster knows passed and failed only."""
     results = [
-        dg.AssetCheckResult(
-            check_name=r.name,
-            passed=r.verdict is Verdict.PASS,
-            severity=_severity(r.verdict, r.on_fail),
-            metadata={"verdict": str(r.verdict), "reason": r.reason, "expected": r.expected},
-        )
+        check_result(r.name, r.verdict, r.reason, on_fail=r.on_fail, more={"expected": r.expected})
         for r in report.results
         if r.name in names
     ]
-    overall = dg.AssetCheckResult(
-        check_name=WINDOW,
-        passed=report.verdict is Verdict.PASS,
-        severity=_severity(report.verdict, OnFail.HOLD),
-        metadata={"verdict": str(report.verdict), "reason": report.reason},
-    )
-    return [*results, overall]
-
-
-def _severity(verdict: Verdict, on_fail: OnFail) -> dg.AssetCheckSeverity:
-    harmless = verdict is not Verdict.FAIL or on_fail is OnFail.WARN
-    return dg.AssetCheckSeverity.WARN if harmless else dg.AssetCheckSeverity.ERROR
+    return [*results, check_result(WINDOW, report.verdict, report.reason, on_fail=OnFail.HOLD)]

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import assert_never
 
 import dagster as dg
 import pandas as pd
@@ -10,6 +11,7 @@ import pandas as pd
 from pipelines.manifest.load import Model
 from pipelines.rollout.evidence import Evidence, OnFail, Verdict
 from pipelines.rollout.state import RolloutState
+from resources.asset_checks import check_result
 from resources.lake.windows import answered
 from resources.monitoring.drift import compare
 from resources.monitoring.drift_report import Comparison, DriftReport
@@ -67,20 +69,28 @@ def drift(model: Model) -> dg.AssetsDefinition:
             evidence = [_evidence(model, report, now) for report in reports]
             record_if_open(systems.controller, state.rollout_id, evidence)
         return dg.MaterializeResult(
-            metadata=_metadata(systems, reports), check_results=list(_checks(reports))
+            metadata=_metadata(systems, reports), check_results=list(_checks(model, reports))
         )
 
     return score
 
 
 def _evidence(model: Model, report: DriftReport, now: datetime) -> Evidence:
-    """A world that moves moves for both versions: against the windows before, drift warns and holds nothing up."""
     evidence = from_drift(
         report, model.rollout.drift, at=now, valid_for=2 * model.rollout.drift.window + RUN_ALLOWANCE
     )
-    if report.comparison is Comparison.CURRENT_VS_REFERENCE:
-        return replace(evidence, on_fail=OnFail.WARN)
-    return evidence
+    return replace(evidence, on_fail=_on_fail(model, report.comparison))
+
+
+def _on_fail(model: Model, comparison: Comparison) -> OnFail:
+    """A world that moves moves for both versions: against the windows before, drift warns and holds nothing up."""
+    match comparison:
+        case Comparison.CANARY_VS_STABLE:
+            return model.rollout.drift.on_fail
+        case Comparison.CURRENT_VS_REFERENCE:
+            return OnFail.WARN
+        case _:
+            assert_never(comparison)
 
 
 def _against_stable(systems: Systems, model: Model, state: RolloutState, now: datetime) -> DriftReport:
@@ -150,6 +160,8 @@ def _metadata(systems: Systems, reports: Iterable[DriftReport]) -> dict[str, dg.
         if report.html is not None:
             page = report.html.relative_to(systems.settings.home / "reports")
             values[f"{name}: Evidently report"] = dg.MetadataValue.url(systems.report_url(*page.parts))
+        if report.unsaved:
+            values[f"{name}: not written"] = dg.MetadataValue.text(report.unsaved)
         if report.link is not None:
             values[f"{name}: in Evidently"] = dg.MetadataValue.url(systems.evidently_url(report.link.path))
     return values
@@ -174,16 +186,14 @@ def _table(report: DriftReport) -> dg.TableMetadataValue:
     )
 
 
-def _checks(reports: Iterable[DriftReport]) -> Iterable[dg.AssetCheckResult]:
-    """Every declared check gets a result: a comparison that was not made is unknown, which shows as a warning."""
+def _checks(model: Model, reports: Iterable[DriftReport]) -> Iterable[dg.AssetCheckResult]:
+    """Every declared check gets a result: a comparison that was not made is unknown."""
     by_kind = {report.comparison: report for report in reports}
     for comparison in Comparison:
         report = by_kind.get(comparison)
-        verdict = Verdict.UNKNOWN if report is None else report.verdict
-        reason = "no canary is taking traffic" if report is None else report.reason
-        yield dg.AssetCheckResult(
-            check_name=comparison.value,
-            passed=verdict is not Verdict.FAIL,
-            severity=dg.AssetCheckSeverity.WARN,
-            metadata={"verdict": str(verdict), "reason": reason},
+        yield check_result(
+            comparison.value,
+            Verdict.UNKNOWN if report is None else report.verdict,
+            "no canary is taking traffic" if report is None else report.reason,
+            on_fail=_on_fail(model, comparison),
         )

@@ -8,8 +8,10 @@ import dagster as dg
 
 from pipelines.errors import ServingError
 from pipelines.manifest.load import Model
+from pipelines.rollout.evidence import OnFail, Verdict
 from pipelines.rollout.state import Phase, RolloutState
 from pipelines.statistics.metric_look import MetricLook
+from resources.asset_checks import check_result
 from resources.experiment import TakenLook, past_looks, registered_in, shadow_evidence, take_look
 from resources.experiment.exposure import ExposureCheck
 from resources.experiment.registering import Registered
@@ -117,11 +119,12 @@ def _result(
         if exposure is None
         else exposure.sentence
     )
-    check = dg.AssetCheckResult(
-        check_name=_EXPOSURE_CHECK,
-        passed=exposure is None or exposure.holds,
-        description=told,
-        metadata={
+    check = check_result(
+        _EXPOSURE_CHECK,
+        _split_verdict(exposure),
+        told,
+        on_fail=OnFail.HOLD,
+        more={
             "compared": exposure.compared if exposure else 0,
             "elsewhere": exposure.mismatches if exposure else 0,
             "share changing": exposure.uncertain if exposure else 0,
@@ -129,6 +132,12 @@ def _result(
         },
     )
     return dg.MaterializeResult(metadata=metadata, check_results=[check])
+
+
+def _split_verdict(exposure: ExposureCheck | None) -> Verdict:
+    if exposure is None or not exposure.compared:
+        return Verdict.UNKNOWN
+    return Verdict.PASS if exposure.holds else Verdict.FAIL
 
 
 def _metadata(

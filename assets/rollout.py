@@ -4,9 +4,10 @@ from typing import Any
 
 import dagster as dg
 
-from pipelines.errors import CommandRefused, VersionRefused
+from pipelines.errors import CommandRefused, ManifestError, VersionRefused
 from pipelines.manifest.load import Model
-from resources.naming import key
+from resources.naming import MISFIT_TAG, key
+from resources.platform_alerts import platform_alert
 from resources.reports import write_report
 from resources.rollout_metadata import decision_metadata
 from resources.rollouts import open_rollout
@@ -43,13 +44,17 @@ def candidate(model: Model) -> dg.AssetsDefinition:
         input example there.
 
         A version that lacks one of these is refused before any traffic, with the reason here, on the version's
-        `rampgate.reason` tag in MLflow, and in an alert.
+        `rampgate.reason` tag in MLflow, and in an alert. A manifest that does not fit the version is no verdict on it:
+        that is said here and in an alert, and the version is tried again when the manifest has changed.
         """
         try:
             begun = start(systems, model, config.version, mode=config.mode, against=config.against)
         except VersionRefused as refused:
             _report_refusal(systems, model)
             raise dg.Failure(description=str(refused), allow_retries=False) from refused
+        except ManifestError as wrong:
+            _report_manifest(context, systems, model, config.version, wrong)
+            raise dg.Failure(description=str(wrong), allow_retries=False) from wrong
         except CommandRefused as refused:
             raise dg.Failure(description=str(refused), allow_retries=False) from refused
         context.log.info(f"rollout {begun.rollout_id}")
@@ -64,6 +69,20 @@ def candidate(model: Model) -> dg.AssetsDefinition:
         )
 
     return validate
+
+
+def _report_manifest(
+    context: dg.AssetExecutionContext, systems: Systems, model: Model, version: str, wrong: ManifestError
+) -> None:
+    """Said once for each manifest, however often it is tried."""
+    context.instance.add_run_tags(context.run.run_id, {MISFIT_TAG: "true"})
+    platform_alert(
+        systems.ledger,
+        topic=f"manifest:{model.name}",
+        title=f"{model.name} version {version}: not started, the manifest is wrong",
+        body=str(wrong),
+        model=model.name,
+    )
 
 
 def _report_refusal(systems: Systems, model: Model) -> None:

@@ -4,6 +4,8 @@ import dagster as dg
 
 CARRIES_ON_TAG = "rampgate/carries_on"
 """On runs that act on a model's rollout: one at a time is enough."""
+MISFIT_TAG = "rampgate/misfit"
+"""On runs that found a manifest that does not fit the version: only another manifest or version can help."""
 UNFINISHED = (
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,

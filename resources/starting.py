@@ -12,6 +12,7 @@ from pipelines.rollout.evidence import Evidence, OnFail, Verdict
 from pipelines.rollout.policy import VALIDATION, Policy
 from pipelines.rollout.sides import not_yet, served_in_words
 from pipelines.rollout.state import Phase, RolloutState
+from resources.fitting import require_fit
 from resources.lake.schema import ensure_tables
 from resources.platform_alerts import platform_alert
 from resources.registry import ValidationReport, validate_version
@@ -36,8 +37,9 @@ def start(
     Its other side is what is served. `against` names that version where a person starts it although the registry
     says something else. Raises VersionRefused when the version must not get traffic (recorded, tagged and alerted),
     CommandRefused when it does not exist, another rollout is open, or registry and serving side disagree,
-    ManifestError when the serving backend cannot do what the manifest asks, RegistryError and ServingError when MLflow
-    or the serving side cannot be asked: not knowing is no reason to start.
+    ManifestError when the serving backend cannot do what the manifest asks or a column that it names does not fit the
+    versions, RegistryError and ServingError when MLflow or the serving side cannot be asked: not knowing is no reason
+    to start.
     """
     policy = Policy.of_test(model.rollout) if mode is Mode.AB_TEST else Policy.of(model.rollout)
     if systems.registry.version(model.name, version) is None:
@@ -50,6 +52,7 @@ def start(
     other = _other_side(systems, model, version, against)
     if mode is Mode.AB_TEST and other.served is None:
         raise CommandRefused(f"{model.name} serves nothing to hold version {version} against")
+    require_fit(systems.registry, model, version, other.served)
     rollout_id = systems.controller.start(
         model.rollout, version, other.served, artefact, policy=policy, despite=other.despite
     )

@@ -5,12 +5,14 @@ import dagster as dg
 from pipelines.errors import RampgateError
 from pipelines.manifest.load import Model
 from resources.containment import contained
-from resources.naming import slug
+from resources.naming import MISFIT_TAG, slug
 from resources.starting import held_up
 from resources.systems import Systems
 
 CHALLENGER = "challenger"
 VERSION_TAG = "rampgate/version"
+MANIFEST_TAG = "rampgate/manifest"
+"""Attempts count for one state of the manifest: one that is mended gets its own."""
 STATUS_TAG = "rampgate.status"
 ATTEMPTS = 3
 """Start runs for one version that may fail (a registry that went away) before a person is needed."""
@@ -64,16 +66,22 @@ def challenger_sensor(model: Model, job_name: str) -> dg.SensorDefinition:
 def _request(
     context: dg.SensorEvaluationContext, job_name: str, model: Model, version: str, rollouts: int
 ) -> dg.SkipReason | dg.RunRequest:
-    """`run_key` dedupes for ever, so it counts the rollouts so far and the failed attempts at this one."""
+    """`run_key` dedupes for ever, so it counts the rollouts so far and the failed attempts with this manifest."""
     tags = {VERSION_TAG: version, "rampgate/rollouts": str(rollouts)}
     runs = context.instance.get_runs(dg.RunsFilter(job_name=job_name, tags=tags))
     if any(not run.is_finished for run in runs):
         return dg.SkipReason(f"version {version} is being started")
+    manifest = model.digest[:12]
+    runs = [run for run in runs if run.tags.get(MANIFEST_TAG) == manifest]
+    if any(run.tags.get(MISFIT_TAG) for run in runs):
+        return dg.SkipReason(
+            f"rollout.yaml does not fit version {version}, see the failed run; tried again when it has changed"
+        )
     if len(runs) >= ATTEMPTS:
         return dg.SkipReason(f"version {version} could not be started in {ATTEMPTS} runs; see their logs")
     candidate = f"{slug(model.name)}__candidate"
     return dg.RunRequest(
-        run_key=f"{version}:{rollouts}:{len(runs)}",
+        run_key=f"{version}:{rollouts}:{manifest}:{len(runs)}",
         run_config={"ops": {candidate: {"config": {"version": version}}}},
-        tags=tags,
+        tags=tags | {MANIFEST_TAG: manifest},
     )

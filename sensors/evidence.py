@@ -9,7 +9,7 @@ import dagster as dg
 
 from pipelines.errors import RampgateError
 from pipelines.manifest.load import Model
-from pipelines.rollout.evidence import OnFail
+from pipelines.rollout.evidence import OnFail, Verdict
 from pipelines.rollout.state import Phase, RolloutState
 from resources.containment import contained
 from resources.naming import UNFINISHED, slug
@@ -31,7 +31,8 @@ def evidence_sensor(
     """Asks for a look every `look_every`, and for data checks and drift once a window.
 
     The first windows of a step are due when the step may end, not when it begins and there is nothing in them;
-    while they have too few rows, they are due four times as often.
+    while one of them is unknown, for whatever reason, they are due four times as often: a single one that could not be
+    carried out must not last until `max_unknown`.
     """
     look_every = model.rollout.experiment.look_every
     window = min(model.rollout.data_checks.window, model.rollout.drift.window)
@@ -43,7 +44,7 @@ def evidence_sensor(
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
             f"While a rollout of {model.name} takes traffic: a look at the experiment every {look_every}, data"
-            f" checks and drift every {window}, more often while they have too few rows."
+            f" checks and drift every {window}, more often while one is unknown."
         ),
     )
     def sensor(
@@ -100,14 +101,14 @@ def _look_due(last: datetime | None, every: timedelta, now: datetime) -> datetim
 def _windows_due(last: datetime | None, window: timedelta, state: RolloutState) -> datetime:
     if last is None or last < state.since:
         return state.since + min(window, state.policy.min_duration)
-    return last + (window / 4 if _short_of_rows(state) else window)
+    return last + (window / 4 if _is_unknown(state) else window)
 
 
-def _short_of_rows(state: RolloutState) -> bool:
+def _is_unknown(state: RolloutState) -> bool:
     """A window of this step could not be judged yet, and the step waits for it."""
     return any(
         item.source in ("data_quality", "drift")
-        and item.pending
+        and item.verdict is Verdict.UNKNOWN
         and item.on_fail is not OnFail.WARN
         and item.at >= state.since
         for item in state.evidence.values()

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from pipelines.manifest.model import Check, Drift
+from pipelines.manifest.model import Check, DataChecks, Drift
 from pipelines.manifest.problem import Finding, shown
 
 _COLUMN = re.compile(r"^(features|outputs)\..+$")
@@ -33,6 +33,19 @@ def drift_findings(drift: Drift) -> Iterator[Finding]:
     """What is wrong with `drift`, places relative to it."""
     for index, column in enumerate(drift.columns):
         yield from column_findings(("columns", index), column)
+        if column in drift.columns[:index]:
+            yield ("columns", index), f"{shown(column)}: already in columns[{drift.columns.index(column)}]"
+    yield from row_findings(drift)
+
+
+def row_findings(window: DataChecks | Drift) -> Iterator[Finding]:
+    """No more rows than `sample_rows` are ever looked at."""
+    if window.min_rows > window.sample_rows:
+        yield (
+            ("min_rows",),
+            f"{window.min_rows}: expected at most sample_rows, which is {window.sample_rows},"
+            " or no window ever has enough",
+        )
 
 
 def column_findings(place: tuple[str | int, ...], column: str) -> Iterator[Finding]:

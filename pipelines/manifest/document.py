@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from pipelines.manifest.problem import Location, ManifestProblem, dotted, shown
+from pipelines.manifest.problem import Location, ManifestProblem, dotted, line_of, shown
 
 MAX_BYTES = 256 * 1024
 MAX_NODES = 20_000
@@ -28,10 +28,7 @@ class Document:
 
     def line(self, location: Location) -> int:
         """The 1-based line of a location, or of its nearest parent that is in the file."""
-        for end in range(len(location), -1, -1):
-            if location[:end] in self.lines:
-                return self.lines[location[:end]]
-        return 1
+        return line_of(self.lines, location)
 
     def problem(self, location: Location, message: str) -> ManifestProblem:
         """What is wrong at that place of this file."""

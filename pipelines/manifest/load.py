@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from pipelines.errors import ManifestError
 from pipelines.manifest.document import Document, read_document
 from pipelines.manifest.meaning import meaning_findings
 from pipelines.manifest.model import RolloutManifest
-from pipelines.manifest.problem import Finding, ManifestProblem, shown
+from pipelines.manifest.problem import Finding, Location, ManifestProblem, dotted, line_of, shown
 from pipelines.manifest.service import service_findings
 from pipelines.manifest.shape import findings, parse
 
@@ -31,6 +31,13 @@ class Model:
     """`inferenceservice.yaml` as plain data."""
     digest: str
     """sha256 over both files: which manifest a rollout was started with."""
+    lines: Mapping[Location, int] = field(default_factory=dict[Location, int])
+    """Of the keys of `rollout.yaml`."""
+
+    def problem(self, location: Location, message: str) -> ManifestProblem:
+        """What is wrong at that place of `rollout.yaml`, where only something outside of it shows that."""
+        line = line_of(self.lines, location)
+        return ManifestProblem(message, file=self.folder / ROLLOUT_FILE, line=line, key=dotted(location))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +86,14 @@ def load_model(folder: Path) -> Model | tuple[ManifestProblem, ...]:
     if problems or manifest is None or rollout is None or service is None:
         return tuple(sorted(problems, key=lambda problem: (problem.file, problem.line)))
     digest = hashlib.sha256(rollout.content + b"\0" + service.content).hexdigest()
-    return Model(name=manifest.model, folder=folder, rollout=manifest, service=service.data, digest=digest)
+    return Model(
+        name=manifest.model,
+        folder=folder,
+        rollout=manifest,
+        service=service.data,
+        digest=digest,
+        lines=rollout.lines,
+    )
 
 
 def _read(path: Path) -> tuple[Document | None, list[ManifestProblem]]:

@@ -6,22 +6,35 @@ Every part is judged by itself, so that one misshapen key does not hide what is 
 import re
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pipelines.manifest.data_meaning import check_findings, drift_findings
+from pipelines.manifest.data_meaning import check_findings, drift_findings, row_findings
 from pipelines.manifest.document import Document
 from pipelines.manifest.metric_meaning import guardrail_findings, primary_findings
-from pipelines.manifest.model import Check, Drift, Experiment, Freeze, Guardrail, Primary
+from pipelines.manifest.model import (
+    Check,
+    DataChecks,
+    Drift,
+    Experiment,
+    Freeze,
+    Guardrail,
+    MetricType,
+    OnUnknown,
+    Primary,
+    RolloutManifest,
+    StepFloor,
+)
 from pipelines.manifest.problem import Finding, Location, dotted, shown
 from pipelines.manifest.shape import parse_or_none
-from pipelines.manifest.values import Duration, Step
+from pipelines.manifest.values import Duration, Step, format_duration
 from pipelines.rollout.cron import Cron
 
 T = TypeVar("T")
 
 _UNIT = re.compile(r"^[a-z][a-z0-9_-]{0,62}$")
 _VARIABLE = re.compile(r"^[A-Z][A-Z0-9_]*$")
+_LONGEST_UNKNOWN = format_duration(RolloutManifest.model_fields["max_unknown"].default)
 _POSITIVE: tuple[Location, ...] = (
     ("experiment", "outcome_window"),
     ("experiment", "look_every"),
@@ -40,7 +53,11 @@ def meaning_findings(document: Document) -> Iterator[Finding]:
     yield from _part(document, ("experiment", "primary"), Primary, primary_findings)
     yield from _each(document, ("guardrails",), Guardrail, guardrail_findings)
     yield from _name_findings(document)
+    yield from _retention_findings(document)
+    yield from _length_findings(document)
+    yield from _unknown_findings(document)
     yield from _each(document, ("data_checks", "checks"), Check, check_findings)
+    yield from _part(document, ("data_checks",), DataChecks, row_findings)
     yield from _part(document, ("drift",), Drift, drift_findings)
     yield from _each(document, ("freeze",), Freeze, _freeze_findings)
     yield from _alert_findings(document)
@@ -100,11 +117,71 @@ def _experiment_findings(experiment: Experiment) -> Iterator[Finding]:
         yield ("look_every",), "expected at most max_duration, or nobody ever looks"
 
 
+def _metric_places(document: Document) -> list[Location]:
+    guardrails = range(len(_list(document.get("guardrails"))))
+    return [("experiment", "primary"), *(("guardrails", index) for index in guardrails)]
+
+
+def _retention_findings(document: Document) -> Iterator[Finding]:
+    """A unit counts for retention once `retention` and the outcome window after it have passed."""
+    window, longest = (_duration(document, "experiment", key) for key in ("outcome_window", "max_duration"))
+    for place in _metric_places(document):
+        retention = parse_or_none(cast(type[timedelta], Duration), document.get(*place, "retention"))
+        if retention is None or document.get(*place, "type") != MetricType.RETENTION:
+            continue
+        if document.get("experiment", "unit") in (None, "request"):
+            yield (
+                (*place, "type"),
+                "'retention': a request cannot return; expected experiment.unit to name a unit",
+            )
+        if window is not None and longest is not None and retention + window >= longest:
+            yield (
+                (*place, "retention"),
+                f"{format_duration(retention)!r}: with outcome_window ({format_duration(window)}) expected less than"
+                f" max_duration ({format_duration(longest)}), or no unit is ever counted",
+            )
+
+
+def _length_findings(document: Document) -> Iterator[Finding]:
+    """The steps before the last must have their shortest time within the longest of the rollout."""
+    shortest = _duration(document, "step", "min_duration")
+    longest = _duration(document, "experiment", "max_duration")
+    steps = len([step for step in _list(document.get("steps")) if step != 100])
+    if shortest is not None and longest is not None and steps and steps * shortest >= longest:
+        yield (
+            ("step", "min_duration"),
+            f"{format_duration(shortest)!r}: {steps} steps of that expected to be shorter than experiment.max_duration"
+            f" ({format_duration(longest)}), or no version is ever promoted",
+        )
+
+
+def _unknown_findings(document: Document) -> Iterator[Finding]:
+    """Between two looks nothing can become known again."""
+    written = document.get("max_unknown")
+    longest = parse_or_none(cast(type[timedelta], Duration), written or _LONGEST_UNKNOWN)
+    every = _duration(document, "experiment", "look_every")
+    if longest is None or every is None or document.get("on_unknown") == OnUnknown.HOLD:
+        return
+    if timedelta(0) < longest <= every:
+        yield (
+            ("max_unknown",) if written else ("experiment", "look_every"),
+            f"a look every {format_duration(every)}, and max_unknown is {format_duration(longest)}: expected more than"
+            " one look in that time, or one that could not be taken ends the rollout",
+        )
+
+
+def _duration(document: Document, part: Literal["experiment", "step"], key: str) -> timedelta | None:
+    """As written, or its default; None where it is misshapen."""
+    written = document.get(part, key)
+    fields = (Experiment if part == "experiment" else StepFloor).model_fields
+    if written is None:
+        return fields[key].default
+    return parse_or_none(cast(type[timedelta], Duration), written)
+
+
 def _name_findings(document: Document) -> Iterator[Finding]:
-    places: list[Location] = [("experiment", "primary")]
-    places += [("guardrails", index) for index in range(len(_list(document.get("guardrails"))))]
     seen: dict[str, Location] = {}
-    for place in places:
+    for place in _metric_places(document):
         name = document.get(*place, "name")
         if not isinstance(name, str):
             continue

@@ -14,6 +14,8 @@ GATEWAY_THRESHOLDS_MS = (
 )  # fmt: skip
 """The upper bounds of the gateway's latency histogram: an SLO between two of them cannot be counted."""
 
+ANSWERED = ("latency_ms", "status")
+"""Columns of the prediction log beside a model's own, `predictions.<name>`: numbers, known with the answer."""
 _SERVING = ("serving.errors", "serving.over_slo")
 _DATA = re.compile(r"outcomes\.[A-Za-z_][A-Za-z0-9_]{0,62}|predictions\.(?P<column>.+)", re.DOTALL)
 _SOURCES = "serving.errors, serving.over_slo, outcomes.<metric> or predictions.<column>"
@@ -66,9 +68,31 @@ def _source_findings(metric: Metric) -> Iterator[Finding]:
             yield ("better",), f"{metric.better.value!r}: expected 'lower' for source: {metric.source}"
     elif not _is_data(metric.source):
         yield ("source",), f"{shown(metric.source)}: expected {_SOURCES}"
-    for key, source in (("denominator", metric.denominator), ("covariate", metric.covariate)):
-        if source is not None and not _is_data(source):
-            yield (key,), f"{shown(source)}: expected predictions.<column> or outcomes.<metric>"
+    if metric.denominator is not None and not _is_data(metric.denominator):
+        yield (
+            ("denominator",),
+            f"{shown(metric.denominator)}: expected predictions.<column> or outcomes.<metric>",
+        )
+    if metric.covariate is not None:
+        yield from _covariate_findings(metric, metric.covariate)
+
+
+def _covariate_findings(metric: Metric, covariate: str) -> Iterator[Finding]:
+    """What the version or its answer has had a part in would take the effect away with the noise."""
+    prefix, _, column = covariate.partition(".")
+    if covariate in (metric.source, metric.denominator):
+        yield ("covariate",), f"{shown(covariate)}: is what the metric measures; expected another column"
+    elif (
+        prefix != "predictions"
+        or not _is_data(covariate)
+        or column in ANSWERED
+        or column.startswith("outputs.")
+    ):
+        yield (
+            ("covariate",),
+            f"{shown(covariate)}: expected predictions.<input>, an input of the model: a covariate must be known"
+            " before the answer",
+        )
 
 
 def _is_data(source: str) -> bool:

@@ -46,7 +46,7 @@ class Metric(_Frozen):
     cap: float | None = None
     """Cap values at this number (a registered constant; takes the place of `winsorise`)."""
     covariate: str | None = None
-    """CUPED: a source known at exposure, e.g. `predictions.distance`."""
+    """CUPED: an input of the model, which is known before the answer, e.g. `predictions.distance`."""
     retention: Duration | None = None
     """For `type: retention`: a unit counts when it is seen again this long after exposure."""
     slo: Duration | None = None

@@ -1,6 +1,6 @@
 """One thing that is wrong with a manifest, said so that it can be mended without reading code."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -33,6 +33,14 @@ def dotted(location: Sequence[str | int]) -> str:
     for part in location:
         text += f"[{part}]" if isinstance(part, int) else f".{part}"
     return text.removeprefix(".")
+
+
+def line_of(lines: Mapping[Location, int], location: Location) -> int:
+    """The 1-based line of a location, or of its nearest parent that is in the file."""
+    for end in range(len(location), -1, -1):
+        if location[:end] in lines:
+            return lines[location[:end]]
+    return 1
 
 
 def shown(value: object) -> str:

@@ -8,9 +8,23 @@ from pipelines.manifest.problem import Finding, Location, shown
 
 API_VERSION = "serving.kserve.io/v1beta1"
 KIND = "InferenceService"
-BOUND_KEYS = ("storageUri", "storage", "canaryTrafficPercent")
-"""Keys under `spec.predictor` that a rollout writes, at any depth of it."""
+BOUND_KEYS = ("canaryTrafficPercent", "storageUri", "storage")
+"""Keys that a rollout writes, or that exclude what it writes: of `spec.predictor`, and of the model in it.
+
+Of the model alone: `storage` is also what a volume claim asks for, and may be a label.
+"""
 BOUND_ANNOTATIONS = ("rampgate.io/version", "rampgate.io/revision", "rampgate.io/digest", "rampgate.io/salt")
+_NOT_MODELS = (
+    "affinity",
+    "annotations",
+    "dnsConfig",
+    "labels",
+    "logger",
+    "nodeSelector",
+    "overhead",
+    "securityContext",
+)
+"""Mappings of a predictor with keys of their owner's choice, or with a `storage` of another meaning."""
 
 _WRITTEN = "is written by rollouts, for each version; remove it"
 
@@ -38,16 +52,15 @@ def _expected(document: Document, place: Location, value: str) -> Iterator[Findi
         yield place, f"{shown(found)}: expected {value!r}"
 
 
-def _bound_keys(value: object, place: Location) -> Iterator[Finding]:
-    if isinstance(value, dict):
-        for key, inner in cast(dict[str, Any], value).items():
-            if key in BOUND_KEYS and place[-1] != "logger":
-                yield (*place, key), _WRITTEN
-            else:
-                yield from _bound_keys(inner, (*place, key))
-    elif isinstance(value, list):
-        for index, inner in enumerate(cast(list[Any], value)):
-            yield from _bound_keys(inner, (*place, index))
+def _bound_keys(predictor: object, place: Location) -> Iterator[Finding]:
+    """The model is `model`, or a key named after its framework as in older manifests (`sklearn`)."""
+    if not isinstance(predictor, dict):
+        return
+    for key, inner in cast(dict[str, Any], predictor).items():
+        if key in BOUND_KEYS:
+            yield (*place, key), _WRITTEN
+        elif key not in _NOT_MODELS and isinstance(inner, dict):
+            yield from (((*place, key, bound), _WRITTEN) for bound in BOUND_KEYS if bound in inner)
 
 
 def _bound_annotations(document: Document, place: Location) -> Iterator[Finding]:

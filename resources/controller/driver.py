@@ -111,9 +111,7 @@ class Driver:
             now = self._parts.clock()
             if todo.action is Action.PROMOTE and would_roll_back(fresh, evidence, now):
                 return self._settle(fresh, todo, evidence, "the evidence has turned against it")
-            found = (
-                () if todo.dry or fresh.forcing else self._parts.sides.evidence(fresh, now, fresh=True)
-            )
+            found = () if todo.dry or fresh.forcing else self._parts.sides.evidence(fresh, now, fresh=True)
             if problem := in_the_way(found):
                 return self._settle(fresh, todo, (*evidence, *found), problem)
             return self._perform(fresh, todo)

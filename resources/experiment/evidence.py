@@ -55,18 +55,27 @@ def unknown_evidence(manifest: RolloutManifest, reason: str, *, at: datetime) ->
 
 
 def waiting_evidence(
-    manifest: RolloutManifest, metrics: Sequence[Metric], *, at: datetime
+    manifest: RolloutManifest, metrics: Sequence[Metric], *, at: datetime, seen: frozenset[str]
 ) -> tuple[Evidence, ...]:
-    """These metrics have no constants yet: that only needs more data, and holds until it is there."""
-    return tuple(evidence for metric in metrics for evidence in _waiting(manifest, metric, at))
+    """These metrics have no constants yet: that only needs more data, and holds until it is there.
+
+    `seen` are the outcomes that there has ever been a value of.
+    """
+    return tuple(
+        evidence
+        for metric in metrics
+        for evidence in _waiting(manifest, metric, waiting_words(metric, seen), at)
+    )
 
 
-def _waiting(manifest: RolloutManifest, metric: Metric, at: datetime) -> tuple[Evidence, Evidence]:
+def _waiting(
+    manifest: RolloutManifest, metric: Metric, reason: str, at: datetime
+) -> tuple[Evidence, Evidence]:
     harm = Evidence(
         name=_harm_name(metric),
         source=SOURCE,
         verdict=Verdict.UNKNOWN,
-        reason=waiting_words(),
+        reason=reason,
         at=at,
         on_fail=_on_fail(metric),
         pending=True,

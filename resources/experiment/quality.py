@@ -39,6 +39,14 @@ class OutcomeQuality(NamedTuple):
         return f"Kept out: {told}." if told else ""
 
 
+def outcomes_seen(lake: Lake, model: str) -> frozenset[str]:
+    """Every outcome that there has ever been a value of. Raises `LakeError`."""
+    with lake.connect() as connection:
+        fields(connection, model)
+        query = f"SELECT DISTINCT metric FROM {table(model, 'outcomes')}"
+        return frozenset(row[0] for row in connection.execute(query).fetchall())
+
+
 def outcome_quality(lake: Lake, model: str, query: ExperimentQuery) -> OutcomeQuality:
     """Count what `query` cannot use. Raises `LakeError`."""
     key = KEY if query.by_request else "unit_id"

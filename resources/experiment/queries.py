@@ -2,13 +2,22 @@
 
 from datetime import timedelta
 
-from pipelines.manifest.model import Metric, RolloutManifest
+from pipelines.manifest.model import Metric, MetricType, RolloutManifest
 from resources.lake.experiment import MetricKind, MetricQuery
+from resources.lake.sources import outcome
 
 
 def metrics_of(manifest: RolloutManifest) -> tuple[Metric, ...]:
     """The primary metric, then the guardrails."""
     return (manifest.experiment.primary, *manifest.guardrails)
+
+
+def outcomes_of(metric: Metric) -> tuple[str, ...]:
+    """The outcomes that it is made of; whether a unit returns is seen in the prediction log."""
+    if metric.type is MetricType.RETENTION:
+        return ()
+    names = (outcome(source) for source in (metric.source, metric.denominator) if source)
+    return tuple(name for name in names if name is not None)
 
 
 def is_served(metric: Metric) -> bool:

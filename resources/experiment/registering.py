@@ -22,9 +22,12 @@ from pipelines.statistics.look_spec import Direction, MetricSpec
 from pipelines.statistics.power import Design
 from pipelines.statistics.power import Method as Analysis
 from resources.experiment.history import Known
+from resources.experiment.queries import outcomes_of
 
 FEWEST_UNITS = 100
 """Champion units from which a baseline is worth setting constants by."""
+_LISTED = 10
+"""Outcomes that a reason names."""
 LOOKS = 20
 """Enough to tune an anytime test; its validity does not depend on how it is tuned."""
 KINDS = {
@@ -91,8 +94,16 @@ def design(metric: Metric, experiment: Experiment, *, looks: int = 100) -> Desig
     )
 
 
-def waiting_words() -> str:
-    """Why a metric is not looked at yet."""
+def waiting_words(metric: Metric, seen: frozenset[str]) -> str:
+    """Why a metric is not looked at yet, where there are outcomes named `seen`."""
+    missing = [name for name in outcomes_of(metric) if name not in seen]
+    if missing:
+        there = (
+            f"so far there are {', '.join(sorted(seen)[:_LISTED])}"
+            if seen
+            else "so far there are none at all"
+        )
+        return f"not yet, there are no outcomes named {' or '.join(missing)} yet; {there}."
     return (
         f"not yet, there is no history of the champion to plan by, and fewer than {FEWEST_UNITS}"
         " of its units are counted so far (or their value is 0, of which no change can be a share)."

@@ -23,8 +23,8 @@ from resources.experiment.evidence import look_evidence, staleness, unknown_evid
 from resources.experiment.exposure import ExposureCheck, check_exposure
 from resources.experiment.final_cells import Span, bucket_width, newly_final, open_since, served_cells
 from resources.experiment.history import champion_history, measured
-from resources.experiment.quality import OutcomeQuality, outcome_quality
-from resources.experiment.queries import is_counted_live, metrics_of
+from resources.experiment.quality import OutcomeQuality, outcome_quality, outcomes_seen
+from resources.experiment.queries import is_counted_live, metrics_of, outcomes_of
 from resources.experiment.registering import Registered, register
 from resources.experiment.watermark import watermark_of
 from resources.lake.buckets import Collected, Coverage, collect
@@ -104,17 +104,16 @@ def take_look(
         watermark = watermark_of(lake, model.name, complete or now)
         place = _Place(lake, ledger, model, state, now, sticky, watermark)
         taken = _taken_and_stored(place)
+        looked_at = {metric.name for metric in taken.look.metrics} if taken else set[str]()
+        waiting = [metric for metric in metrics_of(model.rollout) if metric.name not in looked_at]
+        seen = outcomes_seen(lake, model.name) if waiting else frozenset[str]()
     except (LakeError, NotMeasured) as error:
         return None, unknown_evidence(model.rollout, f"the look could not be taken: {error}", at=now)
+    waits = waiting_evidence(model.rollout, waiting, at=now, seen=seen)
     if taken is None:
-        return None, waiting_evidence(model.rollout, metrics_of(model.rollout), at=now)
-    looked_at = {metric.name for metric in taken.look.metrics}
-    waiting = [metric for metric in metrics_of(place.model.rollout) if metric.name not in looked_at]
-    return taken, (
-        *look_evidence(model.rollout, state, taken.look, at=now),
-        *_assignment(place, taken),
-        *waiting_evidence(model.rollout, waiting, at=now),
-    )
+        return None, waits
+    looked = look_evidence(model.rollout, state, taken.look, at=now)
+    return taken, (*looked, *_assignment(place, taken), *waits)
 
 
 def past_looks(ledger: Ledger, rollout_id: str) -> tuple[TakenLook, ...]:
@@ -246,6 +245,7 @@ def _exposure(place: _Place) -> ExposureCheck | None:
 def _register(place: _Place, metrics: Sequence[Metric]) -> list[Registered]:
     """Constants from the champion's history before the rollout; failing that, from its units in the rollout."""
     manifest, state = place.model.rollout, place.state
+    metrics = _with_outcomes(place, metrics)
     if not metrics or state.champion is None:
         return []
     experiment = manifest.experiment
@@ -260,3 +260,12 @@ def _register(place: _Place, metrics: Sequence[Metric]) -> list[Registered]:
         origin = f"the champion's units up to {place.now:%Y-%m-%d %H:%M:%S} UTC, there was no history"
         found += [register(metric, experiment, units, origin=origin) for metric in left]
     return [constants for constants in found if constants is not None]
+
+
+def _with_outcomes(place: _Place, metrics: Sequence[Metric]) -> list[Metric]:
+    """Those of whose outcomes there has been a value: where a missing one counts as 0, a mistyped name would be
+    0 for everybody, and no worse than the champion for ever."""
+    if not any(outcomes_of(metric) for metric in metrics):
+        return list(metrics)
+    seen = outcomes_seen(place.lake, place.model.name)
+    return [metric for metric in metrics if seen.issuperset(outcomes_of(metric))]

@@ -66,6 +66,8 @@ def _outcome_join(model: str, query: ExperimentQuery) -> list[str]:
     found: list[str] = []
     longest = timedelta(0)
     for i, metric in enumerate(query.metrics):
+        if metric.kind is MetricKind.RETENTION:
+            continue  # a unit that returned is in the prediction log
         window = query.window_of(metric)
         for letter, source in (("y", metric.source), ("d", metric.denominator)):
             name = None if source is None else outcome(source)

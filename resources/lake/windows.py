@@ -18,17 +18,18 @@ def window(
     *,
     version: str | None = None,
     assignment: str | None = "weighted",
+    answered: bool = False,
     sample: int | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
     """The predictions requested in [start, end).
 
     Columns: request_id, row, unit_id, version, requested_at, latency_ms, status, then `features.<name>` and
-    `outputs.<name>`. `version` and `assignment` None mean any. `sample` keeps that many rows, chosen at
-    random by `seed`; the same rows come back whenever the window and the seed are the same.
+    `outputs.<name>`. `version` and `assignment` None mean any; `answered` leaves out errors. `sample` keeps that many of these rows,
+    chosen at random by `seed`; the same rows come back whenever the window and the seed are the same.
     Raises `LakeError` where the model has no tables.
     """
-    where, parameters = _where(start, end, version, assignment)
+    where, parameters = _where(start, end, version=version, assignment=assignment, answered=answered)
     with lake.connect() as connection:
         features, outputs = fields(connection, model)
         columns = [
@@ -48,19 +49,20 @@ def window(
 def answered(
     lake: Lake, model: str, start: datetime, end: datetime, *, version: str | None = None, sample: int
 ) -> pd.DataFrame:
-    """The window's live predictions that got an answer; empty, without columns, before the first ingestion."""
+    """The window's live predictions that got an answer, `sample` of them where there are more; empty, without
+    columns, before the first ingestion.
+    """
     with lake.connect() as connection:
         if not exists(connection, model):
             return pd.DataFrame()
-    frame = window(lake, model, start, end, version=version, sample=sample)
-    return frame.loc[frame["status"].between(200, 299)]
+    return window(lake, model, start, end, version=version, answered=True, sample=sample)
 
 
 def window_counts(
     lake: Lake, model: str, start: datetime, end: datetime, *, assignment: str | None = "weighted"
 ) -> pd.DataFrame:
     """Per version in [start, end): version, rows, requests, failed (any status but 2xx), first, last."""
-    where, parameters = _where(start, end, None, assignment)
+    where, parameters = _where(start, end, assignment=assignment)
     with lake.connect() as connection:
         fields(connection, model)
         return connection.execute(
@@ -73,11 +75,11 @@ def window_counts(
 
 
 def _where(
-    start: datetime, end: datetime, version: str | None, assignment: str | None
+    start: datetime, end: datetime, *, answered: bool = False, **equal: str | None
 ) -> tuple[str, dict[str, object]]:
-    conditions = ["requested_at >= $start", "requested_at < $end"]
+    conditions = ["requested_at >= $start", "requested_at < $end", *([ANSWERED] if answered else [])]
     parameters: dict[str, object] = {"start": start, "end": end}
-    for name, value in (("version", version), ("assignment", assignment)):
+    for name, value in equal.items():
         if value is not None:
             conditions.append(f"{name} = ${name}")
             parameters[name] = value

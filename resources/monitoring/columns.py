@@ -4,7 +4,8 @@ import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from enum import StrEnum
+from typing import Literal, assert_never, cast
 
 import numpy as np
 import pandas as pd
@@ -13,9 +14,23 @@ _LEVELS = 50
 _RARE = 5
 _FINE = 1e-3
 """Below this standard deviation Evidently's normed distance divides by a constant and goes blind."""
+_HUGE = 1e12
+"""Beyond it squares leave the range of the arithmetic: of floats in Evidently, of float32 in the shuffles."""
+_FAR = 1e6
+"""Standard deviations of the reference; a value further out counts as this far."""
 _LONG = 60
 OTHER = "(rare)"
-MISSING = " is null"
+
+
+class Kind(StrEnum):
+    """What the values of a column are, nulls aside."""
+
+    NUMBERS = "numbers"
+    BOOLEANS = "booleans"
+    TEXT = "text"
+    TIMES = "times"
+    LISTS = "lists"
+    OTHERS = "values of several kinds"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,17 +40,44 @@ class Column:
     column: str
     """The column as the manifest names it."""
     label: str
-    """The column in the report: the same, or `<column> is null`."""
+    """The column in the report: the same, or `<column> is null`; unique among those compared."""
     method: Literal["wasserstein", "jensenshannon"]
     reference: pd.Series
     current: pd.Series
     """Numbers for `wasserstein`, strings for `jensenshannon`; nulls kept."""
     note: str = ""
     """What a reader should know: constant, new categories, rescaled."""
+    of_nulls: bool = False
+    """Whether it is about which values are null."""
 
-    @property
-    def of_nulls(self) -> bool:
-        return self.label.endswith(MISSING)
+
+def kind_of(values: pd.Series) -> Kind:
+    """What the values are, whatever type pandas keeps them in: booleans with nulls are objects to it."""
+    if pd.api.types.is_bool_dtype(values):
+        return Kind.BOOLEANS
+    if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_complex_dtype(values):
+        return Kind.NUMBERS
+    if pd.api.types.is_datetime64_any_dtype(values):
+        return Kind.TIMES
+    return _kind_of_objects(values.astype(object))
+
+
+def _kind_of_objects(values: pd.Series) -> Kind:
+    match pd.api.types.infer_dtype(values, skipna=True):
+        case "boolean":
+            return Kind.BOOLEANS
+        case "integer" | "floating" | "mixed-integer-float" | "decimal":
+            return Kind.NUMBERS
+        case "string":
+            return Kind.TEXT
+        case "datetime64" | "datetime" | "date":
+            return Kind.TIMES
+        case _:
+            return Kind.LISTS if values.map(_is_list).any() else Kind.OTHERS
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, list | dict | np.ndarray)
 
 
 def prepare(
@@ -48,16 +90,20 @@ def prepare(
     """
     ready: list[Column] = []
     skipped: dict[str, str] = {}
-    for name in wanted:
+    for name in dict.fromkeys(wanted):
         why = _why_not(name, reference, current)
         if why is not None:
             skipped[name] = why
             continue
-        was, now = _clean(series(reference, name)), _clean(series(current, name))
+        kind = kind_of(series(reference, name))
+        was, now = _clean(series(reference, name), kind), _clean(series(current, name), kind)
+        if was.count() == 0:
+            skipped[name] = "no finite values in the reference window"
+            continue
         if was.isna().any() or now.isna().any():
-            ready.append(_nulls(name, was, now))
+            ready.append(_nulls(name, was, now, taken=wanted))
         if now.count():
-            ready.append(_numbers(name, was, now) if _is_number(was) else _categories(name, was, now))
+            ready.append(_numbers(name, was, now) if kind is Kind.NUMBERS else _categories(name, was, now))
     return tuple(ready), skipped
 
 
@@ -72,6 +118,11 @@ def series(frame: pd.DataFrame, name: str) -> pd.Series:
     return cast(pd.Series, frame[name])
 
 
+def numbers(values: pd.Series) -> pd.Series:
+    """Values of a kind that counts, as pandas computes with them; decimals and booleans beside nulls are objects."""
+    return cast(pd.Series, pd.to_numeric(values, errors="coerce"))
+
+
 def _why_not(name: str, reference: pd.DataFrame, current: pd.DataFrame) -> str | None:
     for side, frame in (("reference", reference), ("current", current)):
         if name not in frame:
@@ -79,25 +130,31 @@ def _why_not(name: str, reference: pd.DataFrame, current: pd.DataFrame) -> str |
     was, now = series(reference, name), series(current, name)
     if was.count() == 0:
         return "no values in the reference window"
-    if pd.api.types.is_datetime64_any_dtype(was):
-        return "a time: it always moves on"
-    if now.count() and _is_number(was) != _is_number(now):
-        return f"{was.dtype} in the reference window, {now.dtype} in the current one"
-    if not _is_number(was) and isinstance(was.dropna().iloc[0], list | dict | np.ndarray):
-        return "not a single value per row"
-    return None
+    old, new = kind_of(was), kind_of(now)
+    if now.count() and old is not new:
+        return f"{old} in the reference window, {new} in the current one"
+    return incomparable(old)
 
 
-def _is_number(values: pd.Series) -> bool:
-    return pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+def incomparable(kind: Kind) -> str | None:
+    """Why values of this kind have no drift; None for those that have."""
+    match kind:
+        case Kind.TIMES:
+            return "a time: it always moves on"
+        case Kind.LISTS:
+            return "not a single value per row"
+        case Kind.NUMBERS | Kind.BOOLEANS | Kind.TEXT | Kind.OTHERS:
+            return None
+        case _:
+            assert_never(kind)
 
 
-def _clean(values: pd.Series) -> pd.Series:
+def _clean(values: pd.Series, kind: Kind) -> pd.Series:
     """Numbers as float64 with NaN for null and infinite; the rest as strings with None for null."""
-    if _is_number(values):
-        numbers = values.to_numpy(dtype=np.float64, na_value=np.nan)
-        return pd.Series(np.where(np.isfinite(numbers), numbers, np.nan))
-    text = values.reset_index(drop=True)
+    if kind is Kind.NUMBERS:
+        found = numbers(values).to_numpy(dtype=np.float64, na_value=np.nan)
+        return pd.Series(np.where(np.isfinite(found), found, np.nan))
+    text = values.reset_index(drop=True).astype(object)
     return text.map(lambda value: _harmless(str(value)), na_action="ignore").astype(object)
 
 
@@ -108,27 +165,44 @@ def _harmless(text: str) -> str:
     return text.replace("<", "‹").replace(">", "›")
 
 
-def _nulls(name: str, was: pd.Series, now: pd.Series) -> Column:
-    gone = now.isna().mean()
+def _nulls(name: str, was: pd.Series, now: pd.Series, *, taken: Sequence[str]) -> Column:
+    label = f"{name} is null"
     return Column(
         column=name,
-        label=f"{name}{MISSING}",
+        label=label if label not in taken else f"{name} is null or not",
         method="jensenshannon",
         reference=was.isna().map({True: "null", False: "value"}),
         current=now.isna().map({True: "null", False: "value"}),
-        note=f"{gone:.1%} null, {was.isna().mean():.1%} in the reference",
+        note=f"{now.isna().mean():.1%} null or infinite, {was.isna().mean():.1%} in the reference",
+        of_nulls=True,
     )
 
 
 def _numbers(name: str, was: pd.Series, now: pd.Series) -> Column:
-    spread = float(np.std(was.dropna()))
     note = ""
-    if spread == 0:
+    if was.min() == was.max():
         still = set(now.dropna()) == set(was.dropna())
         note = "constant" if still else "constant in the reference, not any more"
-    elif spread < _FINE:
-        was, now, note = was / spread, now / spread, f"shown in units of {spread:.3g}, its standard deviation"
+    largest = float(max(was.abs().max(), now.abs().max()))
+    # A constant has no spread: it is as fine as it is near 0.
+    size = largest if note else largest * float(np.std(was.dropna() / largest))
+    if largest > _HUGE or 0 < size < _FINE:
+        was, now, unit = _standardised(was, now, largest)
+        note += f"{'; ' if note else ''}shown as the distance from its mean in units of {unit:.3g}"
     return Column(column=name, label=name, method="wasserstein", reference=was, current=now, note=note)
+
+
+def _standardised(was: pd.Series, now: pd.Series, largest: float) -> tuple[pd.Series, pd.Series, float]:
+    """Distances from the reference's mean in its standard deviations, and what one of these is.
+
+    The score is the same by definition. First everything is brought to -1 to 1, so that no square overflows or
+    vanishes; of a constant reference that is the scale.
+    """
+    was, now = was / largest, now / largest
+    middle = was.mean()
+    spread = 1.0 if was.min() == was.max() else float(np.std(was.dropna()))
+    was, now = (((side - middle) / spread).clip(-_FAR, _FAR) for side in (was, now))
+    return was, now, spread * largest
 
 
 def _categories(name: str, was: pd.Series, now: pd.Series) -> Column:

@@ -1,24 +1,30 @@
 """Data checks on one window of the prediction log, run by Great Expectations."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from pipelines.errors import NotMeasured
 from pipelines.manifest.model import Check, DataChecks
 from pipelines.rollout.evidence import OnFail, Verdict
+from resources.monitoring.columns import series
 from resources.monitoring.data_docs import write_page
 from resources.monitoring.expectations import (
     CheckResult,
+    as_checked,
     check_names,
+    in_precision,
     read_result,
     refuse_unusable,
     to_expectation,
     unknown,
 )
+from resources.monitoring.one_by_one import as_many_as_possible, in_short
 
 SEED = 20260101
 """Samples are drawn the same way every time, so that a window checked twice says the same twice."""
@@ -38,7 +44,9 @@ class DataCheckReport:
     rows_checked: int
     results: tuple[CheckResult, ...]
     page: Path | None
-    """The Data Docs page; None where no check could run."""
+    """The Data Docs page; None where no check could run, or it could not be written."""
+    unsaved: str = ""
+    """Why the page could not be written."""
 
     @property
     def verdict(self) -> Verdict:
@@ -95,7 +103,7 @@ def check_window(
     planned = checks.checks or default_checks(frame)
     names = check_names(planned)
     sample = frame
-    page = None
+    page, unsaved = None, ""
     if len(frame) < checks.min_rows:
         short = f"insufficient data: {len(frame)} rows, {checks.min_rows} needed"
         results = tuple(unknown(c, n, short, pending=True) for c, n in zip(planned, names, strict=True))
@@ -104,11 +112,21 @@ def check_window(
             sample = frame.sample(checks.sample_rows, random_state=SEED)
         results, record = _run(sample, planned, names, model)
         if record is not None:
-            page = write_page(record, results, docs_dir, model=model, at=window_start, keep=keep)
+            page, unsaved = _page(record, results, docs_dir, model=model, at=window_start, keep=keep)
     return DataCheckReport(
         model=model, window_start=window_start, window_end=window_end, rows=len(frame),
-        rows_checked=len(sample), results=results, page=page,
+        rows_checked=len(sample), results=results, page=page, unsaved=unsaved,
     )  # fmt: skip
+
+
+def _page(
+    record: Any, results: Sequence[CheckResult], docs_dir: Path, *, model: str, at: datetime, keep: int
+) -> tuple[Path | None, str]:
+    """The page, or why it could not be written: that is no reason to lose the verdict."""
+    try:
+        return write_page(record, results, docs_dir, model=model, at=at, keep=keep), ""
+    except Exception as error:  # noqa: BLE001 -- a full disk, or whatever the renderer makes of odd values
+        return None, in_short(error)
 
 
 def _run(
@@ -123,14 +141,16 @@ def _run(
             results[name] = unknown(check, name, str(why))
         else:
             usable[name] = check
-    record = _validate(frame, usable, model) if usable else None
+    record, broken = as_many_as_possible(usable, lambda some: _validate(frame, some, model))
+    for name, why in broken.items():
+        results[name] = unknown(usable[name], name, f"the check on {usable[name].column} broke: {why}")
     for outcome in record.results if record is not None else ():
         name = outcome.expectation_config.meta["check"]
         results[name] = read_result(usable[name], name, outcome)
     return tuple(results[name] for name in names), record
 
 
-def _validate(frame: pd.DataFrame, checks: dict[str, Check], model: str) -> Any:
+def _validate(frame: pd.DataFrame, checks: Mapping[str, Check], model: str) -> Any:
     """Great Expectations' own result object for these checks; nothing is kept outside memory."""
     import great_expectations as gx
     from great_expectations.data_context.types.base import (
@@ -148,7 +168,12 @@ def _validate(frame: pd.DataFrame, checks: dict[str, Check], model: str) -> Any:
         ),
     )
     window = context.data_sources.add_pandas("lake").add_dataframe_asset("predictions")
-    suite = gx.ExpectationSuite(model, expectations=[to_expectation(c, name) for name, c in checks.items()])
-    batch = window.add_batch_definition_whole_dataframe("window").get_batch({"dataframe": frame})
+    columns = {check.column: series(frame, check.column) for check in checks.values()}
+    expectations = [to_expectation(in_precision(c, columns[c.column]), name) for name, c in checks.items()]
+    suite = gx.ExpectationSuite(model, expectations=expectations)
+    checked = pd.DataFrame({name: as_checked(values) for name, values in columns.items()})
+    batch = window.add_batch_definition_whole_dataframe("window").get_batch({"dataframe": checked})
     detail = {"result_format": "SUMMARY", "partial_unexpected_count": _EXAMPLES}
-    return batch.validate(suite, result_format=detail)
+    # A mean that overflows comes back as infinite, which is unknown.
+    with np.errstate(over="ignore", invalid="ignore"):
+        return batch.validate(suite, result_format=detail)

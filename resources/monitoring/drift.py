@@ -1,19 +1,21 @@
 """Drift between two windows of the prediction log, scored by Evidently."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from pipelines.errors import NotMeasured
 from pipelines.manifest.model import Drift
 from pipelines.rollout.evidence import Verdict
 from resources.monitoring.columns import Column, comparable, prepare, series
 from resources.monitoring.drift_report import ColumnDrift, Comparison, DriftReport
 from resources.monitoring.evidently_report import run_report, save_html, scores
 from resources.monitoring.evidently_workspace import add_to_workspace
+from resources.monitoring.one_by_one import as_many_as_possible, in_short
 from resources.monitoring.sampling_noise import noise_thresholds
 
 UNIT = "unit_id"
@@ -57,22 +59,45 @@ def compare(
         return replace(report, reason=short, pending=True)
     reference, current = _sample(reference, drift), _sample(current, drift)
     ready, skipped = prepare(reference, current, drift.columns or comparable(reference, current))
-    if not ready:
-        return replace(report, reason=f"no column could be compared: {_listed(skipped) or 'none was found'}")
     thresholds = _thresholds(ready, _units(reference, current, comparison), drift, calibrated or {})
-    snapshot = run_report(ready, thresholds, at=window_end, title=title, tags=[comparison.value])
-    try:
-        scored = _scored(ready, thresholds, scores(snapshot))
-    except NotMeasured as why:
-        return replace(report, reason=str(why))
+    ready, thresholds, skipped = _with_threshold(ready, thresholds, skipped)
+    plan = {c.label: (c, threshold) for c, threshold in zip(ready, thresholds, strict=True)}
+
+    def evaluate(chosen: Mapping[str, tuple[Column, float]]) -> Any:
+        columns, limits = zip(*chosen.values(), strict=True)
+        return run_report(columns, limits, at=window_end, title=title, tags=[comparison.value])
+
+    snapshot, broken = as_many_as_possible(plan, evaluate)
+    found, without = ({}, {}) if snapshot is None else scores(snapshot)
+    for label, why in (broken | without).items():
+        skipped[plan[label][0].column] = why
+    scored = _scored([plan[label] for label in plan if label in found], found)
+    if not scored:
+        report = replace(report, columns=_unscored(skipped, drift))
+        return replace(report, reason=f"no column could be compared: {_listed(skipped) or 'none was found'}")
     report = _judged(report, scored, skipped, drift)
-    if reports_dir is not None:
-        report = replace(report, html=save_html(snapshot, reports_dir, report, keep=keep_html))
-    if workspace is not None:
-        labels = [column.label for column in ready]
-        report = replace(
-            report, link=add_to_workspace(snapshot, workspace, model=model, labels=labels, keep=keep_runs)
-        )
+    return _published(report, snapshot, reports_dir, workspace, keep_html=keep_html, keep_runs=keep_runs)
+
+
+def _published(
+    report: DriftReport,
+    snapshot: Any,
+    reports_dir: Path | None,
+    workspace: Path | None,
+    *,
+    keep_html: int,
+    keep_runs: int,
+) -> DriftReport:
+    """With the links to what could be written: a page that cannot be is no reason to lose the verdict."""
+    labels = [metric["config"]["column"] for metric in snapshot.dict()["metrics"]]
+    try:
+        if reports_dir is not None:
+            report = replace(report, html=save_html(snapshot, reports_dir, report, keep=keep_html))
+        if workspace is not None:
+            link = add_to_workspace(snapshot, workspace, model=report.model, labels=labels, keep=keep_runs)
+            report = replace(report, link=link)
+    except Exception as error:  # noqa: BLE001 -- a full disk, or whatever a renderer makes of odd values
+        return replace(report, unsaved=in_short(error))
     return report
 
 
@@ -111,16 +136,35 @@ def _thresholds(
     ]
 
 
-def _scored(
-    ready: Sequence[Column], thresholds: Sequence[float], found: Mapping[str, float]
-) -> tuple[ColumnDrift, ...]:
+def _with_threshold(
+    ready: Sequence[Column], thresholds: Sequence[float], skipped: Mapping[str, str]
+) -> tuple[list[Column], list[float], dict[str, str]]:
+    """Without the columns of which it is not known what chance gives; these are skipped, with the reason."""
+    pairs = [(c, t) for c, t in zip(ready, thresholds, strict=True) if math.isfinite(t)]
+    untold = {
+        c.column: f"too few values to tell drift from chance ({c.reference.count():,} in the reference window,"
+        f" {c.current.count():,} in the current one)"
+        for c, t in zip(ready, thresholds, strict=True)
+        if not math.isfinite(t)
+    }
+    return [c for c, _ in pairs], [t for _, t in pairs], {**skipped, **untold}
+
+
+def _scored(chosen: Sequence[tuple[Column, float]], found: Mapping[str, float]) -> tuple[ColumnDrift, ...]:
     return tuple(
         ColumnDrift(
             column=c.column, method=f"{c.method}_nulls" if c.of_nulls else c.method, score=found[c.label],
             threshold=threshold, drifted=found[c.label] >= threshold, note=c.note,
         )
-        for c, threshold in zip(ready, thresholds, strict=True)
+        for c, threshold in chosen
     )  # fmt: skip
+
+
+def _unscored(skipped: Mapping[str, str], drift: Drift) -> tuple[ColumnDrift, ...]:
+    return tuple(
+        ColumnDrift(column=name, method="none", score=None, threshold=drift.threshold, drifted=None, note=why)
+        for name, why in skipped.items()
+    )
 
 
 def _judged(
@@ -128,11 +172,7 @@ def _judged(
 ) -> DriftReport:
     """A column that the manifest names and that cannot be compared leaves the window unknown."""
     known, bad = {c.column for c in scored}, {c.column for c in scored if c.drifted}
-    unscored = [
-        ColumnDrift(column=name, method="none", score=None, threshold=drift.threshold, drifted=None, note=why)
-        for name, why in skipped.items()
-    ]
-    report = replace(report, columns=(*scored, *unscored), share=len(bad) / len(known))
+    report = replace(report, columns=(*scored, *_unscored(skipped, drift)), share=len(bad) / len(known))
     says = f"{len(bad)} of {len(known)} columns drifted (limit {drift.share:.0%}){_worst(report)}"
     if bad and len(bad) / len(known) >= drift.share:
         return replace(report, verdict=Verdict.FAIL, reason=says)

@@ -69,6 +69,8 @@ class DriftReport:
     pending: bool = False
     html: Path | None = None
     link: WorkspaceLink | None = None
+    unsaved: str = ""
+    """Why the HTML report or the run in the Evidently UI could not be written."""
 
     @property
     def drifted(self) -> tuple[ColumnDrift, ...]:

@@ -8,7 +8,6 @@ from typing import Any
 
 import pandas as pd
 
-from pipelines.errors import NotMeasured
 from resources.monitoring.columns import Column
 from resources.monitoring.drift_report import DriftReport
 from resources.monitoring.folder import keep_newest, report_folder, stamp, write_whole
@@ -40,15 +39,17 @@ def run_report(
     return report.run(current, reference, timestamp=at, name=title, tags=list(tags))
 
 
-def scores(snapshot: Any) -> dict[str, float]:
-    """Column label -> score. Raises NotMeasured for a score that is not a number."""
+def scores(snapshot: Any) -> tuple[dict[str, float], dict[str, str]]:
+    """Column label -> score, and why there is none of the others: no score is ever NaN or infinite."""
     found: dict[str, float] = {}
+    without: dict[str, str] = {}
     for metric in snapshot.dict()["metrics"]:
         label, value = metric["config"]["column"], metric["value"]
-        if not isinstance(value, int | float) or math.isnan(value):
-            raise NotMeasured(f"Evidently gave no score for {label}: {value!r}")
-        found[label] = float(value)
-    return found
+        if isinstance(value, int | float) and math.isfinite(value):
+            found[label] = float(value)
+        else:
+            without[label] = f"Evidently gave no score: {value!r}"
+    return found, without
 
 
 def save_html(snapshot: Any, reports: Path, about: DriftReport, *, keep: int) -> Path:

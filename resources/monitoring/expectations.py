@@ -1,17 +1,19 @@
 """A manifest's data checks as Great Expectations expectations, and their results as verdicts."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, assert_never
 
+import numpy as np
 import pandas as pd
 
 from pipelines.errors import NotMeasured
 from pipelines.manifest.model import Check
 from pipelines.rollout.evidence import OnFail, Verdict
-from resources.monitoring.columns import series
+from resources.monitoring.columns import Kind, kind_of, numbers, series
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,12 +90,69 @@ def refuse_unusable(check: Check, frame: pd.DataFrame) -> None:
         return
     if values.count() == 0:
         raise NotMeasured(f"{check.column} holds no values in this window")
-    numeric = pd.api.types.is_numeric_dtype(values)
-    if check.type in ("between", "mean_between") and not numeric:
-        raise NotMeasured(f"{check.column} is {values.dtype}, {check.type} needs numbers")
-    if check.type == "matches" and numeric:
-        raise NotMeasured(f"{check.column} is {values.dtype}, matches needs text")
+    kind = kind_of(values)
+    needed = needs(check, kind)
+    if needed is not None:
+        raise NotMeasured(f"{check.column} holds {kind}, {needed}")
     _refuse_incomplete(check)
+
+
+def needs(check: Check, kind: Kind) -> str | None:
+    """What the check needs instead of values of this kind, in words; None where it can speak of them."""
+    counts = kind in (Kind.NUMBERS, Kind.BOOLEANS)
+    match check.type:
+        case "not_null":
+            return None
+        case "unique":
+            return "unique needs single values" if kind is Kind.LISTS else None
+        case "between" | "mean_between":
+            return None if counts else f"{check.type} needs numbers"
+        case "matches":
+            return None if kind is Kind.TEXT else "matches needs text"
+        case "in_set":
+            return _other_values(check, kind)
+        case _:
+            assert_never(check.type)
+
+
+def _other_values(check: Check, kind: Kind) -> str | None:
+    """A number never equals a text: a set of the wrong kind says nothing about the data."""
+    text, numbers = Kind.TEXT, (Kind.NUMBERS, Kind.BOOLEANS)
+    if kind is not text and kind not in numbers:
+        return "in_set needs text or numbers"
+    if any(isinstance(value, str) is (kind is text) for value in check.values or ()):
+        return None
+    return f"in_set needs {'text' if kind is text else 'numbers'} among its values"
+
+
+def as_checked(values: pd.Series) -> pd.Series:
+    """Booleans as 0 and 1, other numbers that pandas keeps as objects or would sum in single precision as double."""
+    if values.dtype != object and values.dtype != np.float32 and not pd.api.types.is_bool_dtype(values):
+        return values
+    if kind_of(values) not in (Kind.NUMBERS, Kind.BOOLEANS):
+        return values
+    return numbers(values.astype(object)).astype(np.float64)
+
+
+def in_precision(check: Check, values: pd.Series) -> Check:
+    """The check with its numbers as the column can hold them: in single precision, 0.1 is more than 0.1."""
+    if not pd.api.types.is_float_dtype(values):
+        return check
+    kept = {
+        key: None if (bound := getattr(check, key)) is None else _held(bound, values)
+        for key in ("min", "max")
+    }
+    return check.model_copy(
+        update=kept | {"values": check.values and tuple(_held(v, values) for v in check.values)}
+    )
+
+
+def _held(value: Any, values: pd.Series) -> Any:
+    if isinstance(value, str):
+        return value
+    with np.errstate(over="ignore"):
+        held = float(np.asarray(value, dtype=np.float64).astype(values.to_numpy().dtype))
+    return held if np.isfinite(held) else value
 
 
 def _refuse_incomplete(check: Check) -> None:
@@ -148,8 +207,8 @@ def unknown(check: Check, name: str, reason: str, *, pending: bool = False) -> C
 
 def _mean_result(check: Check, name: str, outcome: Any) -> CheckResult:
     mean = outcome.result.get("observed_value")
-    if mean is None:
-        return unknown(check, name, f"{check.column} has no mean in this window")
+    if mean is None or not math.isfinite(mean):
+        return unknown(check, name, f"{check.column} has no finite mean in this window")
     says = f"mean of {check.column} is {float(mean):.6g}; expected {expected(check)}"
     return _decided(check, name, ok=bool(outcome.success), observed=float(mean), bad=None, reason=says)
 

@@ -22,6 +22,11 @@ FAMILY_WISE = 0.01
 """The chance that any column passes its threshold without drift, per comparison."""
 _ROWS = 4000
 _SEED = 20260102
+_FEWEST = 20
+"""Values of a column among the rows that are shuffled; fewer do not say what chance gives."""
+_UNEVEN = 4.0
+"""Deviations from the mean at which a column's score is reached by chance in `FAMILY_WISE` of the shuffles, from
+which it is ruled by a few far values: of a score near normal it is 2.3."""
 
 Labels = NDArray[np.float32]
 """rows x shuffles: 1 where the row counts as current."""
@@ -30,8 +35,9 @@ Labels = NDArray[np.float32]
 def noise_thresholds(
     columns: Sequence[Column], *, units: tuple[pd.Series, pd.Series] | None = None
 ) -> tuple[float, ...]:
-    """One threshold per column, in the units of its score.
+    """One threshold per column, in the units of its score; NaN for a column whose values do not tell.
 
+    One column's values never spoil the threshold of another.
     `units` holds the unit ids of the reference and the current rows; rows of one unit stay together.
     Above 4,000 rows a sample is shuffled and the result scaled by the square root of the row counts.
     """
@@ -91,6 +97,8 @@ def _scores(column: Column, kept: NDArray[np.intp], labels: Labels) -> NDArray[n
     """The column's score under each shuffle."""
     values = pd.concat([column.reference, column.current], ignore_index=True).to_numpy()[kept]
     present = pd.notna(values)
+    if present.sum() < _FEWEST:
+        return np.full(labels.shape[1], np.nan)
     if column.method == "wasserstein":
         return _wasserstein(values[present].astype(np.float64), labels[present])
     return _jensen_shannon(values[present], labels[present])
@@ -128,8 +136,19 @@ def _divergence(p: NDArray[np.float64], middle: NDArray[np.float64]) -> NDArray[
 
 
 def _family_wise(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Per column (rows of `scores`): mean + z * deviation, with one z for all columns."""
-    mean, deviation = scores.mean(axis=1), scores.std(axis=1)
-    z = (scores - mean[:, None]) / np.where(deviation > 0, deviation, np.inf)[:, None]
-    rank = math.ceil((SHUFFLES + 1) * (1 - FAMILY_WISE))
-    return mean + np.sort(z.max(axis=0))[rank - 1] * deviation
+    """Per column (rows of `scores`): mean + z * deviation, with one z for all columns.
+
+    A column that a few far values rule lands many deviations out whenever they change sides: with a part in the
+    one z it would blind all the others. It gets the largest of its own scores instead.
+    """
+    told = np.isfinite(scores).all(axis=1)
+    thresholds = np.full(len(scores), np.nan)
+    thresholds[told] = scores[told].max(axis=1)
+    mean, deviation = scores[told].mean(axis=1), scores[told].std(axis=1)
+    z = (scores[told] - mean[:, None]) / np.where(deviation > 0, deviation, np.inf)[:, None]
+    rank = math.ceil((SHUFFLES + 1) * (1 - FAMILY_WISE)) - 1
+    even = np.sort(z, axis=1)[:, rank] <= _UNEVEN
+    if even.any():
+        shared = np.sort(z[even].max(axis=0))[rank]
+        thresholds[np.flatnonzero(told)[even]] = (mean + shared * deviation)[even]
+    return thresholds

@@ -46,7 +46,7 @@ def compare_offline(
     label = manifest.validation.label
     if label is None:
         return None
-    score = _score(label, *inputs)
+    score = score_output(label, *inputs)
     if score is None:
         return _skipped(
             f"both versions need one numeric output, or one named {label!r}, {label}_probability or {label}_score"
@@ -132,16 +132,15 @@ def _unfit(labels: Sequence[float], validation: Validation) -> str | None:
     return None
 
 
-def _score(label: str, champion: ModelSchema, challenger: ModelSchema) -> str | None:
-    """The output that predicts the label: the only numeric one of both versions, or the one named after it."""
+def score_output(label: str, *versions: ModelSchema) -> str | None:
+    """The output that predicts the label: the only numeric one of all versions, or the one named after it."""
     numeric = [
-        {c.name for c in schema.outputs if c.type in _NUMBERS and not c.many}
-        for schema in (champion, challenger)
+        frozenset(c.name for c in schema.outputs if c.type in _NUMBERS and not c.many) for schema in versions
     ]
-    if numeric[0] == numeric[1] and len(numeric[0]) == 1:
+    if len(set(numeric)) == 1 and len(numeric[0]) == 1:
         return next(iter(numeric[0]))
     names = (label, f"{label}_probability", f"{label}_score")
-    return next((name for name in names if name in numeric[0] & numeric[1]), None)
+    return next((name for name in names if all(name in outputs for outputs in numeric)), None)
 
 
 def _unlogged(champion: ModelSchema, challenger: ModelSchema) -> list[str]:

@@ -16,9 +16,11 @@ from assets.prediction_log import outcomes, prediction_log
 from assets.rollout import candidate, rollout
 from pipelines.errors import CommandRefused
 from pipelines.manifest.load import Model
-from pipelines.rollout.evidence import Verdict
+from pipelines.rollout.evidence import OnFail, Verdict
 from pipelines.rollout.state import Phase
+from resources.asset_checks import check_result
 from resources.lake.schema import ensure_tables
+from resources.naming import MISFIT_TAG
 from resources.signature import Column, ModelSchema
 from resources.starting import start
 from tests.resources.lake.segments_by_hand import SCHEMA, Log, prediction
@@ -129,6 +131,23 @@ def test_too_little_data_is_unknown_and_warns(systems: MemorySystems, log: Log) 
     assert {c.severity for c in result.get_asset_check_evaluations()} == {dg.AssetCheckSeverity.WARN}
 
 
+def test_unknown_is_never_green_in_any_asset_check(systems: MemorySystems, log: Log) -> None:
+    for make in (data_quality, drift, experiment):
+        (start_rollout(systems) if make is experiment else None)
+        found = materialize(systems, make).get_asset_check_evaluations()
+        assert {(c.passed, c.severity) for c in found} == {(False, dg.AssetCheckSeverity.WARN)}
+        assert {c.metadata["verdict"].value for c in found} == {"unknown"}
+
+
+@pytest.mark.parametrize("on_fail", OnFail)
+@pytest.mark.parametrize("verdict", Verdict)
+def test_every_verdict_has_one_colour(verdict: Verdict, on_fail: OnFail) -> None:
+    shown = check_result("x", verdict, "why", on_fail=on_fail)
+    assert shown.passed is (verdict is Verdict.PASS)
+    red = verdict is Verdict.FAIL and on_fail is not OnFail.WARN
+    assert shown.severity is (dg.AssetCheckSeverity.ERROR if red else dg.AssetCheckSeverity.WARN)
+
+
 def test_a_rollout_that_ends_while_data_is_checked_fails_no_run(
     systems: MemorySystems, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,7 +188,7 @@ def test_canary_and_champion_are_compared_under_one_share_only(systems: MemorySy
 
 
 def test_without_a_canary_the_comparison_with_it_is_unknown(systems: MemorySystems, log: Log) -> None:
-    assert checks(materialize(systems, drift))["canary_vs_stable"] == (True, "unknown")
+    assert checks(materialize(systems, drift))["canary_vs_stable"] == (False, "unknown")
 
 
 def test_no_look_is_taken_without_a_canary(systems: MemorySystems, log: Log) -> None:
@@ -224,6 +243,33 @@ def test_a_version_that_does_not_fit_the_lake_is_refused_with_tag_and_alert(syst
     assert "features.distance is string (VARCHAR) in the lake" in reason
     assert "double (DOUBLE) in the new version's signature" in reason
     assert systems.titles() == [f"{MODEL} version 2: refused before any traffic"]
+
+
+@pytest.mark.parametrize("lacks", ["1", "2"])
+def test_a_manifest_that_does_not_fit_is_said_once_and_is_no_verdict_on_the_version(
+    systems: MemorySystems, monkeypatch: pytest.MonkeyPatch, lacks: str
+) -> None:
+    """Whichever of champion and challenger lacks the column: no start, no tag, one alert; mended, it starts."""
+    inputs = (Column("distance", "double"), Column("origin_code", "string"))
+    other = ModelSchema(inputs, (Column("probability", "double"),))
+    with monkeypatch.context() as changed, dg.DagsterInstance.ephemeral() as instance:
+        changed.setattr(
+            systems.registry, "signature", lambda _, version: other if version == lacks else SCHEMA
+        )
+        for _ in range(2):
+            result = materialize(systems, candidate, _version("2"), raise_on_error=False, instance=instance)
+            assert not result.success
+            assert instance.get_run_by_id(result.run_id).tags[MISFIT_TAG] == "true"
+    (alert,) = systems.ledger.outbox.all()
+    assert alert.title == f"{MODEL} version 2: not started, the manifest is wrong"
+    assert (
+        f"rollout.yaml:18: data_checks.checks[1].column: 'features.origin': version {lacks} has no such"
+        in alert.body
+    )
+    assert "did you mean features.origin_code?" in alert.body
+    assert (MODEL, "2", "rampgate.status") not in systems.world.tags
+    assert not systems.ledger.rollouts(MODEL)
+    assert materialize(systems, candidate, _version("2")).success
 
 
 def test_a_version_that_does_not_exist_is_named(systems: MemorySystems) -> None:

@@ -1,11 +1,13 @@
 """A version that gets the alias `challenger` is started, once."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import dagster as dg
 import pytest
 
 from pipelines.errors import ServingError
+from resources.naming import MISFIT_TAG
 from sensors.challenger import ATTEMPTS, challenger_sensor
 from tests.support import by_hand
 from tests.support.memory_backend import World
@@ -89,6 +91,23 @@ def test_failed_starts_are_tried_again_with_a_new_key_and_not_for_ever(
         begun(instance, request, dg.DagsterRunStatus.FAILURE)
     assert len(set(keys)) == ATTEMPTS
     assert tick() == "version 2 could not be started in 3 runs; see their logs"
+
+
+def test_a_manifest_that_does_not_fit_is_tried_once_and_again_when_it_has_changed(
+    systems: MemorySystems, instance: dg.DagsterInstance, tick
+) -> None:
+    systems.challenge()
+    request = tick()
+    begun(instance, request, dg.DagsterRunStatus.FAILURE)
+    (run,) = instance.get_runs()
+    instance.add_run_tags(run.run_id, {MISFIT_TAG: "true"})
+    assert tick() == (
+        "rollout.yaml does not fit version 2, see the failed run; tried again when it has changed"
+    )
+    mended = challenger_sensor(replace(systems.model, digest="another"), JOB)
+    again = mended(dg.build_sensor_context(instance=instance, resources={"systems": systems}))
+    assert isinstance(again, dg.RunRequest)
+    assert again.run_key != request.run_key
 
 
 def test_a_registry_that_is_down_is_said_and_asked_again(systems: MemorySystems, tick) -> None:

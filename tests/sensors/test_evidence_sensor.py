@@ -49,7 +49,9 @@ def tick(systems: MemorySystems, instance: dg.DagsterInstance, model: Model):
     return tick
 
 
-def windows(verdict: Verdict, *, at: datetime, on_fail: OnFail = OnFail.HOLD) -> Evidence:
+def windows(
+    verdict: Verdict, *, at: datetime, on_fail: OnFail = OnFail.HOLD, pending: bool = False
+) -> Evidence:
     return Evidence(
         name="drift_canary",
         source="drift",
@@ -57,7 +59,7 @@ def windows(verdict: Verdict, *, at: datetime, on_fail: OnFail = OnFail.HOLD) ->
         reason="insufficient data" if verdict is Verdict.UNKNOWN else "",
         at=at,
         on_fail=on_fail,
-        pending=verdict is Verdict.UNKNOWN,
+        pending=pending,
     )
 
 
@@ -92,6 +94,7 @@ def test_each_comes_again_after_its_own_interval(systems: MemorySystems, model: 
     assert tick(cursor, after=minutes(101))[0] == {LOOK, WINDOWS}
 
 
+@pytest.mark.parametrize("pending", [True, False])
 @pytest.mark.parametrize(
     ("verdict", "on_fail", "sooner"),
     [
@@ -100,12 +103,12 @@ def test_each_comes_again_after_its_own_interval(systems: MemorySystems, model: 
         (Verdict.PASS, OnFail.HOLD, False),
     ],
 )
-def test_windows_with_too_few_rows_come_again_sooner(
-    systems: MemorySystems, model: Model, tick, verdict: Verdict, on_fail: OnFail, sooner: bool
+def test_windows_that_are_unknown_come_again_sooner_whether_for_rows_or_for_another_reason(
+    systems: MemorySystems, model: Model, tick, verdict: Verdict, on_fail: OnFail, sooner: bool, pending: bool
 ) -> None:
     rollout = start_rollout(systems, model)
     _, cursor = tick(after=minutes(40))
-    found = windows(verdict, at=datetime.now(UTC) + minutes(41), on_fail=on_fail)
+    found = windows(verdict, at=datetime.now(UTC) + minutes(41), on_fail=on_fail, pending=pending)
     systems.controller.record(rollout, [found])
     assert WINDOWS not in tick(cursor, after=minutes(54))[0]
     assert (WINDOWS in tick(cursor, after=minutes(56))[0]) is sooner

@@ -126,6 +126,69 @@ ROLLOUT_MISTAKES = [
     ("0 18 * * fri", "0 18 * *", "freeze[0].cron", "has 4 fields, expected 5"),
     ("Europe/Berlin", "Europe/Bärlin", "freeze[0].timezone", "expected an IANA time zone"),
     ("duration: 60h", "duration: 60", "freeze[0].duration", "60: expected a duration such as 250ms"),
+    (
+        "type: mean, ",
+        "type: mean, covariate: outcomes.spend, ",
+        "experiment.primary.covariate",
+        "'outcomes.spend': expected predictions.<input>, an input of the model",
+    ),
+    (
+        "type: mean, ",
+        "type: mean, covariate: predictions.latency_ms, ",
+        "experiment.primary.covariate",
+        "before the",
+    ),
+    (
+        "type: mean, ",
+        "type: mean, covariate: predictions.status, ",
+        "experiment.primary.covariate",
+        "before the",
+    ),
+    (
+        "type: mean, ",
+        "type: mean, covariate: outcomes.revenue, ",
+        "experiment.primary.covariate",
+        "is what the metric",
+    ),
+    (
+        "retention: 7d",
+        "retention: 13d",
+        "guardrails[3].retention",
+        "'13d': with outcome_window (1d) expected less than max_duration (2w)",
+    ),
+    ("  unit: customer_id\n", "", "guardrails[3].type", "'retention': a request cannot return"),
+    ("unit: customer_id", "unit: request", "guardrails[3].type", "'retention': a request cannot return"),
+    (
+        "window: 15m",
+        "min_rows: 200000",
+        "data_checks.min_rows",
+        "200000: expected at most sample_rows, which is 100000",
+    ),
+    (
+        "drift: {",
+        "drift: {min_rows: 60000, ",
+        "drift.min_rows",
+        "60000: expected at most sample_rows, which is 50000",
+    ),
+    ("outputs.score]", "features.age]", "drift.columns[1]", "'features.age': already in columns[0]"),
+    (
+        "guardrails:",
+        "step: {min_duration: 5d}\nguardrails:",
+        "step.min_duration",
+        "'5d': 3 steps of that expected to be shorter than experiment.max_duration (2w)",
+    ),
+    (
+        "model: churn",
+        "max_unknown: 5m\nmodel: churn",
+        "max_unknown",
+        "a look every 5m, and max_unknown is 5m: expected more than one look in that time",
+    ),
+    (
+        "unit: customer_id",
+        "look_every: 2h",
+        "experiment.look_every",
+        "a look every 2h, and max_unknown is 1h: expected more than one look",
+    ),
     ("drift: {", "dirft: {}\ndrift: {", "dirft", "unknown key; did you mean 'drift'?"),
     ("model: churn", "model: Churn", "model", "'Churn': expected"),
     ("model: churn", "model: 2024-01-01", "model", "expected text, a number or a boolean"),
@@ -186,6 +249,39 @@ def test_a_mistake_in_the_service_is_named(folder: Path, old: str, new: str, key
     _replace(folder / "churn" / "inferenceservice.yaml", old, new)
     told = [str(error) for error in load_models(folder).errors]
     assert any(key in line and message in line and "inferenceservice.yaml:" in line for line in told), told
+
+
+OTHER_STORAGE = """\
+    nodeSelector: {storage: ssd}
+    labels: {storage: ssd, storageUri: none}
+    volumes:
+      - name: scratch
+        ephemeral: {volumeClaimTemplate: {spec: {resources: {requests: {storage: 1Gi}}}}}
+    containers:
+      - name: kserve-container
+        resources: {limits: {storage: 1Gi}}
+    logger: {mode: all, storage: {path: /log}}
+    affinity: {storage: 1}
+"""
+
+
+def test_a_key_named_like_one_that_rollouts_write_is_not_theirs_elsewhere(folder: Path):
+    """An ephemeral volume claim, a label, a node selector."""
+    _replace(folder / "churn" / "inferenceservice.yaml", "    minReplicas: 2\n", OTHER_STORAGE)
+    assert not load_models(folder).errors
+
+
+@pytest.mark.parametrize("place", ["", "model", "sklearn"])
+@pytest.mark.parametrize("key", ["storageUri", "storage", "canaryTrafficPercent"])
+def test_a_key_that_rollouts_write_is_refused_where_they_write_it(folder: Path, place: str, key: str):
+    written = f"    {place}: {{{key}: 1}}\n" if place else f"    {key}: 1\n"
+    path = folder / "churn" / "inferenceservice.yaml"
+    if place == "model":
+        _replace(path, "      modelFormat", f"      {key}: 1\n      modelFormat")
+    else:
+        _replace(path, "    minReplicas: 2\n", written)
+    [error] = load_models(folder).errors
+    assert f"{'.'.join(filter(None, ['spec.predictor', place, key]))}: is written by rollouts" in str(error)
 
 
 def test_all_mistakes_of_a_model_are_told_at_once(folder: Path):

@@ -19,6 +19,7 @@ from resources.lake import (
     window,
     window_counts,
 )
+from resources.lake.windows import answered
 from tests.resources.lake.segments_by_hand import MODEL, SCHEMA, START, Log, prediction
 
 Rows = Callable[[str], list[tuple[Any, ...]]]
@@ -38,6 +39,12 @@ def hour(lake: Lake, log: Log) -> Lake:
         log.segment(str(part), *lines)
     ingest_predictions(lake, MODEL, SCHEMA, log.predictions, portion_bytes=1)
     return lake
+
+
+def test_a_sample_is_taken_of_answered_rows_and_no_failure_makes_it_smaller(hour: Lake) -> None:
+    """59 of the hour's 60 are answered, six of them pinned: a sample of 53 has 53 rows."""
+    assert len(answered(hour, MODEL, START, START + 60 * MINUTE, sample=53)) == 53
+    assert set(answered(hour, MODEL, START, START + 60 * MINUTE, sample=1000)["status"]) == {200}
 
 
 def distances(frame: pd.DataFrame) -> list[float]:

@@ -33,6 +33,26 @@ def test_numbers(reference, current, times):
     assert np.mean(least) == pytest.approx(expected, rel=0.15)
 
 
+@pytest.mark.parametrize("odd", ["outlier", "cauchy", "constant", "rare"])
+def test_no_column_spoils_the_floor_of_another(odd):
+    """Each moves only when it changes sides, which is far out: with a part in the one z it would blind the rest."""
+    rng = np.random.default_rng(0)
+    sizes = 4000, 40
+    far = {
+        "outlier": [np.where(np.arange(n) == n - 5, 1e9 * (n > 40), 1.0) for n in sizes],
+        "cauchy": [rng.standard_cauchy(n) for n in sizes],
+        "constant": [np.full(n, 3.0) for n in sizes],
+        "rare": [np.where(np.arange(n) < 4, 1.0, np.nan) for n in sizes],
+    }[odd]
+    good = [{f"features.{c}": rng.normal(size=n) for c in "abc"} for n in sizes]
+    both = [pd.DataFrame(side | {"features.far": x}) for side, x in zip(good, far, strict=True)]
+    names = list(good[0])
+    alone = noise_thresholds(prepare(pd.DataFrame(good[0]), pd.DataFrame(good[1]), names)[0])
+    beside = noise_thresholds(prepare(*both, [*names, "features.far"])[0])
+    assert beside[:3] == pytest.approx(alone, rel=0.25)
+    assert all(np.isfinite(beside[:3]))
+
+
 def test_categories():
     rng = np.random.default_rng(0)
     shares = [0.5, 0.3, 0.15, 0.05]

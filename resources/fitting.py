@@ -1,0 +1,155 @@
+"""Do the columns that a manifest names exist in the versions that it is to compare?
+
+A column that is mistyped, or of a type that the manifest's use of it does not fit, would leave every look or window
+unknown, until a healthy version is taken back. That is a mistake of the manifest, and no verdict on the version.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from pipelines.errors import ManifestError, VersionRefused
+from pipelines.manifest.load import Model
+from pipelines.manifest.metric_meaning import ANSWERED
+from pipelines.manifest.model import Metric
+from pipelines.manifest.problem import Finding, Location, shown
+from resources.experiment.queries import metrics_of
+from resources.monitoring.columns import Kind, incomparable
+from resources.monitoring.expectations import needs
+from resources.registry import Registry
+from resources.signature import Column, ModelSchema
+from resources.validation.comparison import score_output
+
+_KINDS: Mapping[str, Kind] = {
+    "double": Kind.NUMBERS,
+    "float": Kind.NUMBERS,
+    "long": Kind.NUMBERS,
+    "integer": Kind.NUMBERS,
+    "boolean": Kind.BOOLEANS,
+    "string": Kind.TEXT,
+    "datetime": Kind.TIMES,
+}
+_LISTED = 20
+"""Columns that a message names."""
+
+
+@dataclass(frozen=True)
+class _Version:
+    """What one version takes and gives."""
+
+    version: str
+    schema: ModelSchema
+
+    @property
+    def columns(self) -> dict[str, Column]:
+        """By `features.<name>` and `outputs.<name>`."""
+        sides = (("features", self.schema.inputs), ("outputs", self.schema.outputs))
+        return {f"{side}.{column.name}": column for side, columns in sides for column in columns}
+
+    def meant(self, name: str) -> list[str]:
+        """Columns that `predictions.<name>` can mean."""
+        return [full for full, column in self.columns.items() if name in (full, column.name)]
+
+    def lacks(self, written: str) -> str:
+        """That there is no such column, with the nearest and those that there are."""
+        plain = {full.partition(".")[2]: full for full in self.columns}
+        name = written.removeprefix("features.").removeprefix("outputs.")
+        near = get_close_matches(name, plain, n=1, cutoff=0.5)
+        hint = f" did you mean {plain[near[0]]}?" if near else ""
+        names = [*self.columns]
+        more = f", and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+        return f"version {self.version} has no such column;{hint} it has {', '.join(names[:_LISTED])}{more}"
+
+
+def require_fit(registry: Registry, model: Model, version: str, champion: str | None) -> None:
+    """Raise ManifestError with every column of the manifest that the challenger or the champion lacks, or has as
+    a type that cannot be used as the manifest wants: file, line, key, value, and what the signature has.
+
+    A champion whose signature is gone is left out. Raises RegistryError, and VersionRefused where the challenger
+    has no signature.
+    """
+    versions = [_Version(version, registry.signature(model.name, version))]
+    if champion is not None and champion != version:
+        with suppress(VersionRefused):
+            versions.append(_Version(champion, registry.signature(model.name, champion)))
+    problems = [str(model.problem(place, message)) for place, message in _findings(model, versions)]
+    if problems:
+        told = "\n  ".join([f"{model.name}: rollout.yaml does not fit version {version}", *problems])
+        raise ManifestError(told)
+
+
+def _findings(model: Model, versions: list[_Version]) -> Iterator[Finding]:
+    manifest = model.rollout
+    for index, metric in enumerate(metrics_of(manifest)):
+        place: Location = ("guardrails", index - 1) if index else ("experiment", "primary")
+        yield from _of_metric(metric, place, versions)
+    for index, check in enumerate(manifest.data_checks.checks):
+        place = ("data_checks", "checks", index, "column")
+        for version in versions:
+            kind = _kind(version, check.column)
+            needed = needs(check, kind) if kind else None
+            yield from _named(place, check.column, version, kind, needed)
+    for index, column in enumerate(manifest.drift.columns):
+        for version in versions:
+            kind = _kind(version, column)
+            yield from _named(
+                ("drift", "columns", index), column, version, kind, incomparable(kind) if kind else None
+            )
+    yield from _of_label(manifest.validation.label, versions)
+
+
+def _of_metric(metric: Metric, place: Location, versions: list[_Version]) -> Iterator[Finding]:
+    for key in ("source", "denominator", "covariate"):
+        written = getattr(metric, key)
+        prefix, _, name = (written or "").partition(".")
+        if prefix != "predictions" or (name in ANSWERED and key != "covariate"):
+            continue
+        for version in versions:
+            problem = _unusable(name, version, covariate=key == "covariate")
+            if problem is not None:
+                yield (*place, key), f"{shown(written)}: {problem}"
+
+
+def _unusable(name: str, version: _Version, *, covariate: bool) -> str | None:
+    """Why a metric cannot use `predictions.<name>` of this version."""
+    meant = version.meant(name)
+    if not meant:
+        return version.lacks(name)
+    if len(meant) > 1:
+        both = " or ".join(f"predictions.{full}" for full in meant)
+        return f"is an input and an output of version {version.version}; expected {both}"
+    kind = _kind(version, meant[0])
+    if kind not in (Kind.NUMBERS, Kind.BOOLEANS):
+        return f"holds {kind} in version {version.version}; a metric needs numbers"
+    if covariate and not meant[0].startswith("features."):
+        return f"is an output of version {version.version}; a covariate must be an input, known before the answer"
+    return None
+
+
+def _named(
+    place: Location, written: str, version: _Version, kind: Kind | None, problem: str | None
+) -> Iterator[Finding]:
+    if kind is None:
+        yield place, f"{shown(written)}: {version.lacks(written)}"
+    elif problem is not None:
+        yield place, f"{shown(written)}: holds {kind} in version {version.version}: {problem}"
+
+
+def _of_label(label: str | None, versions: list[_Version]) -> Iterator[Finding]:
+    if label is None or score_output(label, *(version.schema for version in versions)) is not None:
+        return
+    names = " and ".join(version.version for version in versions)
+    yield (
+        ("validation", "label"),
+        f"{shown(label)}: no output of version {names} predicts it; expected one numeric output, or one named"
+        f" {label}, {label}_probability or {label}_score",
+    )
+
+
+def _kind(version: _Version, full: str) -> Kind | None:
+    """Of the column `features.<name>` or `outputs.<name>`; None where there is none."""
+    column = version.columns.get(full)
+    if column is None:
+        return None
+    return Kind.LISTS if column.many else _KINDS.get(column.type, Kind.OTHERS)
