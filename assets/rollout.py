@@ -4,9 +4,9 @@ from typing import Any
 
 import dagster as dg
 
-from pipelines.errors import CommandRefused, ManifestError, VersionRefused
+from pipelines.errors import CommandRefused, ManifestError, VersionRefused, Withdrawn
 from pipelines.manifest.load import Model
-from resources.naming import MISFIT_TAG, key
+from resources.naming import MISFIT_TAG, VERSION_TAG, key
 from resources.platform_alerts import platform_alert
 from resources.reports import write_report
 from resources.rollout_metadata import decision_metadata
@@ -48,7 +48,16 @@ def candidate(model: Model) -> dg.AssetsDefinition:
         that is said here and in an alert, and the version is tried again when the manifest has changed.
         """
         try:
-            begun = start(systems, model, config.version, mode=config.mode, against=config.against)
+            begun = start(
+                systems,
+                model,
+                config.version,
+                mode=config.mode,
+                against=config.against,
+                by_alias=VERSION_TAG in context.run.tags,
+            )
+        except Withdrawn as withdrawn:
+            return dg.MaterializeResult(metadata={"status": str(withdrawn)})
         except VersionRefused as refused:
             _report_refusal(systems, model)
             raise dg.Failure(description=str(refused), allow_retries=False) from refused

@@ -3,7 +3,8 @@
 RampgateError
  ├─ ManifestError       a model's YAML is wrong: names file, line, key, value and what is allowed
  ├─ VersionRefused      a model version failed validation before any traffic
- ├─ ServingError        the serving backend could not do what was asked
+ ├─ ServingError        the serving backend could not do what was asked, or could not be asked
+ │   ├─ VersionFailed   the version itself failed: it answered with an error, or does not come up
  │   └─ StillInTraffic  an emergency rollback could not take the traffic away; it is recorded and tried again
  ├─ RegistryError       the model registry could not be reached or gave something unusable
  │   └─ NotInRegistry   it answered, and what was asked for does not exist: asking again cannot help
@@ -13,6 +14,7 @@ RampgateError
  │   └─ LedgerConflict  somebody else wrote that (rollout_id, seq) first: re-read and decide again
  ├─ CorruptLedger       events that do not fold into a state
  ├─ CommandRefused      a rollout cannot be started or ordered to do that now
+ │   └─ Withdrawn       nobody wants the version to be started any more
  └─ NotMeasured         a metric could not be measured; evidence built on it is unknown
 """
 
@@ -30,7 +32,11 @@ class VersionRefused(RampgateError):
 
 
 class ServingError(RampgateError):
-    """The serving backend could not do what was asked."""
+    """The serving backend could not do what was asked, or could not be asked: this says nothing about a version."""
+
+
+class VersionFailed(ServingError):
+    """The version itself failed: its own answer is an error or no prediction, or its process does not come up."""
 
 
 class StillInTraffic(ServingError):
@@ -67,6 +73,10 @@ class CorruptLedger(RampgateError):
 
 class CommandRefused(RampgateError):
     """A rollout cannot be started, or ordered to do that, in the state it is in."""
+
+
+class Withdrawn(CommandRefused):
+    """The version has lost the alias `challenger` before it was started."""
 
 
 class NotMeasured(RampgateError):

@@ -7,9 +7,14 @@ from pipelines.rollout.alerts import Alert
 from resources.ledger import Ledger
 
 
-def platform_alert(ledger: Ledger, *, topic: str, title: str, body: str, model: str = "") -> None:
-    """Put an alert into the outbox; the same topic and body are one alert. Raises LedgerError."""
-    digest = hashlib.sha256(body.encode()).hexdigest()[:12]
+def platform_alert(
+    ledger: Ledger, *, topic: str, title: str, body: str, model: str = "", once: str | None = None
+) -> None:
+    """Put an alert into the outbox; the same topic and body are one alert, or the same topic and `once`.
+
+    Raises LedgerError.
+    """
+    digest = hashlib.sha256((body if once is None else once).encode()).hexdigest()[:12]
     ledger.outbox.add(
         Alert(
             key=f"platform:{topic}:{digest}",

@@ -2,13 +2,20 @@
 
 from collections.abc import Iterable
 from contextlib import suppress
+from datetime import datetime, timedelta
+from typing import assert_never
 
 from pipelines.errors import CommandRefused
-from pipelines.rollout.evidence import Evidence
+from pipelines.rollout.evidence import Evidence, Verdict
 from pipelines.rollout.fold import fold
-from pipelines.rollout.state import RolloutState
+from pipelines.rollout.policy import VALIDATION
+from pipelines.rollout.state import Phase, RolloutState
 from resources.controller import Controller
 from resources.ledger import Ledger
+
+ATTEMPTS = "attempts"
+"""Among the values of a validation that is not known: how often it was tried in a row."""
+_FIRST_PAUSE, _LONGEST_PAUSE = timedelta(seconds=10), timedelta(minutes=5)
 
 
 def open_rollout(ledger: Ledger, model: str) -> RolloutState | None:
@@ -21,3 +28,34 @@ def record_if_open(controller: Controller, rollout_id: str, evidence: Iterable[E
     """Keep evidence, unless the rollout ended while it was gathered. Raises LedgerError and CorruptLedger."""
     with suppress(CommandRefused):
         controller.record(rollout_id, evidence)
+
+
+def validation_due(state: RolloutState, now: datetime) -> bool:
+    """Whether the version has to show again what it can do before it gets traffic.
+
+    It has not yet; or it is not known, and 10 s, 20 s, 40 s, up to five minutes have passed; or it is too long ago.
+    """
+    if state.phase is not Phase.VALIDATING:
+        return False
+    known = state.evidence.get(VALIDATION)
+    if known is None:
+        return True
+    match known.verdict:
+        case Verdict.UNKNOWN:
+            return now - known.at >= _pause(validation_attempts(known))
+        case Verdict.PASS | Verdict.FAIL:
+            return now - known.at > known.valid_for
+        case _:
+            assert_never(known.verdict)
+
+
+def validation_attempts(known: Evidence | None) -> int:
+    """How often in a row the validation was tried without an answer; 0 where it was answered last."""
+    if known is None or known.verdict is not Verdict.UNKNOWN:
+        return 0
+    attempts = known.values.get(ATTEMPTS)
+    return attempts if isinstance(attempts, int) else 1
+
+
+def _pause(attempts: int) -> timedelta:
+    return min(_FIRST_PAUSE * 2 ** min(attempts - 1, 10), _LONGEST_PAUSE)

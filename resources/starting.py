@@ -1,24 +1,36 @@
 """Starting a rollout, and carrying it on: what the assets do, apart from Dagster."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, assert_never
 
-from pipelines.errors import CommandRefused, SignatureConflict, VersionRefused
+from pipelines.errors import (
+    CommandRefused,
+    LakeError,
+    NotInRegistry,
+    RegistryError,
+    ServingError,
+    SignatureConflict,
+    VersionRefused,
+    Withdrawn,
+)
 from pipelines.manifest.load import Model
 from pipelines.rollout.decision import Decision
 from pipelines.rollout.evidence import Evidence, OnFail, Verdict
 from pipelines.rollout.policy import VALIDATION, Policy
 from pipelines.rollout.sides import not_yet, served_in_words
-from pipelines.rollout.state import Phase, RolloutState
+from pipelines.rollout.state import RolloutState
 from resources.fitting import require_fit
 from resources.lake.schema import ensure_tables
 from resources.platform_alerts import platform_alert
-from resources.registry import ValidationReport, validate_version
-from resources.rollouts import record_if_open
+from resources.registry import Registration, Step, ValidationReport, validate_version
+from resources.rollouts import ATTEMPTS, record_if_open, validation_attempts, validation_due
 from resources.systems import Systems
-from resources.validation import OfflineComparison, Predict, compare_offline
+from resources.validation import COMPARISON, REPLAY, Predict, compare_offline, impossible, replay
+
+CHALLENGER = "challenger"
 
 
 class Mode(StrEnum):
@@ -30,22 +42,29 @@ class Mode(StrEnum):
 
 
 def start(
-    systems: Systems, model: Model, version: str, *, mode: Mode = Mode.ROLLOUT, against: str = ""
+    systems: Systems,
+    model: Model,
+    version: str,
+    *,
+    mode: Mode = Mode.ROLLOUT,
+    against: str = "",
+    by_alias: bool = False,
 ) -> RolloutState:
     """Validate the version on paper, type its part of the lake, and open its rollout, or its A/B test.
 
     Its other side is what is served. `against` names that version where a person starts it although the registry
-    says something else. Raises VersionRefused when the version must not get traffic (recorded, tagged and alerted),
-    CommandRefused when it does not exist, another rollout is open, or registry and serving side disagree,
-    ManifestError when the serving backend cannot do what the manifest asks or a column that it names does not fit the
-    versions, RegistryError and ServingError when MLflow or the serving side cannot be asked: not knowing is no reason
-    to start.
+    says something else. `by_alias`: only while it has the alias `challenger`, else Withdrawn is raised. The artefact
+    is taken anew: it may have been mended in place. Raises VersionRefused when the version must not get traffic
+    (recorded, tagged and alerted), CommandRefused when it does not exist, is not registered yet, is served already,
+    another rollout is open, or registry and serving side disagree, ManifestError when the serving backend cannot do
+    what the manifest asks or a column that it names does not fit the versions, RegistryError and ServingError when
+    MLflow or the serving side cannot be asked: not knowing is no reason to start.
     """
     policy = Policy.of_test(model.rollout) if mode is Mode.AB_TEST else Policy.of(model.rollout)
-    if systems.registry.version(model.name, version) is None:
-        raise CommandRefused(f"{model.name} has no version {version!r} in the registry")
+    _require_challenger(systems, model, version, by_alias=by_alias)
+    systems.registry.take_anew(model.name, version)
     report = validate_version(systems.registry, model.name, version, allow=model.rollout.artefact.allow)
-    if not report.ok:
+    if report.verdict is Verdict.FAIL:
         raise _refused(systems, model.name, version, report.reason)
     _make_room(systems, model.name, version)
     artefact = systems.registry.artefact(model.name, version, local=systems.settings.serving == "embedded")
@@ -70,9 +89,7 @@ def _other_side(systems: Systems, model: Model, version: str, against: str) -> _
     if against and against != sides.served:
         raise CommandRefused(f"against == {against!r}, but {served_in_words(sides.served)}")
     if sides.served == version:
-        raise CommandRefused(
-            f"{model.name} version {version} is served already; there is nothing to compare it with"
-        )
+        raise CommandRefused(f"{model.name} {_served_already(version)}")
     withdrawn = version in sides.registered.withdrawn
     problem = not_yet(sides, version)
     if problem and (withdrawn or not against):
@@ -83,21 +100,25 @@ def _other_side(systems: Systems, model: Model, version: str, against: str) -> _
 def held_up(systems: Systems, model: Model, version: str) -> str:
     """Why the version is not to be started now although it is no worse for it; empty where it may be tried.
 
-    A disagreement between registry and serving side is alerted once a day while it lasts. Raises ServingError,
-    RegistryError, LedgerError.
+    It is alerted once a day while it lasts. Raises ServingError, RegistryError, LedgerError.
     """
     sides = systems.controller.sides(model.name, version)
-    problem = not_yet(sides, version)
-    if not problem:
-        return f"version {version} is the champion already" if sides.served == version else ""
-    platform_alert(
-        systems.ledger,
-        topic=f"not-started:{model.name}:{datetime.now(UTC):%Y-%m-%d}",
-        title=f"{model.name} version {version}: not started for now",
-        body=f"{problem}. It starts by itself once they agree.",
-        model=model.name,
-    )
+    problem, after = not_yet(sides, version), ". It starts by itself once they agree."
+    if not problem and sides.served == version:
+        problem, after = _served_already(version), ""
+    if problem:
+        platform_alert(
+            systems.ledger,
+            topic=f"not-started:{model.name}:{datetime.now(UTC):%Y-%m-%d}",
+            title=f"{model.name} version {version}: not started for now",
+            body=problem + after,
+            model=model.name,
+        )
     return problem
+
+
+def _served_already(version: str) -> str:
+    return f"version {version} is the champion already: it is what is served, and there is nothing to compare it with"
 
 
 def _make_room(systems: Systems, model: str, version: str) -> None:
@@ -110,6 +131,30 @@ def _make_room(systems: Systems, model: str, version: str) -> None:
         raise _refused(systems, model, version, str(conflict)) from conflict
 
 
+def _require_challenger(systems: Systems, model: Model, version: str, *, by_alias: bool) -> None:
+    """Raise CommandRefused, Withdrawn or VersionRefused where this is nothing to start."""
+    info = systems.registry.version(model.name, version)
+    if info is None:
+        raise CommandRefused(f"{model.name} has no version {version!r} in the registry")
+    if by_alias:
+        holder = systems.registry.version_with_alias(model.name, CHALLENGER)
+        if holder is None or holder.version != version:
+            raise Withdrawn(f"not started: version {version} has the alias `{CHALLENGER}` no more")
+    stable = systems.backend.status(model.name).stable
+    if stable is not None and stable.version == version:
+        raise CommandRefused(f"{model.name} {_served_already(version)}")
+    match info.status:
+        case Registration.READY:
+            return
+        case Registration.PENDING | Registration.UNKNOWN:
+            raise CommandRefused(f"{model.name} version {version} is {info.status} in MLflow, expected READY")
+        case Registration.FAILED:
+            reason = f"its registration failed in MLflow ({info.status}): register it again"
+            raise _refused(systems, model.name, version, reason)
+        case _:
+            assert_never(info.status)
+
+
 def _refused(systems: Systems, model: str, version: str, reason: str) -> VersionRefused:
     """Refuse the version: recorded, tagged and alerted."""
     systems.controller.refuse(model, version, reason)
@@ -120,54 +165,87 @@ def carry_on(systems: Systems, model: Model, rollout_id: str) -> Decision:
     """Do what is due, up to the next thing that has to be waited for."""
     decision = systems.controller.drive(rollout_id)
     state = systems.controller.state(rollout_id)
-    if state.phase is Phase.VALIDATING and VALIDATION not in state.evidence:
+    if validation_due(state, datetime.now(UTC)):
         record_if_open(systems.controller, rollout_id, [_probed(systems, model, state)])
         decision = systems.controller.drive(rollout_id)
     return decision
 
 
 def _probed(systems: Systems, model: Model, state: RolloutState) -> Evidence:
-    """The input example, then logged requests, through the running predictor: the last thing before traffic."""
+    """The input example, then logged requests, through the running predictor: the last thing before traffic.
 
+    What could not be asked (registry, artefacts, lake, serving side) is unknown: it says nothing about the version.
+    """
+    try:
+        report = _report(systems, model, state)
+    except (RegistryError, ServingError, LakeError) as error:
+        detail = f"could not be carried out, and is tried again: {error}"
+        report = ValidationReport(
+            steps=(Step(name="asking", verdict=Verdict.UNKNOWN, detail=detail),), facts={}
+        )
+    return _evidence(report, attempts=1 + validation_attempts(state.evidence.get(VALIDATION)))
+
+
+def _report(systems: Systems, model: Model, state: RolloutState) -> ValidationReport:
     def predict(request: dict[str, Any]) -> Mapping[str, Any]:
         return systems.backend.predict(state.model, state.version, request)
 
     allow = model.rollout.artefact.allow
     report = validate_version(systems.registry, state.model, state.version, allow=allow, probe=predict)
-    compared = _compared(systems, model, state, predict) if report.ok else None
-    return _evidence(report, compared)
+    steps = [*report.steps, *_same_artefact(state, report)]
+    if report.verdict is Verdict.PASS and state.champion is not None:
+        steps += _compared(systems, model, state, state.champion, predict)
+    return replace(report, steps=tuple(steps))
+
+
+def _same_artefact(state: RolloutState, report: ValidationReport) -> list[Step]:
+    """What is looked at here must be what runs: the rollout pinned its artefact when it started."""
+    digest = str(report.facts["digest"])
+    if digest == state.artefact.digest:
+        return []
+    detail = (
+        f"the artefact was changed since the rollout started: its digest is {digest[:12]}, and"
+        f" {state.artefact.digest[:12]} runs; clear the tag `rampgate.status` to start the changed one"
+    )
+    return [Step(name="pinned artefact", verdict=Verdict.FAIL, detail=detail)]
 
 
 def _compared(
-    systems: Systems, model: Model, state: RolloutState, predict: Predict
-) -> OfflineComparison | None:
-    """None for a model's first version, and where the manifest names no label."""
-    if state.champion is None or model.rollout.validation.label is None:
-        return None
-    champion, challenger = (
-        systems.registry.signature(state.model, version) for version in (state.champion, state.version)
+    systems: Systems, model: Model, state: RolloutState, champion: str, predict: Predict
+) -> Iterator[Step]:
+    """The replay of what callers send, then the comparison on labels, if the version can answer."""
+    try:
+        old = systems.registry.signature(state.model, champion)
+    except (VersionRefused, NotInRegistry) as error:
+        reason = f"what callers send to version {champion} is not known: {error}"
+        yield from (impossible(name, model.rollout, reason) for name in (REPLAY, COMPARISON))
+        return
+    replayed = replay(systems.lake, model.rollout, champion=champion, schema=old, predict=predict)
+    yield replayed
+    if replayed.verdict is Verdict.FAIL:
+        return
+    schemas = (old, systems.registry.signature(state.model, state.version))
+    compared = compare_offline(
+        systems.lake, model.rollout, champion=champion, schemas=schemas, predict=predict
     )
-    return compare_offline(
-        systems.lake,
-        model.rollout,
-        champion=state.champion,
-        inputs=(champion, challenger),
-        predict=predict,
-    )
-
-
-def _evidence(report: ValidationReport, compared: OfflineComparison | None) -> Evidence:
-    ok = report.ok and (compared is None or compared.ok)
-    steps = [f"{step.name}: {step.detail}" for step in report.steps]
     if compared is not None:
-        steps.append(f"offline comparison: {compared.detail}")
+        yield compared
+
+
+def _evidence(report: ValidationReport, *, attempts: int) -> Evidence:
+    values: dict[str, float | int | str | None] = {"digest": str(report.facts.get("digest", ""))}
+    for step in report.steps:
+        values |= step.values
+    if report.verdict is Verdict.UNKNOWN:
+        values[ATTEMPTS] = attempts
     return Evidence(
         name=VALIDATION,
         source=VALIDATION,
-        verdict=Verdict.PASS if ok else Verdict.FAIL,
-        reason="; ".join(steps) if ok else report.reason or steps[-1],
+        verdict=report.verdict,
+        reason=report.reason or "; ".join(f"{step.name}: {step.detail}" for step in report.steps),
         at=datetime.now(UTC),
         on_fail=OnFail.ROLL_BACK,
+        pending=report.pending,
         valid_for=timedelta(days=1),
-        values={"digest": str(report.facts.get("digest", ""))} | dict(compared.values if compared else {}),
+        values=values,
     )

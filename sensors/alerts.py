@@ -7,6 +7,7 @@ import dagster as dg
 from pipelines.errors import LedgerError, RampgateError
 from pipelines.rollout.alerts import Alert
 from resources.containment import contained, say
+from resources.naming import ROLLOUTS_TAG, VERSION_TAG
 from resources.platform_alerts import platform_alert
 from resources.reports import report_name, write_report
 from resources.systems import Systems
@@ -68,16 +69,22 @@ def failure_sensor() -> dg.SensorDefinition:
         name="failure_sensor",
         minimum_interval_seconds=5,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Puts every failed run into the alerts' outbox, with the error.",
+        description=(
+            "Puts every failed run into the alerts' outbox, with the error; of the runs that try to start a"
+            " challenger, the first."
+        ),
     )
     def sensor(context: dg.RunFailureSensorContext, systems: dg.ResourceParam[Systems]) -> None:
         run = context.dagster_run
         message = context.failure_event.message or "no message"
-        platform_alert(
-            systems.ledger,
-            topic=f"run:{run.run_id}",
-            title=f"run of {run.job_name} failed",
-            body=f"{message}\n{systems.dagster_url}/runs/{run.run_id}",
-        )
+        body = f"{message}\n{systems.dagster_url}/runs/{run.run_id}"
+        version = run.tags.get(VERSION_TAG)
+        if version is None:
+            title, topic, once = f"run of {run.job_name} failed", f"run:{run.run_id}", None
+        else:
+            # It is asked for again and again, for as long as the version is the challenger.
+            title = f"version {version} is not started yet: run of {run.job_name} failed, and is tried again"
+            topic, once = f"start:{run.job_name}", f"{version}:{run.tags.get(ROLLOUTS_TAG)}"
+        platform_alert(systems.ledger, topic=topic, title=title, body=body, once=once)
 
     return sensor

@@ -2,17 +2,17 @@
 
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 import dagster as dg
 
 from pipelines.errors import RampgateError
 from pipelines.manifest.load import Model
 from pipelines.rollout.decision import DecisionKind
-from pipelines.rollout.policy import VALIDATION
-from pipelines.rollout.state import Phase, RolloutState
+from pipelines.rollout.state import RolloutState
 from resources.containment import contained
 from resources.naming import CARRIES_ON_TAG, UNFINISHED, slug
-from resources.rollouts import open_rollout
+from resources.rollouts import open_rollout, validation_due
 from resources.systems import Systems
 
 ROLLOUT_TAG = "rampgate/rollout"
@@ -64,8 +64,8 @@ def _due(systems: Systems, state: RolloutState) -> str | None:
     """What is due, in words; None where the rollout waits for time, data or a person."""
     if systems.controller.owes(state.rollout_id):
         return "an action is unfinished"
-    if state.phase is Phase.VALIDATING and VALIDATION not in state.evidence:
-        return "the version has not answered through the real predictor yet"
+    if validation_due(state, datetime.now(UTC)):
+        return "the version has to answer through the real predictor"
     decision = systems.controller.assess(state.rollout_id)
     return None if decision.kind in _WAITING else decision.reason
 
@@ -78,14 +78,14 @@ def _request(
     if context.instance.get_run_ids(unfinished, limit=1):
         return dg.SkipReason("waiting: a run is carrying the rollout on")
     mine = dg.RunsFilter(job_name=job_name, tags={ROLLOUT_TAG: state.rollout_id})
-    wait = _pause(context.instance.get_run_records(mine, limit=MOST_FAILURES), time.time())
+    wait = pause_after_failures(context.instance.get_run_records(mine, limit=MOST_FAILURES), time.time())
     if wait > 0:
         return dg.SkipReason(f"waiting: the last run failed; the next one in {wait:.0f} s")
     number = context.instance.get_runs_count(mine)
     return dg.RunRequest(run_key=f"{state.rollout_id}:{number}", tags={ROLLOUT_TAG: state.rollout_id})
 
 
-def _pause(newest_first: Sequence[dg.RunRecord], now: float) -> float:
+def pause_after_failures(newest_first: Sequence[dg.RunRecord], now: float) -> float:
     """Seconds to wait: none after a success, after failures 10 s, 20 s, 40 s, up to five minutes."""
     failures = 0
     for record in newest_first:

@@ -24,6 +24,7 @@ from pipelines.manifest.model import (
     Primary,
     RolloutManifest,
     StepFloor,
+    Validation,
 )
 from pipelines.manifest.problem import Finding, Location, dotted, shown
 from pipelines.manifest.shape import parse_or_none
@@ -59,6 +60,7 @@ def meaning_findings(document: Document) -> Iterator[Finding]:
     yield from _each(document, ("data_checks", "checks"), Check, check_findings)
     yield from _part(document, ("data_checks",), DataChecks, row_findings)
     yield from _part(document, ("drift",), Drift, drift_findings)
+    yield from _part(document, ("validation",), Validation, _validation_findings)
     yield from _each(document, ("freeze",), Freeze, _freeze_findings)
     yield from _alert_findings(document)
     for place in _POSITIVE:
@@ -177,6 +179,11 @@ def _duration(document: Document, part: Literal["experiment", "step"], key: str)
     if written is None:
         return fields[key].default
     return parse_or_none(cast(type[timedelta], Duration), written)
+
+
+def _validation_findings(validation: Validation) -> Iterator[Finding]:
+    if "comparison" in validation.required and validation.label is None:
+        yield ("required",), "comparison: nothing can be compared without a label; expected validation.label"
 
 
 def _name_findings(document: Document) -> Iterator[Finding]:

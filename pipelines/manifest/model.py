@@ -114,7 +114,10 @@ class Validation(_Frozen):
     max_worse: Annotated[float, Field(ge=0)] = 0.02
     """How much worse than the champion the challenger may be offline, in the metric's own unit."""
     rows: Annotated[int, Field(ge=50)] = 2000
-    """Most recent logged predictions with a label that the comparison uses."""
+    """Most recent logged requests that are replayed, and most recent ones with a label that the comparison uses."""
+    required: tuple[Literal["replay", "comparison"], ...] = ()
+    """What must have been possible before any traffic: `replay` waits for logged requests of the champion, `comparison`
+    for labels. What is not named here is done where it can be, and said where it cannot."""
     timeout: Duration = timedelta(minutes=3)
     """How long a version may take to become ready."""
     min_agreement: Annotated[float, Field(ge=0, le=1)] = 0.8
@@ -185,6 +188,11 @@ class OnUnknown(StrEnum):
     HOLD = "hold"
 
 
+class OnNewChallenger(StrEnum):
+    WAIT = "wait"
+    REPLACE = "replace"
+
+
 class AfterTest(StrEnum):
     KEEP = "keep"
     PROMOTE_IF_BETTER = "promote_if_better"
@@ -215,6 +223,9 @@ class RolloutManifest(_Frozen):
     max_unknown: Duration = timedelta(hours=1)
     """How long evidence may stay unknown before `on_unknown` is taken."""
     on_unknown: OnUnknown = OnUnknown.ROLL_BACK
+    on_new_challenger: OnNewChallenger = OnNewChallenger.WAIT
+    """When another version gets the alias `challenger` while a rollout is open: it waits for the end, or the open
+    rollout is aborted and gives way. An A/B test never gives way."""
     approval: Literal["none", "promote", "every_step"] = "none"
     freeze: tuple[Freeze, ...] = ()
     ab_test: AbTest | None = None

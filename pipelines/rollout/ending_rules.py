@@ -9,7 +9,7 @@ from pipelines.rollout.standing import words
 from pipelines.rollout.state import Phase
 
 DEPLOY_ATTEMPTS = 3
-"""A deployment is tried at least this often before the version is refused."""
+"""A version must fail to come up at least this often by its own fault before it is refused for that."""
 
 
 def ended(case: Case) -> Decision | None:
@@ -57,13 +57,15 @@ def forced(case: Case) -> Decision | None:
 
 
 def cannot_start(case: Case) -> Decision | None:
-    """A version that does not come up is refused before any traffic."""
-    trouble = case.state.trouble
+    """A version that does not come up is refused before any traffic; what is not its fault is waited for longer."""
+    trouble, policy = case.state.trouble, case.state.policy
     if case.state.phase is not Phase.STARTING or trouble is None:
         return None
     tried = case.now - trouble.since
-    lasting = tried >= case.state.policy.start_timeout and trouble.attempts >= DEPLOY_ATTEMPTS
-    if not (trouble.final or lasting):
+    lasting = tried >= policy.start_timeout and trouble.own >= DEPLOY_ATTEMPTS
+    blind = trouble.own < trouble.attempts and tried >= policy.max_unknown
+    gives_up = blind and policy.on_unknown is OnUnknown.ROLL_BACK
+    if not (trouble.final or lasting or gives_up):
         return None
     reason = f"could not be deployed after {trouble.attempts} attempts in {words(tried)}: {trouble.message}"
     return roll_back("cannot_start", reason, end=End.REFUSED, severity="warning")

@@ -147,6 +147,8 @@ class Failed(_Event):
     message: str
     final: bool = False
     """Repeating it cannot help (the version itself is unusable)."""
+    unclear: bool = False
+    """It says nothing about the version: something could not be asked, or what it needs is away."""
 
 
 class Decided(_Event):

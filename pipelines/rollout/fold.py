@@ -243,6 +243,7 @@ def _failed(state: RolloutState, event: Failed) -> RolloutState:
         attempts=before.attempts + 1 if before else 1,
         message=event.message,
         final=event.final,
+        own=(before.own if before else 0) + (not event.unclear),
     )
     state = replace(state, pending=None, trouble=trouble)
     if intent.action is Action.PROMOTE:

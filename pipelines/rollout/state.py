@@ -43,6 +43,8 @@ class Trouble(NamedTuple):
     attempts: int
     message: str
     final: bool
+    own: int
+    """How many of the attempts failed for a reason that is the version's own."""
 
 
 @dataclass(frozen=True, kw_only=True)

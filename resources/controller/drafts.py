@@ -71,7 +71,9 @@ def done(
     )
 
 
-def failed(todo: Intent, message: str, *, at: datetime, by: str, final: bool = False) -> Failed:
+def failed(
+    todo: Intent, message: str, *, at: datetime, by: str, final: bool = False, unclear: bool = False
+) -> Failed:
     """The intent could not be carried out."""
     return Failed(
         rollout_id=todo.rollout_id,
@@ -81,6 +83,7 @@ def failed(todo: Intent, message: str, *, at: datetime, by: str, final: bool = F
         action_id=todo.action_id,
         message=message,
         final=final,
+        unclear=unclear,
     )
 
 

@@ -8,7 +8,14 @@ import logging
 from collections.abc import Iterable
 from datetime import datetime
 
-from pipelines.errors import LedgerConflict, NotInRegistry, RegistryError, ServingError, VersionRefused
+from pipelines.errors import (
+    LedgerConflict,
+    NotInRegistry,
+    RegistryError,
+    ServingError,
+    VersionFailed,
+    VersionRefused,
+)
 from pipelines.rollout.alerts import unclear_promotion
 from pipelines.rollout.decision import Decision, DecisionKind
 from pipelines.rollout.events import Action, Decided, Done, Ended, Event, Failed, Intent
@@ -144,18 +151,18 @@ class Driver:
         except NotInRegistry as error:
             return self._outcome(state, todo, self._unregistered(todo, error))
         except (ServingError, RegistryError) as error:
-            return self._not_performed(state, todo, str(error))
+            return self._not_performed(state, todo, str(error), unclear=not isinstance(error, VersionFailed))
         except Exception as error:  # noqa: BLE001 -- any library's error is an outcome, recorded and tried again
             say(log, logging.ERROR, f"{state.rollout_id}: {todo.action}: {in_words(error)}", error)
-            return self._not_performed(state, todo, in_words(error))
+            return self._not_performed(state, todo, in_words(error), unclear=True)
         return self._outcome(state, todo, self._done(todo))
 
-    def _not_performed(self, state: RolloutState, todo: Intent, error: str) -> bool:
+    def _not_performed(self, state: RolloutState, todo: Intent, error: str, *, unclear: bool) -> bool:
         if todo.action is Action.PROMOTE:
             return self._promotion_failed(state, todo, error)
         if todo.action in _TAKING_BACK and self._has_become_stable(state):
             return self._outcome(state, todo, self._done(todo, message=error, landed=True))
-        return self._outcome(state, todo, self._failed(todo, error))
+        return self._outcome(state, todo, self._failed(todo, error, unclear=unclear))
 
     def _promotion_failed(self, state: RolloutState, todo: Intent, error: str) -> bool:
         """An error may hide that it worked; the intent stays open until the serving side can be asked."""
@@ -228,8 +235,9 @@ class Driver:
         message = f"the version is gone from the registry: {error}"
         return done(todo, at=self._parts.clock(), by=self._parts.by, message=message, unregistered=True)
 
-    def _failed(self, todo: Intent, message: str, *, final: bool = False) -> Failed:
-        return failed(todo, message, at=self._parts.clock(), by=self._parts.by, final=final)
+    def _failed(self, todo: Intent, message: str, *, final: bool = False, unclear: bool = False) -> Failed:
+        at, by = self._parts.clock(), self._parts.by
+        return failed(todo, message, at=at, by=by, final=final, unclear=unclear)
 
 
 def note(parts: Parts, state: RolloutState, event: Decided, evidence: Iterable[Evidence]) -> None:

@@ -2,6 +2,6 @@
 
 from resources.registry.registry import Registry
 from resources.registry.validation import Step, ValidationReport, validate_version
-from resources.registry.version import VersionInfo
+from resources.registry.version import Registration, VersionInfo
 
-__all__ = ["Registry", "Step", "ValidationReport", "VersionInfo", "validate_version"]
+__all__ = ["Registration", "Registry", "Step", "ValidationReport", "VersionInfo", "validate_version"]

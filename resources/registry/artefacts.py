@@ -1,6 +1,7 @@
-"""Artefacts on this machine: downloaded once, complete or not there at all."""
+"""Artefacts on this machine: complete or not there at all, and taken anew when a version is started."""
 
 import hashlib
+import os
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -15,18 +16,42 @@ from resources.registry.rest import RegistryApi
 
 @dataclass(frozen=True)
 class ArtefactCache:
-    """`<root>/<model>/<version>-<8 hex of where it came from>`: a deleted and reused number is another folder."""
+    """`<root>/<model>/<version>-<8 hex of where it came from>-<12 hex of the digest>`.
+
+    A deleted and reused number is another folder, and so is an artefact that was changed where it lies.
+    """
 
     root: Path
     api: RegistryApi
     """The MLflow server, for artefacts that it keeps itself."""
 
     def directory(self, model: str, version: str, source: str) -> Path:
-        """The artefact's files, downloaded from `source` if they are not here. Raises `RegistryError`."""
-        place = self.root / _safe("model", model) / f"{_safe('version', version)}-{_short(source)}"
-        if not place.is_dir():
-            self._download(f"{model} version {version}", source, place)
-        return place
+        """The artefact's files as they were last taken from `source`; taken now if they never were.
+
+        Raises `RegistryError`.
+        """
+        folder, name = self._folder(model), f"{_safe('version', version)}-{_short(source)}"
+        try:
+            newest = max(
+                (copy for copy in folder.glob(f"{name}*") if copy.is_dir()), key=_taken, default=None
+            )
+        except OSError as error:
+            raise RegistryError(f"the artefacts in {folder} cannot be listed: {error}") from error
+        return self.take(model, version, source) if newest is None else newest
+
+    def take(self, model: str, version: str, source: str) -> Path:
+        """The artefact's files as they lie at `source` now. Raises `RegistryError`.
+
+        A copy of other content stays: a rollout that is open may still need it.
+        """
+        folder, name = self._folder(model), f"{_safe('version', version)}-{_short(source)}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as scratch:
+                files = self._fetch(f"{model} version {version}", source, Path(scratch))
+                return _put(files, folder / f"{name}-{digest_of(files)[:12]}")
+        except OSError as error:
+            raise RegistryError(f"{model} version {version} cannot be kept in {folder}: {error}") from error
 
     def digest(self, directory: Path) -> str:
         """The digest of the files as they are now."""
@@ -35,13 +60,8 @@ class ArtefactCache:
         except OSError as error:
             raise RegistryError(f"the artefact in {directory} cannot be read: {error}") from error
 
-    def _download(self, what: str, source: str, place: Path) -> None:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".partial-", dir=place.parent) as scratch:
-            files = self._fetch(what, source, Path(scratch))
-            # Another process may have finished first; the two copies are the same.
-            if not place.is_dir():
-                files.rename(place)
+    def _folder(self, model: str) -> Path:
+        return self.root / _safe("model", model)
 
     def _fetch(self, what: str, source: str, scratch: Path) -> Path:
         parsed = urlparse(source)
@@ -50,6 +70,27 @@ class ArtefactCache:
         if parsed.scheme == "mlflow-artifacts" and not parsed.netloc:
             return _mirror(self.api, parsed.path.strip("/"), scratch / "files")
         return _download(what, source, scratch, self.api.uri)
+
+
+def _put(files: Path, place: Path) -> Path:
+    """Make `files` the newest copy, in its place; one of the same content is taken unless it was damaged since."""
+    if place.is_dir() and digest_of(place) == digest_of(files):
+        os.utime(place)
+        return place
+    if place.is_dir():
+        place.rename(files.with_name("damaged"))
+    try:
+        files.rename(place)
+    except OSError:
+        # Another process may have finished first; the two copies are the same.
+        if not place.is_dir():
+            raise
+    os.utime(place)
+    return place
+
+
+def _taken(copy: Path) -> int:
+    return copy.stat().st_mtime_ns
 
 
 def _copy(what: str, local: Path, place: Path) -> Path:

@@ -89,6 +89,10 @@ class Registry:
         digest = self._cache.digest(directory)
         return ModelArtefact(model=model, version=version, uri=uri, digest=digest)
 
+    def take_anew(self, model: str, version: str) -> None:
+        """Download the artefact again: it may have been changed where it lies (`mlflow.models.set_signature`)."""
+        self._cache.take(model, version, self._download_uri(model, version))
+
     def link(self, model: str, version: str) -> str:
         """The version's page in MLflow's UI."""
         return f"{self.uri.rstrip('/')}/#/models/{model}/versions/{version}"

@@ -1,10 +1,11 @@
 """What a version must show before it gets any traffic."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
-from pipelines.errors import ServingError, VersionRefused
+from pipelines.errors import ServingError, VersionFailed, VersionRefused
+from pipelines.rollout.evidence import Verdict
 from resources.registry.registry import Registry
 from resources.signature import Column, ModelSchema
 
@@ -17,9 +18,14 @@ class Step:
     """One thing that was looked at."""
 
     name: str
-    ok: bool
+    verdict: Verdict
     detail: str
-    """In words: what was found, or what is wrong and how to mend it."""
+    """In words: what was found, what is wrong and how to mend it, or why it is not known."""
+    pending: bool = False
+    """Unknown for lack of data that time brings, and not because something could not be asked."""
+    values: Mapping[str, float | int | str | None] = field(
+        default_factory=dict[str, float | int | str | None]
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,14 +37,22 @@ class ValidationReport:
     """What was learnt: digest, columns in and out, rows of the example, the probe's outputs."""
 
     @property
-    def ok(self) -> bool:
-        """Whether nothing speaks against giving the version traffic."""
-        return all(step.ok for step in self.steps)
+    def verdict(self) -> Verdict:
+        """Fail where one step failed, else unknown where one is not known, else pass."""
+        found = {step.verdict for step in self.steps}
+        return next((each for each in (Verdict.FAIL, Verdict.UNKNOWN) if each in found), Verdict.PASS)
+
+    @property
+    def pending(self) -> bool:
+        """Unknown, and only for lack of data."""
+        unknown = [step for step in self.steps if step.verdict is Verdict.UNKNOWN]
+        return self.verdict is Verdict.UNKNOWN and all(step.pending for step in unknown)
 
     @property
     def reason(self) -> str:
-        """What is wrong, in one line; empty where nothing is."""
-        return "; ".join(step.detail for step in self.steps if not step.ok)
+        """What is wrong or not known, in one line; empty where all passed."""
+        wrong = [step for step in self.steps if step.verdict is self.verdict is not Verdict.PASS]
+        return "; ".join(step.detail for step in wrong)
 
 
 def validate_version(
@@ -47,18 +61,19 @@ def validate_version(
     """Digest, policy, signature, input example, then the example's answer through `probe`.
 
     Nothing of the artefact is loaded here; without `probe` the version is judged on paper alone.
-    Raises `RegistryError` where the registry cannot be asked: that says nothing about the version.
+    A probe that could not be asked is unknown. Raises `RegistryError` where the registry cannot be asked: that says
+    nothing about the version either.
     """
     steps: list[Step] = []
     facts: dict[str, Any] = {"digest": registry.artefact(model, version).digest}
-    steps.append(Step(name="artefact", ok=True, detail=f"sha256 {facts['digest'][:12]}"))
+    steps.append(Step(name="artefact", verdict=Verdict.PASS, detail=f"sha256 {facts['digest'][:12]}"))
     steps.append(_policy(registry.artefact_policy(model, version, allow)))
     schema = _step(steps, "signature", lambda: registry.signature(model, version), _columns)
     if schema is not None:
         facts |= {"inputs": [c.name for c in schema.inputs], "outputs": [c.name for c in schema.outputs]}
         request = _step(steps, "input example", lambda: registry.input_example(model, version), _rows)
         # The probe loads the artefact: never before the policy has passed.
-        if request is not None and probe is not None and all(step.ok for step in steps):
+        if request is not None and probe is not None and all(step.verdict is Verdict.PASS for step in steps):
             answer = _step(steps, "probe", lambda: answer_of(probe, request, schema), _shape)
             facts["probe"] = answer
     return ValidationReport(steps=tuple(steps), facts=facts)
@@ -66,7 +81,7 @@ def validate_version(
 
 def _policy(refused: tuple[str, ...]) -> Step:
     detail = "; ".join(refused) or "loading the artefact runs no code of its author"
-    return Step(name="policy", ok=not refused, detail=detail)
+    return Step(name="policy", verdict=Verdict.FAIL if refused else Verdict.PASS, detail=detail)
 
 
 def _step(
@@ -74,10 +89,13 @@ def _step(
 ) -> Any | None:
     try:
         result = take()
-    except (VersionRefused, ServingError) as error:
-        steps.append(Step(name=name, ok=False, detail=str(error)))
+    except (VersionRefused, VersionFailed) as error:
+        steps.append(Step(name=name, verdict=Verdict.FAIL, detail=str(error)))
         return None
-    steps.append(Step(name=name, ok=True, detail=describe(result)))
+    except ServingError as error:
+        steps.append(Step(name=name, verdict=Verdict.UNKNOWN, detail=f"could not be asked: {error}"))
+        return None
+    steps.append(Step(name=name, verdict=Verdict.PASS, detail=describe(result)))
     return result
 
 

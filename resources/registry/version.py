@@ -3,7 +3,22 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Any
+
+
+class Registration(StrEnum):
+    """How far MLflow is with a version."""
+
+    READY = "READY"
+    PENDING = "PENDING_REGISTRATION"
+    FAILED = "FAILED_REGISTRATION"
+    UNKNOWN = "MODEL_VERSION_STATUS_UNKNOWN"
+    """Or a word that this program does not know."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> "Registration":
+        return cls.UNKNOWN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,8 +29,7 @@ class VersionInfo:
     version: str
     run_id: str
     """Empty where the version was registered without a run."""
-    status: str
-    """`READY`, `PENDING_REGISTRATION` or `FAILED_REGISTRATION`."""
+    status: Registration
     source: str
     stage: str = ""
     """MLflow's stage, such as `Archived`; `None` or empty where nobody sets stages."""
@@ -30,7 +44,7 @@ class VersionInfo:
             model=answer["name"],
             version=str(answer["version"]),
             run_id=answer.get("run_id", ""),
-            status=answer.get("status", ""),
+            status=Registration(answer.get("status", "")),
             source=answer.get("source", ""),
             stage=answer.get("current_stage", ""),
             created=datetime.fromtimestamp(int(answer.get("creation_timestamp", 0)) / 1000, UTC),

@@ -8,7 +8,12 @@ traffic follows the returned status.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol
+from http import HTTPStatus
+from typing import Any, Protocol, cast
+
+import httpx
+
+from pipelines.errors import ServingError, VersionFailed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +91,11 @@ class Capabilities:
 
 
 class ServingBackend(Protocol):
-    """Where a model is served. Errors are `ServingError` with the system's own message."""
+    """Where a model is served. Errors are `ServingError` with the system's own message.
+
+    `VersionFailed`, which is one of them, is about the version alone. Every other says that something could not be
+    done or asked, and nothing about the version.
+    """
 
     def capabilities(self, service: str) -> Capabilities:
         """What can be asked for."""
@@ -129,7 +138,11 @@ class ServingBackend(Protocol):
         ...
 
     def predict(self, service: str, version: str, request: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Send one Open Inference Protocol v2 request to that version, past the weights (a probe)."""
+        """Send one Open Inference Protocol v2 request to that version, past the weights (a probe).
+
+        Raises VersionFailed where the version itself answered and gave no prediction, and any other ServingError where
+        it could not be asked: no connection, a timeout, an answer of something in front of it.
+        """
         ...
 
 
@@ -141,3 +154,37 @@ def overtaken(service: str, version: str, *, share: float, expected: float | Non
         f"{service}: version {version} has {share:g} %, not the expected {expected:g} %: somebody changed it"
         f" meanwhile, so it is not given {percent:g} %"
     )
+
+
+_OWN_ERRORS = (
+    HTTPStatus.BAD_REQUEST,
+    HTTPStatus.UNPROCESSABLE_ENTITY,
+    HTTPStatus.INTERNAL_SERVER_ERROR,
+    HTTPStatus.NOT_IMPLEMENTED,
+)
+"""What a model server says of a request and its model; the rest comes as often from what stands in front of it."""
+
+
+def prediction(who: str, answer: httpx.Response, *, served: str | None = None) -> Mapping[str, Any]:
+    """The v2 answer to a probe of `who`. Raises VersionFailed and ServingError as `ServingBackend.predict` does.
+
+    `served` is the revision that the gateway says it asked, None where nothing says so. An error is the version's own
+    only where it is JSON, which gateways and meshes do not write.
+    """
+    said = f"{who} answered {answer.status_code}: {answer.text[:2000]}"
+    if served is not None and served != who:
+        raise ServingError(f"a probe of {who} was answered by {served or 'the gateway'}: {said}")
+    body = _json(answer)
+    if answer.is_success and isinstance(body, dict):
+        return cast(dict[str, Any], body)
+    if answer.is_success or (answer.status_code in _OWN_ERRORS and body is not None):
+        raise VersionFailed(said)
+    raise ServingError(said)
+
+
+def _json(answer: httpx.Response) -> object:
+    """None for what is not JSON."""
+    try:
+        return answer.json()
+    except ValueError:
+        return None

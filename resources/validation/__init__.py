@@ -1,6 +1,6 @@
 """A version against the champion on logged requests, before any traffic."""
 
 from resources.validation.answers import Predict
-from resources.validation.comparison import OfflineComparison, compare_offline
+from resources.validation.comparison import COMPARISON, REPLAY, compare_offline, impossible, replay
 
-__all__ = ["OfflineComparison", "Predict", "compare_offline"]
+__all__ = ["COMPARISON", "REPLAY", "Predict", "compare_offline", "impossible", "replay"]

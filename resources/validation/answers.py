@@ -3,10 +3,9 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby
-from typing import Any
+from typing import Any, cast
 
-from pipelines.errors import ServingError
+from pipelines.errors import ServingError, VersionFailed
 from resources.registry.input_example import v2_request
 from resources.signature import ModelSchema
 
@@ -35,94 +34,100 @@ class _Asking:
 
     predict: Predict
     schema: ModelSchema
-    score: str
-    rows: Sequence[Sequence[Any]]
+    score: str | None
+    rows: Sequence[Mapping[str, Any]]
     tolerated: int
     answers: Answers
     left: int = field(default=BISECTIONS)
+    batch: int = field(default=BATCH)
 
     def run(self) -> Answers:
-        for start in range(0, len(self.rows), BATCH):
-            self._settle(start, min(start + BATCH, len(self.rows)))
+        alike: dict[frozenset[tuple[str, int]], list[int]] = {}
+        for index, row in enumerate(self.rows):
+            alike.setdefault(_form(row), []).append(index)
+        todo = list(alike.values())
+        while todo and self.answers.failed <= self.tolerated:
+            todo += self._settle(todo.pop())
         return self.answers
 
-    def _settle(self, start: int, end: int) -> None:
-        todo = [(start, end)]
-        while todo and self.answers.failed <= self.tolerated:
-            start, end = todo.pop()
-            error = self._ask(start, end)
-            if error is not None and end - start > 1 and self.left > 0:
-                middle = (start + end) // 2
-                todo += [(middle, end), (start, middle)]
-                self.left -= 2
-                continue
-            self.answers.asked += end - start
-            if error is not None:
-                self._failed(end - start, error)
+    def _settle(self, batch: list[int]) -> list[list[int]]:
+        """Ask for these rows; returns those that have to be asked for again, in smaller batches."""
+        if len(batch) > self.batch:
+            return [batch[self.batch :], batch[: self.batch]]
+        try:
+            error = self._ask(batch)
+        except ServingError:
+            if len(batch) == 1:
+                raise
+            # Nothing of the version's own: it may be too much at once for a timeout or a limit on the way.
+            self.batch = max(1, len(batch) // 8)
+            return [batch]
+        if error is not None and len(batch) > 1 and self.left > 0:
+            self.left -= 2
+            middle = len(batch) // 2
+            return [batch[middle:], batch[:middle]]
+        self.answers.asked += len(batch)
+        if error is not None:
+            self._failed(len(batch), error)
+        return []
 
-    def _ask(self, start: int, end: int) -> str | None:
+    def _ask(self, batch: list[int]) -> str | None:
         """The error, or None when the batch was answered; an answer that is no number is the row's own failure."""
         try:
-            scores = self._scores(start, end)
-        except ServingError as error:
+            scores = self._scores(batch)
+        except VersionFailed as error:
             return str(error)
-        for index, score in enumerate(scores, start):
+        for index, score in zip(batch, scores, strict=True):
             if isinstance(score, int | float) and math.isfinite(score):
                 self.answers.scores[index] = float(score)
-            else:
+            elif self.score is not None:
                 self._failed(1, f"output {self.score!r} is {score!r}, expected a finite number")
         return None
 
-    def _scores(self, start: int, end: int) -> Sequence[Any]:
-        columns = [column.name for column in self.schema.inputs]
-        example = {"dataframe_split": {"columns": columns, "data": self.rows[start:end]}}
-        answer = self.predict(v2_request(example, self.schema))
+    def _scores(self, batch: list[int]) -> Sequence[Any]:
+        """One for each row; None for each where no output is read."""
+        answer = self.predict(self._request(batch))
+        if self.score is None:
+            return [None] * len(batch)
         for tensor in answer.get("outputs", ()):
             if tensor.get("name") == self.score:
                 values = tensor.get("data", ())
-                if len(values) != end - start:
-                    raise ServingError(
-                        f"output {self.score!r} has {len(values)} values for {end - start} rows"
+                if len(values) != len(batch):
+                    raise VersionFailed(
+                        f"output {self.score!r} has {len(values)} values for {len(batch)} rows"
                     )
                 return values
-        raise ServingError(f"the answer has no output {self.score!r}")
+        raise VersionFailed(f"the answer has no output {self.score!r}")
+
+    def _request(self, batch: list[int]) -> dict[str, Any]:
+        """With the columns that these rows were sent with, all of them the same."""
+        sent = tuple(column for column in self.schema.inputs if column.name in self.rows[batch[0]])
+        data = [[self.rows[index][column.name] for column in sent] for index in batch]
+        example = {"dataframe_split": {"columns": [column.name for column in sent], "data": data}}
+        return v2_request(example, replace(self.schema, inputs=sent))
 
     def _failed(self, rows: int, error: str) -> None:
         self.answers.failed += rows
         self.answers.first_error = self.answers.first_error or error
 
 
+def _form(row: Mapping[str, Any]) -> frozenset[tuple[str, int]]:
+    """What the rows of one request have in common: their columns, and the lengths of their lists."""
+    return frozenset((name, len(cast(list[Any], v)) if isinstance(v, list) else 0) for name, v in row.items())
+
+
 def ask(
-    predict: Predict, schema: ModelSchema, rows: Sequence[Sequence[Any]], *, score: str, tolerated: int
+    predict: Predict,
+    schema: ModelSchema,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    tolerated: int,
+    score: str | None = None,
 ) -> Answers:
     """Ask for every row, in requests of at most 500; stops once more than `tolerated` rows have failed.
 
-    `rows` hold the values of `schema.inputs` in order; `score` names the output that is read. Rows that lack the same
-    optional columns are asked together: a request can leave a column out, but an integer in it cannot be null.
+    `rows` hold values by column, with the types of `schema.inputs`; a column that a row does not have is not sent.
+    `score` names the output that is read; without it any prediction is an answer. Raises ServingError where the
+    version could not be asked for a single row: that is no failure of the version.
     """
-    order = sorted(range(len(rows)), key=lambda row: _left_out(schema, rows[row]))
-    answers = Answers([None] * len(rows))
-    for _, alike in groupby(order, key=lambda row: _left_out(schema, rows[row])):
-        places = list(alike)
-        asking = _Asking(
-            predict,
-            schema,
-            score,
-            [rows[place] for place in places],
-            tolerated,
-            replace(answers, scores=[None] * len(places)),
-        )
-        found = asking.run()
-        answers.asked, answers.failed, answers.first_error = found.asked, found.failed, found.first_error
-        for place, value in zip(places, found.scores, strict=True):
-            answers.scores[place] = value
-    return answers
-
-
-def _left_out(schema: ModelSchema, row: Sequence[Any]) -> tuple[str, ...]:
-    """The optional columns that the row lacks, and numpy has no null for."""
-    return tuple(
-        column.name
-        for column, value in zip(schema.inputs, row, strict=True)
-        if value is None and not column.required and not column.has_null
-    )
+    return _Asking(predict, schema, score, rows, tolerated, Answers([None] * len(rows))).run()

@@ -1,34 +1,48 @@
-"""Is the challenger worse than the champion on requests whose outcome is known?"""
+"""Can the challenger answer what the champion answered, and is it worse where the outcome is known?"""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import assert_never
+from collections.abc import Sequence
+from typing import Literal, assert_never
 
 from pipelines.manifest.model import RolloutManifest, Validation, ValidationMetric
+from pipelines.rollout.evidence import Verdict
 from resources.lake.connection import Lake
+from resources.registry.validation import Step
 from resources.signature import ModelSchema
 from resources.validation.answers import Answers, Predict, ask
-from resources.validation.labelled import LabelledRows, labelled_rows
+from resources.validation.logged import LabelledRows, labelled_rows, logged_rows
 
 MIN_ROWS = 50
 """Fewer labelled rows say nothing about a difference."""
 MAX_FAILING_SHARE = 0.005
 """A version that cannot answer more than this share of what the champion answered is refused: 0.5 %."""
+REPLAY: Literal["replay"] = "replay"
+COMPARISON: Literal["comparison"] = "comparison"
 _CLASSIFIES = ("roc_auc", "log_loss")
 _NUMBERS = ("double", "float", "long", "integer", "boolean")
 
 
-@dataclass(frozen=True, kw_only=True)
-class OfflineComparison:
-    """What was found; `ok` with a detail that says so where nothing could be compared."""
+def replay(
+    lake: Lake, manifest: RolloutManifest, *, champion: str, schema: ModelSchema, predict: Predict
+) -> Step:
+    """Send what callers sent to the champion, as they sent it, to the challenger.
 
-    ok: bool
-    detail: str
-    values: Mapping[str, float | int | str | None] = field(
-        default_factory=dict[str, float | int | str | None]
-    )
-    """`offline_champion`, `offline_challenger` (the metric), `offline_rows`, `offline_failed`."""
+    `schema` is the champion's: callers do not know of a column that the challenger added. Fails where the challenger
+    cannot answer more than 0.5 % of the rows. Raises LakeError, and ServingError where it could not be asked.
+    """
+    rows = logged_rows(lake, manifest, champion, schema)
+    if not rows:
+        return impossible(
+            REPLAY, manifest, f"nothing was replayed: the log has no answered request of version {champion}"
+        )
+    tolerated = math.floor(MAX_FAILING_SHARE * len(rows))
+    answers = ask(predict, schema, rows, tolerated=tolerated)
+    values = {"replay_rows": len(rows), "replay_failed": answers.failed}
+    if answers.failed > tolerated:
+        detail = _cannot_answer(answers, champion)
+        return Step(name=REPLAY, verdict=Verdict.FAIL, detail=detail, values=values)
+    detail = f"answers {len(rows) - answers.failed} of {len(rows)} logged requests of version {champion}"
+    return Step(name=REPLAY, verdict=Verdict.PASS, detail=detail, values=values)
 
 
 def compare_offline(
@@ -36,61 +50,77 @@ def compare_offline(
     manifest: RolloutManifest,
     *,
     champion: str,
-    inputs: tuple[ModelSchema, ModelSchema],
+    schemas: tuple[ModelSchema, ModelSchema],
     predict: Predict,
-) -> OfflineComparison | None:
+) -> Step | None:
     """Send the champion's labelled requests to the challenger and compare; None where no label is named.
 
-    `inputs` are the champion's and the challenger's signatures, `predict` asks the challenger. Raises LakeError.
+    `schemas` are the champion's and the challenger's signatures, `predict` asks the challenger. The values are
+    `offline_champion`, `offline_challenger` (the metric), `offline_rows` and `offline_failed`. Raises LakeError, and
+    ServingError where the challenger could not be asked.
     """
     label = manifest.validation.label
     if label is None:
         return None
-    score = score_output(label, *inputs)
+    score = score_output(label, *schemas)
     if score is None:
-        return _skipped(
-            f"both versions need one numeric output, or one named {label!r}, {label}_probability or {label}_score"
-        )
-    if missing := _unlogged(*inputs):
-        return _skipped(f"the champion's log has no {', '.join(missing)}")
-    rows = labelled_rows(lake, manifest, champion, inputs=inputs[1], score=score)
+        names = f"{label!r}, {label}_probability or {label}_score"
+        return _skipped(manifest, f"both versions need one numeric output, or one named {names}")
+    rows = labelled_rows(lake, manifest, champion, schemas[0], score=score)
     if (reason := _unfit(rows.labels, manifest.validation)) is not None:
-        return _skipped(reason)
+        return _skipped(manifest, reason)
     tolerated = math.floor(MAX_FAILING_SHARE * len(rows.labels))
-    answers = ask(predict, inputs[1], rows.features, score=score, tolerated=tolerated)
+    answers = ask(predict, schemas[0], rows.rows, score=score, tolerated=tolerated)
     if answers.failed > tolerated:
         return _fails(answers, champion, len(rows.labels))
-    return _judged(manifest.validation, champion, rows, answers)
+    return _judged(manifest, champion, rows, answers)
 
 
-def _skipped(reason: str) -> OfflineComparison:
-    return OfflineComparison(ok=True, detail=f"not compared with the champion: {reason}")
+def _skipped(manifest: RolloutManifest, reason: str) -> Step:
+    return impossible(COMPARISON, manifest, f"not compared with the champion: {reason}")
 
 
-def _fails(answers: Answers, champion: str, rows: int) -> OfflineComparison:
+def impossible(name: Literal["replay", "comparison"], manifest: RolloutManifest, reason: str) -> Step:
+    """There is nothing to compare with: said in any case, and waited for where the manifest requires it."""
+    if name not in manifest.validation.required:
+        return Step(name=name, verdict=Verdict.PASS, detail=reason)
+    detail = f"{reason}; validation.required has {name}, so this is waited for"
+    return Step(name=name, verdict=Verdict.UNKNOWN, detail=detail, pending=True)
+
+
+def _cannot_answer(answers: Answers, champion: str) -> str:
     share = answers.failed / answers.asked
-    return OfflineComparison(
-        ok=False,
-        detail=(
-            f"cannot answer {answers.failed} of {answers.asked} logged requests that version {champion} answered"
-            f" ({share:.1%}, allowed {MAX_FAILING_SHARE:.1%}); the first: {answers.first_error}"
-        ),
+    return (
+        f"cannot answer {answers.failed} of {answers.asked} logged requests that version {champion} answered"
+        f" ({share:.1%}, allowed {MAX_FAILING_SHARE:.1%}); the first: {answers.first_error}"
+    )
+
+
+def _fails(answers: Answers, champion: str, rows: int) -> Step:
+    return Step(
+        name=COMPARISON,
+        verdict=Verdict.FAIL,
+        detail=_cannot_answer(answers, champion),
         values={"offline_rows": rows, "offline_asked": answers.asked, "offline_failed": answers.failed},
     )
 
 
-def _judged(validation: Validation, champion: str, rows: LabelledRows, answers: Answers) -> OfflineComparison:
+def _judged(manifest: RolloutManifest, champion: str, rows: LabelledRows, answers: Answers) -> Step:
     """Both metrics on the rows that both answered."""
+    validation = manifest.validation
     both = [i for i, score in enumerate(answers.scores) if score is not None]
     labels = [rows.labels[i] for i in both]
     if (reason := _unfit(labels, validation)) is not None:
-        return _skipped(reason)
+        return _skipped(manifest, reason)
     old = _metric(validation.metric, labels, [rows.scores[i] for i in both])
+    if not math.isfinite(old):
+        return _skipped(manifest, f"the answers of version {champion} are no probabilities")
     new = _metric(validation.metric, labels, [score for score in answers.scores if score is not None])
     worse = old - new if validation.metric == "roc_auc" else new - old
     failed = f"; no answer to {answers.failed} of them: {answers.first_error}" if answers.failed else ""
-    return OfflineComparison(
-        ok=worse <= validation.max_worse,
+    return Step(
+        name=COMPARISON,
+        verdict=Verdict.PASS if worse <= validation.max_worse else Verdict.FAIL,
         detail=(
             f"{validation.metric} {new:.4g} against {old:.4g} of version {champion} on {len(both)} logged requests,"
             f" {abs(worse):.4g} {'worse' if worse > 0 else 'better'} (allowed {validation.max_worse:g} worse){failed}"
@@ -141,10 +171,3 @@ def score_output(label: str, *versions: ModelSchema) -> str | None:
         return next(iter(numeric[0]))
     names = (label, f"{label}_probability", f"{label}_score")
     return next((name for name in names if all(name in outputs for outputs in numeric)), None)
-
-
-def _unlogged(champion: ModelSchema, challenger: ModelSchema) -> list[str]:
-    """What the challenger needs and the log cannot give: new columns, and lists."""
-    known = {column.name.lower() for column in champion.inputs if not column.many}
-    needed = (column for column in challenger.inputs if column.required or column.many)
-    return [repr(column.name) for column in needed if column.name.lower() not in known]

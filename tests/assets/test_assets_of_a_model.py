@@ -14,19 +14,24 @@ from assets.drift import comparable_since, drift
 from assets.experiment import experiment
 from assets.prediction_log import outcomes, prediction_log
 from assets.rollout import candidate, rollout
-from pipelines.errors import CommandRefused
+from pipelines.errors import CommandRefused, LakeError, ServingError, VersionFailed
 from pipelines.manifest.load import Model
-from pipelines.rollout.evidence import OnFail, Verdict
+from pipelines.rollout.evidence import Evidence, OnFail, Verdict
+from pipelines.rollout.policy import VALIDATION
 from pipelines.rollout.state import Phase
+from resources import rollouts
 from resources.asset_checks import check_result
+from resources.lake import Lake
 from resources.lake.schema import ensure_tables
 from resources.naming import MISFIT_TAG
+from resources.rollouts import validation_due
 from resources.signature import Column, ModelSchema
-from resources.starting import start
+from resources.starting import carry_on, start
 from tests.resources.lake.segments_by_hand import SCHEMA, Log, prediction
 from tests.support.memory_systems import MemorySystems, broken_predictor, start_rollout
 from tests.support.rollouts import MODEL
 
+DAY = timedelta(days=1)
 Make = Callable[[Model], dg.AssetsDefinition]
 
 
@@ -319,6 +324,76 @@ def test_a_version_whose_example_the_predictor_cannot_answer_gets_no_traffic(sys
     assert systems.world.tags[MODEL, "2", "rampgate.status"] == "refused"
     assert "cannot read origin" in systems.world.tags[MODEL, "2", "rampgate.reason"]
     assert not [e for e in systems.world.effects if e.version == "2" and e.percent > 0]
+
+
+def _away(what: str, systems: MemorySystems, patch: pytest.MonkeyPatch) -> None:
+    def lake(_: Lake) -> None:
+        raise LakeError("the catalogue does not answer")
+
+    def predictor(request: Any) -> Any:
+        raise ServingError("503: no healthy upstream")
+
+    match what:
+        case "registry":
+            patch.setattr(systems.registry, "down", True)
+        case "lake":
+            patch.setattr(Lake, "connect", lake)
+        case _:
+            patch.setattr(systems.backend, "predict_with", predictor)
+
+
+@pytest.mark.parametrize("what", ["registry", "lake", "predictor"])
+def test_what_cannot_be_asked_during_validation_is_unknown_and_asked_again_with_growing_pauses(
+    systems: MemorySystems, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    rollout_id = start(systems, systems.model, "2").rollout_id
+    first = timedelta(seconds=10)
+    with monkeypatch.context() as patch:
+        _away(what, systems, patch)
+        for pause in (first, 2 * first, 4 * first):
+            patch.setattr(rollouts, "_FIRST_PAUSE", 0 * first)
+            assert carry_on(systems, systems.model, rollout_id).rule == "unknown"
+            patch.setattr(rollouts, "_FIRST_PAUSE", first)
+            state = systems.controller.state(rollout_id)
+            known = state.evidence[VALIDATION]
+            assert (known.verdict, known.pending) == (Verdict.UNKNOWN, False)
+            assert not validation_due(state, known.at + pause - timedelta(seconds=1))
+            assert validation_due(state, known.at + pause)
+    assert systems.share == 0
+    monkeypatch.setattr(rollouts, "_FIRST_PAUSE", 0 * first)
+    carry_on(systems, systems.model, rollout_id)
+    assert systems.share == 10
+
+
+def test_a_verdict_that_has_grown_old_is_taken_again_before_traffic(systems: MemorySystems) -> None:
+    rollout_id = start(systems, systems.model, "2").rollout_id
+    systems.controller.drive(rollout_id)
+    state = systems.controller.state(rollout_id)
+    old = Evidence(
+        name=VALIDATION, source=VALIDATION, verdict=Verdict.PASS, reason="", at=state.since, valid_for=DAY
+    )
+    state = replace(state, evidence={VALIDATION: old})
+    assert not validation_due(state, state.since + DAY)
+    assert validation_due(state, state.since + DAY + timedelta(seconds=1))
+
+
+def test_a_version_that_refuses_what_callers_send_gets_no_traffic_though_it_answers_its_own_example(
+    systems: MemorySystems, log: Log
+) -> None:
+    answered(systems, log)
+    start(systems, systems.model, "2")
+    systems.backend.predict_with = _example_only
+    materialize(systems, rollout)
+    reason = systems.world.tags[MODEL, "2", "rampgate.reason"]
+    assert "logged requests that version 1 answered" in reason
+    assert "column 'wind' is missing" in reason
+    assert not [e for e in systems.world.effects if e.version == "2" and e.percent > 0]
+
+
+def _example_only(request: Any) -> dict[str, Any]:
+    if request["inputs"][0]["data"] != [719.0]:
+        raise VersionFailed("400: column 'wind' is missing")
+    return _always_certain(request)
 
 
 def test_a_version_that_is_worse_on_logged_requests_gets_no_traffic(systems: MemorySystems, log: Log) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 import xxhash
 
-from pipelines.errors import ServingError
+from pipelines.errors import ServingError, VersionFailed
 from resources.serving.backend import RevisionCounters
 from tests.conformance.arena import Arena
 
@@ -189,8 +189,9 @@ def test_a_canary_at_zero_is_reachable_by_probes_alone(traffic: Arena) -> None:
 
 
 def test_a_probe_of_a_version_that_is_not_deployed_is_refused(traffic: Arena) -> None:
-    with pytest.raises(ServingError, match="9"):
+    with pytest.raises(ServingError, match="9") as refused:
         traffic.backend.predict(traffic.service, "9", {"inputs": []})
+    assert not isinstance(refused.value, VersionFailed), "nothing was asked of the version"
 
 
 def test_after_the_brake_no_request_reaches_the_canary(traffic: Arena) -> None:
@@ -271,7 +272,7 @@ def test_a_bad_request_is_not_tried_again_on_the_stable_side(traffic: Arena) -> 
 
 def test_probes_are_not_counted(traffic: Arena) -> None:
     traffic.backend.deploy_canary(traffic.service, traffic.artefact("2", status=500), percent=0, salt="a")
-    with pytest.raises(ServingError, match="500"):
+    with pytest.raises(VersionFailed, match="500"):
         traffic.backend.predict(traffic.service, "2", {"inputs": []})
     assert {each.requests for each in traffic.backend.counters(traffic.service).revisions} == {0}
 

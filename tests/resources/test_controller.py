@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.errors import CommandRefused, ManifestError, ServingError, VersionRefused
+from pipelines.errors import CommandRefused, ManifestError, ServingError, VersionFailed, VersionRefused
+from pipelines.manifest.model import OnUnknown
 from pipelines.rollout.decision import DecisionKind, End
 from pipelines.rollout.events import Order
 from pipelines.rollout.evidence import Verdict
@@ -206,7 +207,7 @@ def test_one_open_rollout_a_model_and_the_same_version_is_started_once(rig: Rig)
 def test_a_version_that_cannot_be_deployed_is_refused_after_its_timeout(rig: Rig) -> None:
     def broken(name: str) -> None:
         if name == "before deploy_canary":
-            raise ServingError("did not become ready: out of memory")
+            raise VersionFailed("did not become ready: out of memory")
 
     rollout = rig.start()
     controller = rig.controller(hook=broken)
@@ -218,6 +219,29 @@ def test_a_version_that_cannot_be_deployed_is_refused_after_its_timeout(rig: Rig
     state = controller.state(rollout)
     assert state.end is End.REFUSED
     assert "out of memory" in rig.world.tags[MODEL, "2", "rampgate.reason"]
+
+
+@pytest.mark.parametrize("on_unknown", OnUnknown)
+def test_a_deployment_that_could_not_be_tried_is_not_the_versions_fault(
+    rig: Rig, on_unknown: OnUnknown
+) -> None:
+    def away(name: str) -> None:
+        if name == "before deploy_canary":
+            raise ServingError("the artefact store does not answer")
+
+    rollout = rig.start(max_unknown="1h", on_unknown=on_unknown)
+    controller = rig.controller(hook=away)
+    for _ in range(6):
+        assert controller.drive(rollout).rule == "starting"
+        rig.clock.tick(10 * MINUTE)
+    if on_unknown is OnUnknown.ROLL_BACK:
+        assert controller.drive(rollout).rule == "cannot_start"
+        assert controller.state(rollout).end is End.REFUSED
+        return
+    rig.clock.tick(timedelta(hours=5))
+    assert controller.drive(rollout).rule == "starting"
+    rig.controller().drive(rollout)
+    assert rig.controller().state(rollout).deployed
 
 
 def test_a_version_that_is_unusable_is_refused_at_once(rig: Rig) -> None:

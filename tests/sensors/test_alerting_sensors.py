@@ -4,6 +4,7 @@ import json
 
 import dagster as dg
 
+from resources.naming import ROLLOUTS_TAG, VERSION_TAG
 from sensors.alerts import alert_sensor, failure_sensor
 from sensors.manifests import manifest_sensor
 from tests.support.memory_systems import MemorySystems, start_rollout, write_model
@@ -62,3 +63,29 @@ def test_a_failed_run_is_alerted_with_its_error_and_link(
     (alert,) = systems.ledger.outbox.all()
     assert alert.title == "run of job failed"
     assert f"/runs/{result.run_id}" in alert.body
+
+
+def test_starts_that_keep_failing_are_one_alert_for_each_version(
+    systems: MemorySystems, instance: dg.DagsterInstance
+) -> None:
+    @dg.op
+    def fails() -> None:
+        raise ValueError("the artefact store is away")
+
+    @dg.job
+    def job() -> None:
+        fails()
+
+    for version in ("2", "2", "3"):
+        tags = {VERSION_TAG: version, ROLLOUTS_TAG: "1"}
+        result = job.execute_in_process(instance=instance, raise_on_error=False, tags=tags)
+        context = dg.build_run_status_sensor_context(
+            sensor_name="failure_sensor",
+            dagster_event=result.get_run_failure_event(),
+            dagster_instance=instance,
+            dagster_run=result.dagster_run,
+            resources={"systems": systems},
+        ).for_run_failure()
+        failure_sensor()(context)
+    said = "is not started yet: run of job failed, and is tried again"
+    assert sorted(systems.titles()) == [f"version 2 {said}", f"version 3 {said}"]

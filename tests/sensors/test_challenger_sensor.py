@@ -2,16 +2,22 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import dagster as dg
 import pytest
 
 from pipelines.errors import ServingError
+from pipelines.rollout.decision import End
+from resources.controller import ROLLOUT_TAG
 from resources.naming import MISFIT_TAG
-from sensors.challenger import ATTEMPTS, challenger_sensor
+from resources.registry import Registration
+from resources.rollouts import open_rollout
+from resources.starting import Mode, carry_on, start
+from sensors.challenger import challenger_sensor
 from tests.support import by_hand
 from tests.support.memory_backend import World
-from tests.support.memory_systems import MemorySystems, start_rollout
+from tests.support.memory_systems import MemorySystems, memory_systems, start_rollout
 from tests.support.rollouts import MODEL
 
 JOB = "flight_delay_start"
@@ -77,20 +83,130 @@ def test_a_version_that_failed_is_left_alone_until_its_tag_is_cleared(
 
 def test_the_champion_is_no_challenger(systems: MemorySystems, tick) -> None:
     systems.challenge("1")
-    assert tick() == "version 1 is the champion already"
+    for _ in range(2):
+        assert tick() == "version 1 is the champion already: it is what is served"
+    assert systems.titles() == [f"{MODEL} version 1 has the alias `challenger`, and is not started now"]
 
 
-def test_failed_starts_are_tried_again_with_a_new_key_and_not_for_ever(
-    systems: MemorySystems, instance: dg.DagsterInstance, tick
+def test_what_is_served_is_no_challenger_whatever_the_aliases_say(systems: MemorySystems, tick) -> None:
+    systems.challenge("1")
+    del systems.world.aliases[MODEL, "champion"]
+    assert "it is what is served" in tick()
+    systems.world.aliases[MODEL, "champion"] = "2"
+    systems.challenge("2")
+    assert "has the alias `champion`, but version 1 is served" in tick()
+
+
+def test_a_champion_that_nothing_serves_may_be_started_again(systems: MemorySystems, tick) -> None:
+    systems.world.status.clear()
+    systems.challenge("1")
+    assert isinstance(tick(), dg.RunRequest)
+
+
+def test_what_is_served_cannot_be_told_so_nothing_is_started(
+    systems: MemorySystems, tick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(_: str) -> None:
+        raise ServingError("the gateway does not answer")
+
+    systems.challenge()
+    monkeypatch.setattr(systems.backend, "status", away)
+    assert tick() == "cannot tell: the gateway does not answer"
+
+
+def test_failed_starts_are_tried_again_with_a_new_key_and_growing_pauses_for_ever(
+    systems: MemorySystems, instance: dg.DagsterInstance, tick, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     systems.challenge()
+    now = datetime.now(UTC).timestamp()
+    monkeypatch.setattr("sensors.challenger.time.time", lambda: now)
     keys: list[str | None] = []
-    for _ in range(ATTEMPTS):
+    for pause in (10, 20, 40, 80, 160, 300, 300, 300, 300, 300):
         request = tick()
         keys.append(request.run_key)
         begun(instance, request, dg.DagsterRunStatus.FAILURE)
-    assert len(set(keys)) == ATTEMPTS
-    assert tick() == "version 2 could not be started in 3 runs; see their logs"
+        now = datetime.now(UTC).timestamp() + pause - 2
+        assert "could not be started yet; tried again in" in tick()
+        now = datetime.now(UTC).timestamp() + pause + 1
+    assert len(set(keys)) == 10
+
+
+@pytest.mark.parametrize("status", Registration)
+def test_only_a_version_that_is_registered_is_started_or_refused(
+    systems: MemorySystems, tick, status: Registration
+) -> None:
+    systems.challenge()
+    systems.registry.status = status
+    wanted = status in (Registration.READY, Registration.FAILED)
+    assert isinstance(tick(), dg.RunRequest) is wanted
+    if not wanted:
+        assert tick() == f"version 2 is not READY in MLflow yet: {status}"
+
+
+def test_a_verdict_that_came_along_with_a_copy_is_not_the_copys(systems: MemorySystems, tick) -> None:
+    systems.challenge()
+    systems.registry.tag(MODEL, "2", "rampgate.status", "rolled_back")
+    for another in (f"{MODEL}-v1-0123abcd", "other-model-v2-0123abcd"):
+        systems.registry.tag(MODEL, "2", ROLLOUT_TAG, another)
+        assert isinstance(tick(), dg.RunRequest)
+    for own in (f"{MODEL}-v2-0123abcd", "written by hand"):
+        systems.registry.tag(MODEL, "2", ROLLOUT_TAG, own)
+        assert "= rolled_back; clear the tag" in tick()
+
+
+def test_a_challenger_beside_an_open_rollout_waits_and_somebody_is_told_once(
+    systems: MemorySystems, tick
+) -> None:
+    rollout = start_rollout(systems)
+    systems.registry.known.add("3")
+    systems.challenge("3")
+    told = len(systems.titles())
+    for _ in range(2):
+        assert "version 3 is a challenger" in tick()
+    assert len(systems.titles()) == told + 1
+    newest = systems.ledger.outbox.all()[0]
+    assert newest.title == f"{MODEL} version 3 has the alias `challenger`, and is not started now"
+    assert "the rollout of version 2" in newest.body
+    assert systems.controller.state(rollout).ordered is None
+
+
+@pytest.fixture
+def replacing(tmp_path_factory: pytest.TempPathFactory):
+    more = "on_new_challenger: replace\nab_test: {share: 50, duration: 7d}\n"
+    yield from memory_systems(tmp_path_factory.mktemp("replacing"), more)
+
+
+def test_an_open_rollout_gives_way_to_a_new_challenger_where_the_manifest_says_so(
+    replacing: MemorySystems, instance: dg.DagsterInstance
+) -> None:
+    rollout = start_rollout(replacing)
+    replacing.registry.known.add("3")
+    replacing.challenge("3")
+    tick = challenger_sensor(replacing.model, JOB)
+
+    def ticked() -> object:
+        return tick(dg.build_sensor_context(instance=instance, resources={"systems": replacing}))
+
+    for _ in range(2):
+        assert isinstance(ticked(), dg.SkipReason)
+    carry_on(replacing, replacing.model, rollout)
+    ended = replacing.controller.state(rollout)
+    assert (ended.end, replacing.share) == (End.ABORTED, 0)
+    assert "version 3 has the alias `challenger`" in ended.end_reason
+    request = ticked()
+    assert isinstance(request, dg.RunRequest)
+    assert request.tags["rampgate/version"] == "3"
+
+
+def test_an_ab_test_never_gives_way(replacing: MemorySystems, instance: dg.DagsterInstance) -> None:
+    start(replacing, replacing.model, "2", mode=Mode.AB_TEST)
+    replacing.registry.known.add("3")
+    replacing.challenge("3")
+    tick = challenger_sensor(replacing.model, JOB)
+    tick(dg.build_sensor_context(instance=instance, resources={"systems": replacing}))
+    state = open_rollout(replacing.ledger, MODEL)
+    assert state is not None
+    assert state.ordered is None
 
 
 def test_a_manifest_that_does_not_fit_is_tried_once_and_again_when_it_has_changed(

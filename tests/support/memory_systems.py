@@ -7,10 +7,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pipelines.errors import NotMeasured, RegistryError, ServingError, VersionRefused
+from pipelines.errors import NotMeasured, RegistryError, VersionFailed, VersionRefused
 from pipelines.manifest.load import Model
 from resources.controller import Controller
-from resources.registry import VersionInfo
+from resources.registry import Registration, VersionInfo
 from resources.serving.backend import Counters, ModelArtefact, RevisionCounters
 from resources.settings import Settings
 from resources.signature import ModelSchema
@@ -108,7 +108,7 @@ def _half(request: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def broken_predictor(request: Mapping[str, Any]) -> Mapping[str, Any]:
-    raise ServingError("HTTP 500: cannot read origin")
+    raise VersionFailed("HTTP 500: cannot read origin")
 
 
 @dataclass
@@ -119,6 +119,7 @@ class ScriptedRegistry(MemoryRegistry):
     known: set[str] = field(default_factory=lambda: {"1", "2"})
     unsigned: set[str] = field(default_factory=set[str])
     down: bool = False
+    status: Registration = Registration.READY
 
     def __post_init__(self) -> None:
         super().__init__(self.world, self._answer)
@@ -138,7 +139,7 @@ class ScriptedRegistry(MemoryRegistry):
             model=model,
             version=version,
             run_id="",
-            status="READY",
+            status=self.status,
             source="",
             created=datetime.now(UTC),
             aliases=tuple(sorted(aliases)),
@@ -165,6 +166,9 @@ class ScriptedRegistry(MemoryRegistry):
     def artefact(self, model: str, version: str, *, local: bool = True) -> ModelArtefact:
         self._answer("artefact")
         return ModelArtefact(model=model, version=version, uri=f"models/{version}", digest=f"sha-{version}")
+
+    def take_anew(self, model: str, version: str) -> None:
+        self._answer("take_anew")
 
     def link(self, model: str, version: str) -> str:
         return f"http://127.0.0.1:5000/#/models/{model}/versions/{version}"

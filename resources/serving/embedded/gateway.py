@@ -7,6 +7,7 @@ import httpx
 
 from pipelines.errors import ServingError
 from resources.certificates import certificates
+from resources.serving.backend import prediction
 from resources.serving.embedded.admin import Admin
 from resources.serving.embedded.layout import Layout, gateway_of
 from resources.serving.embedded.state import Deployed, ServiceState
@@ -108,7 +109,7 @@ class EmbeddedGateway:
         return {port for port in revision.ports if health.get(port, False)}
 
     def probe(self, state: ServiceState, revision: Deployed, request: Mapping[str, Any]) -> Mapping[str, Any]:
-        """One pinned v2 request. Raises `ServingError` with the answer if it is not a prediction."""
+        """One pinned v2 request. Raises as `ServingBackend.predict` does."""
         url = f"http://{HOST}:{self._gateway.port}/v2/models/{state.service}/infer"
         headers = {PIN_HEADER: revision.name, TOKEN_HEADER: self._layout.probe_token()}
         try:
@@ -117,7 +118,7 @@ class EmbeddedGateway:
                 answer = client.post(url, json=dict(request), headers=headers)
         except httpx.HTTPError as error:
             raise ServingError(f"{revision.name}: no answer through the gateway at {url}: {error}") from error
-        return _prediction(revision, answer)
+        return prediction(revision.name, answer, served=answer.headers.get(REVISION_HEADER, ""))
 
 
 def describe(state: ServiceState) -> Service:
@@ -138,12 +139,3 @@ def describe(state: ServiceState) -> Service:
 def _revision(revision: Deployed) -> Revision:
     endpoints = tuple(Endpoint(host=HOST, port=port) for port in revision.ports)
     return Revision(name=revision.name, endpoints=endpoints)
-
-
-def _prediction(revision: Deployed, answer: httpx.Response) -> Mapping[str, Any]:
-    served = answer.headers.get(REVISION_HEADER, "")
-    if not answer.is_success:
-        raise ServingError(f"{revision.name} answered {answer.status_code}: {answer.text[:2000]}")
-    if served != revision.name:
-        raise ServingError(f"a probe of {revision.name} was answered by {served or 'the gateway'}")
-    return answer.json()

@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from pipelines.errors import ServingError
+from pipelines.errors import ServingError, VersionFailed
 from resources.serving.embedded.artefacts import pinned_path
 from resources.serving.embedded.definition import ServiceDefinition
 from resources.serving.embedded.gateway import EmbeddedGateway
@@ -50,8 +50,8 @@ class Lifecycle:
     def strengthen(self, service: str, version: str, definition: ServiceDefinition) -> int:
         """Run the canary with all of its processes ready.
 
-        Returns the number of the command that was in force at the start. Raises `ServingError` if a process
-        dies or is not ready in time, or if the canary is taken away meanwhile.
+        Returns the number of the command that was in force at the start. Raises `VersionFailed` if a process
+        dies or is not ready in time, and `ServingError` if the canary is taken away meanwhile.
         """
         with self._store.changing(service) as state:
             canary = self._with_replicas(state, version, definition.replicas)
@@ -108,7 +108,7 @@ class Lifecycle:
             self._require_wanted(service, revision)
             self._predictors.require_alive(revision, pids)
             if time.monotonic() >= deadline:
-                raise ServingError(self._too_late(revision))
+                raise VersionFailed(self._too_late(revision))
             time.sleep(_POLL_SECONDS)
         self._require_wanted(service, revision)
 

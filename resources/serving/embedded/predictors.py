@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.errors import ServingError
+from pipelines.errors import ServingError, VersionFailed
 from resources.serving.embedded.layout import Layout
 from resources.serving.embedded.state import Deployed
 from resources.serving.embedded.supervisor import FAILED, Process, Supervisor, last_lines
@@ -82,11 +82,11 @@ class Predictors:
         return [known[name] for name in names if name in known]
 
     def require_alive(self, revision: Deployed, pids: dict[str, int]) -> None:
-        """Raise `ServingError` with the last words of a process that died since `pids` was last updated."""
+        """Raise `VersionFailed` with the last words of a process that died since `pids` was last updated."""
         for process in self.processes(revision):
             died = process.state in FAILED or pids.get(process.name, process.pid) != process.pid
             if died:
-                raise ServingError(
+                raise VersionFailed(
                     f"{process.name} died while starting ({process.description}):\n{last_lines(process.log)}"
                 )
             if process.pid:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar, assert_never
 
-from pipelines.errors import ServingError
+from pipelines.errors import ServingError, VersionFailed
 from resources.serving.kserve.client import Cluster, Conflict, Unreachable
 from resources.serving.kserve.steps import Create, Delete, Done, Patch, Patience, Refuse, Step, Wait
 
@@ -55,7 +55,8 @@ class Driver:
     def run(self, observe: Callable[[], tuple[V, str]], plan: Callable[[V], Step]) -> V:
         """Carry the plan out; returns the observation in which it was done.
 
-        `observe` gives an observation and the object's resourceVersion. Raises ServingError when the plan refuses, a model fails, or a limit of `timing` passes.
+        `observe` gives an observation and the object's resourceVersion. Raises VersionFailed when a model
+        fails, and ServingError when the plan refuses or a limit of `timing` passes.
         """
         while True:
             try:
@@ -88,14 +89,17 @@ class Driver:
 
     def _wait(self, step: Wait) -> None:
         if step.failure:
-            self._give_up("failing", self.timing.failing, f"{step.reason}: {step.failure}")
+            problem = f"{step.reason}: {step.failure}"
+            self._give_up("failing", self.timing.failing, problem, error=VersionFailed)
         else:
             self.since.pop("failing", None)
         self._give_up(step.patience, self.timing.of(step.patience), step.reason)
         self.sleep(self.timing.poll)
 
-    def _give_up(self, kind: str, limit: float, reason: str) -> None:
+    def _give_up(
+        self, kind: str, limit: float, reason: str, *, error: type[ServingError] = ServingError
+    ) -> None:
         now = self.clock()
         waited = now - self.since.setdefault(kind, now)
         if waited >= limit:
-            raise ServingError(f"{self.service}: {reason} (after {waited:.0f} s)")
+            raise error(f"{self.service}: {reason} (after {waited:.0f} s)")

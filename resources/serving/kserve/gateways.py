@@ -12,7 +12,7 @@ import httpx
 
 from pipelines.errors import NotMeasured, ServingError
 from resources.certificates import certificates
-from resources.serving.backend import Counters, RevisionCounters
+from resources.serving.backend import Counters, RevisionCounters, prediction
 from resources.serving.envoy.routes import PIN_HEADER, REVISION_HEADER, TOKEN_HEADER
 from resources.serving.kserve.split import Split
 
@@ -79,7 +79,7 @@ class Gateways:
     def probe(
         self, service: str, revision: str, request: Mapping[str, Any], *, timeout_ms: int
     ) -> Mapping[str, Any]:
-        """One request to one revision, past the weights. Raises ServingError with the answer's own text."""
+        """One request to one revision, past the weights. Raises as `ServingBackend.predict` does."""
         url = f"{self.traffic.rstrip('/')}/v2/models/{service}/infer"
         headers = {PIN_HEADER: revision, TOKEN_HEADER: self.token}
         try:
@@ -87,12 +87,7 @@ class Gateways:
                 answer = client.post(url, json=dict(request), headers=headers)
         except httpx.HTTPError as error:
             raise ServingError(f"{revision}: no answer through the gateway at {url}: {error}") from error
-        if not answer.is_success:
-            raise ServingError(f"{revision} answered {answer.status_code}: {answer.text[:2000]}")
-        served = answer.headers.get(REVISION_HEADER, "")
-        if served != revision:
-            raise ServingError(f"a probe of {revision} was answered by {served or 'the gateway'}")
-        return answer.json()
+        return prediction(revision, answer, served=answer.headers.get(REVISION_HEADER, ""))
 
     def _pods(self) -> list[str]:
         where = urlsplit(self.control)

@@ -9,6 +9,7 @@ import httpx
 
 from pipelines.errors import ServingError
 from resources.certificates import certificates
+from resources.serving.backend import prediction
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +21,7 @@ class Probe:
     timeout: float = 10.0
 
     def send(self, url: str, model: str, request: Mapping[str, Any]) -> Mapping[str, Any]:
-        """POST /v2/models/<model>/infer. Raises ServingError with the answer's own text."""
+        """POST /v2/models/<model>/infer. Raises as `ServingBackend.predict` does."""
         host = urlsplit(url).netloc
         target = f"{(self.ingress or url).rstrip('/')}/v2/models/{model}/infer"
         headers = {"x-assignment": "pinned"}
@@ -32,6 +33,4 @@ class Probe:
             )
         except httpx.HTTPError as error:
             raise ServingError(f"{target} ({host}): {error}") from error
-        if answer.status_code != 200:
-            raise ServingError(f"{target} ({host}): {answer.status_code}: {answer.text[:500]}")
-        return answer.json()
+        return prediction(f"{target} ({host})", answer)

@@ -18,8 +18,14 @@ from tests.support.ports import free_base
 
 
 @pytest.fixture(scope="session")
-def mlflow_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    home = tmp_path_factory.mktemp("mlflow-server")
+def mlflow_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the server keeps its database and artefacts."""
+    return tmp_path_factory.mktemp("mlflow-server")
+
+
+@pytest.fixture(scope="session")
+def mlflow_uri(mlflow_home: Path) -> Iterator[str]:
+    home = mlflow_home
     port = free_base(1)
     command = [
         sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",

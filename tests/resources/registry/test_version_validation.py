@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from pipelines.errors import RegistryError, ServingError
+from pipelines.errors import RegistryError, ServingError, VersionFailed
+from pipelines.rollout.evidence import Verdict
 from resources.registry import Registry, validate_version
 
 
@@ -22,7 +23,7 @@ def test_a_good_version_passes_with_its_facts(registry: Registry, good_version: 
         return _answer(3)
 
     report = validate_version(registry, "churn", good_version, probe=probe)
-    assert report.ok, report.reason
+    assert report.verdict is Verdict.PASS, report.reason
     assert [step.name for step in report.steps] == [
         "artefact",
         "policy",
@@ -53,16 +54,27 @@ def test_an_answer_of_another_shape_or_type_is_refused(
     registry: Registry, good_version: str, answer: Mapping[str, Any], message: str
 ):
     report = validate_version(registry, "churn", good_version, probe=lambda _: answer)
-    assert not report.ok
+    assert report.verdict is Verdict.FAIL
     assert re.search(message, report.reason)
 
 
 def test_a_predictor_that_cannot_answer_refuses_the_version(registry: Registry, good_version: str):
     def probe(_: dict[str, Any]) -> Mapping[str, Any]:
-        raise ServingError("500: unknown categories ['LAX']")
+        raise VersionFailed("500: unknown categories ['LAX']")
 
     report = validate_version(registry, "churn", good_version, probe=probe)
-    assert (report.ok, report.reason) == (False, "500: unknown categories ['LAX']")
+    assert (report.verdict, report.reason) == (Verdict.FAIL, "500: unknown categories ['LAX']")
+
+
+def test_a_predictor_that_cannot_be_asked_says_nothing_about_the_version(
+    registry: Registry, good_version: str
+):
+    def probe(_: dict[str, Any]) -> Mapping[str, Any]:
+        raise ServingError("503: no healthy upstream")
+
+    report = validate_version(registry, "churn", good_version, probe=probe)
+    assert (report.verdict, report.pending) == (Verdict.UNKNOWN, False)
+    assert report.reason == "could not be asked: 503: no healthy upstream"
 
 
 def test_a_bare_version_is_refused_without_a_probe(registry: Registry, publish: Callable[..., str]):
@@ -85,7 +97,7 @@ def test_a_pickled_version_never_reaches_the_predictor(registry: Registry, publi
     assert "stored as cloudpickle" in report.reason
     assert asked == []
     allowed = validate_version(registry, "pickled", version, allow=("cloudpickle",), probe=probe)
-    assert allowed.ok, allowed.reason
+    assert allowed.verdict is Verdict.PASS, allowed.reason
 
 
 def test_a_registry_that_cannot_be_asked_says_nothing_about_the_version(registry: Registry):

@@ -12,7 +12,7 @@ import httpx
 import pytest
 import xxhash
 
-from pipelines.errors import NotMeasured, ServingError
+from pipelines.errors import NotMeasured, ServingError, VersionFailed
 from resources.certificates import certificates
 from resources.lake import Column, Lake, ModelSchema, ingest_predictions
 from resources.lake.schema import ANSWERED
@@ -244,3 +244,27 @@ def test_a_dead_gateway_is_named(arena: EmbeddedArena) -> None:
 def pids(arena: EmbeddedArena, prefix: str) -> list[int]:
     processes = Supervisor(Layout(arena.settings.home).socket).processes()
     return [process.pid for name, process in processes.items() if name.startswith(prefix) and process.pid]
+
+
+@pytest.mark.parametrize(
+    ("status", "own"), [(400, True), (422, True), (500, True), (404, False), (429, False), (503, False)]
+)
+def test_only_an_error_of_the_version_itself_is_about_the_version(
+    arena: EmbeddedArena, status: int, own: bool
+) -> None:
+    arena.backend.deploy_canary(arena.service, arena.artefact("2", status=status), percent=0, salt="s")
+    with pytest.raises(ServingError, match=str(status)) as error:
+        arena.backend.predict(arena.service, "2", {"inputs": []})
+    assert isinstance(error.value, VersionFailed) is own
+
+
+def test_a_predictor_that_is_gone_could_not_be_asked(arena: EmbeddedArena) -> None:
+    canary = arena.backend.deploy_canary(arena.service, arena.artefact("2"), percent=0, salt="s").canary
+    assert canary is not None
+    supervisor = Supervisor(Layout(arena.settings.home).socket)
+    for name in supervisor.processes():
+        if name.startswith(canary.name):
+            supervisor.stop(name, seconds=10)
+    with pytest.raises(ServingError) as error:
+        arena.backend.predict(arena.service, "2", {"inputs": []})
+    assert not isinstance(error.value, VersionFailed)

@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.errors import ServingError
+from pipelines.errors import ServingError, VersionFailed
+from pipelines.rollout.evidence import Verdict
 from resources.lake import Column, Lake, ModelSchema, ingest_outcomes, ingest_predictions
-from resources.validation import OfflineComparison, compare_offline
+from resources.registry import Step
+from resources.validation import compare_offline, replay
 from resources.validation.answers import ask
 from tests.resources.lake.segments_by_hand import MODEL, SCHEMA, START, Log, prediction
 from tests.support.rollouts import manifest
@@ -81,12 +83,12 @@ def fill(lake: Lake, log: Log, n: int = 200, *, labelled: int | None = None, key
     ingest_outcomes(lake, MODEL, log.outcomes)
 
 
-def compare(lake: Lake, score: Callable[[Row], Any], **validation: Any) -> OfflineComparison:
+def compare(lake: Lake, score: Callable[[Row], Any], **validation: Any) -> Step:
     found = compare_offline(
         lake,
         manifest(validation={"label": "late"} | validation),
         champion="1",
-        inputs=(SCHEMA, SCHEMA),
+        schemas=(SCHEMA, SCHEMA),
         predict=challenger(score),
     )
     assert found is not None
@@ -96,9 +98,9 @@ def compare(lake: Lake, score: Callable[[Row], Any], **validation: Any) -> Offli
 @pytest.mark.parametrize("metric", ["roc_auc", "log_loss", "rmse", "mae"])
 def test_a_better_challenger_passes_and_a_worse_one_does_not(lake: Lake, log: Log, metric: str) -> None:
     fill(lake, log)
-    assert compare(lake, lambda row: 0.1 + 0.8 * late(row["distance"]), metric=metric).ok
+    assert compare(lake, lambda row: 0.1 + 0.8 * late(row["distance"]), metric=metric).verdict is Verdict.PASS
     worse = compare(lake, lambda row: 0.9 - 0.8 * late(row["distance"]), metric=metric)
-    assert not worse.ok
+    assert worse.verdict is Verdict.FAIL
     assert metric in worse.detail
 
 
@@ -112,8 +114,8 @@ def test_the_metrics_of_both_are_kept(lake: Lake, log: Log) -> None:
 
 def test_a_little_worse_is_allowed(lake: Lake, log: Log) -> None:
     fill(lake, log)
-    assert compare(lake, lambda _: 0.5, metric="mae", max_worse=0.5).ok
-    assert not compare(lake, lambda _: 0.5, metric="mae", max_worse=0.2).ok
+    assert compare(lake, lambda _: 0.5, metric="mae", max_worse=0.5).verdict is Verdict.PASS
+    assert compare(lake, lambda _: 0.5, metric="mae", max_worse=0.2).verdict is Verdict.FAIL
 
 
 def test_a_version_that_fails_on_part_of_its_inputs_is_refused_with_share_and_error(
@@ -123,11 +125,11 @@ def test_a_version_that_fails_on_part_of_its_inputs_is_refused_with_share_and_er
 
     def score(row: Row) -> float:
         if row["origin"] == "EWR":
-            raise ServingError("unknown origin 'EWR'")
+            raise VersionFailed("unknown origin 'EWR'")
         return late(row["distance"])
 
     found = compare(lake, score)
-    assert not found.ok
+    assert found.verdict is Verdict.FAIL
     assert "unknown origin 'EWR'" in found.detail
     share = found.values["offline_failed"] / found.values["offline_asked"]  # type: ignore[operator]
     assert share == pytest.approx(0.5, abs=0.2)
@@ -136,7 +138,7 @@ def test_a_version_that_fails_on_part_of_its_inputs_is_refused_with_share_and_er
 def test_an_answer_that_is_no_number_is_a_failure(lake: Lake, log: Log) -> None:
     fill(lake, log)
     found = compare(lake, lambda _: None)
-    assert not found.ok
+    assert found.verdict is Verdict.FAIL
     assert "expected a finite number" in found.detail
 
 
@@ -145,11 +147,11 @@ def test_one_row_in_several_hundred_may_fail(lake: Lake, log: Log) -> None:
 
     def score(row: Row) -> float:
         if row["distance"] == 55:
-            raise ServingError("fifty-five")
+            raise VersionFailed("fifty-five")
         return late(row["distance"])
 
     found = compare(lake, score)
-    assert found.ok
+    assert found.verdict is Verdict.PASS
     assert "no answer to 1" in found.detail
     assert found.values["offline_rows"] == 199
 
@@ -157,7 +159,7 @@ def test_one_row_in_several_hundred_may_fail(lake: Lake, log: Log) -> None:
 def test_too_few_labels_pass_with_a_note(lake: Lake, log: Log) -> None:
     fill(lake, log, labelled=49)
     found = compare(lake, lambda _: 1 / 0)
-    assert found.ok
+    assert found.verdict is Verdict.PASS
     assert "49 logged requests" in found.detail
 
 
@@ -177,7 +179,7 @@ def test_outcomes_are_matched_by_unit_where_the_experiment_is_by_unit(lake: Lake
         lake,
         by_unit,
         champion="1",
-        inputs=(SCHEMA, SCHEMA),
+        schemas=(SCHEMA, SCHEMA),
         predict=challenger(lambda r: late(r["distance"])),
     )
     assert found is not None
@@ -210,25 +212,26 @@ def test_a_correction_replaces_the_label(lake: Lake, log: Log) -> None:
     assert compare(lake, lambda row: late(row["distance"])).values["offline_challenger"] == 0.0
 
 
-def test_an_input_that_the_log_does_not_have_is_not_compared(lake: Lake, log: Log) -> None:
+def test_a_column_that_only_the_challenger_has_is_not_made_up(lake: Lake, log: Log) -> None:
     fill(lake, log)
-    new = ModelSchema((*SCHEMA.inputs, Column("wind", "double")), SCHEMA.outputs)
+    new = ModelSchema((*SCHEMA.inputs, Column("wind", "double", required=False)), SCHEMA.outputs)
+    sent: set[str] = set()
     found = compare_offline(
         lake,
-        manifest(validation={"label": "late"}),
+        manifest(validation={"label": "late", "metric": "mae", "max_worse": 1}),
         champion="1",
-        inputs=(SCHEMA, new),
-        predict=challenger(lambda _: 0.5),
+        schemas=(SCHEMA, new),
+        predict=challenger(lambda row: sent.update(row) or 0.5),
     )
     assert found is not None
-    assert found.ok
-    assert "'wind'" in found.detail
+    assert found.values["offline_rows"] == 200
+    assert sent == {"distance", "origin"}
 
 
 def test_without_a_label_nothing_is_compared(lake: Lake) -> None:
     assert (
         compare_offline(
-            lake, manifest(), champion="1", inputs=(SCHEMA, SCHEMA), predict=challenger(lambda _: 0.5)
+            lake, manifest(), champion="1", schemas=(SCHEMA, SCHEMA), predict=challenger(lambda _: 0.5)
         )
         is None
     )
@@ -241,7 +244,7 @@ def test_bisection_finds_exactly_the_rows_that_fail(rows: int, bad: set[int]) ->
 
     def score(row: Row) -> float:
         if row["distance"] in bad:
-            raise ServingError("no")
+            raise VersionFailed("no")
         return row["distance"]
 
     def predict(request: dict[str, Any]) -> Mapping[str, Any]:
@@ -249,8 +252,8 @@ def test_bisection_finds_exactly_the_rows_that_fail(rows: int, bad: set[int]) ->
         calls += 1
         return challenger(score)(request)
 
-    features = [[float(i), "JFK"] for i in range(rows)]
-    answers = ask(predict, SCHEMA, features, score="probability", tolerated=rows)
+    sent = [{"distance": float(i), "origin": "JFK"} for i in range(rows)]
+    answers = ask(predict, SCHEMA, sent, score="probability", tolerated=rows)
     expected = {i for i in bad if i < rows}
     assert {i for i, value in enumerate(answers.scores) if value is None} == expected
     assert answers.failed == len(expected)
@@ -264,9 +267,9 @@ def test_a_version_that_fails_everywhere_is_not_asked_for_ever() -> None:
     def predict(request: dict[str, Any]) -> Mapping[str, Any]:
         nonlocal calls
         calls += 1
-        raise ServingError("down")
+        raise VersionFailed("down")
 
-    answers = ask(predict, SCHEMA, [[1.0, "JFK"]] * 2000, score="probability", tolerated=10)
+    answers = ask(predict, SCHEMA, [{"distance": 1.0, "origin": "JFK"}] * 2000, tolerated=10)
     assert answers.failed == 11
     assert calls < 50
 
@@ -277,10 +280,90 @@ def test_an_optional_integer_that_some_rows_lack_is_left_out_of_their_requests()
     def predict(request: dict[str, Any]) -> dict[str, Any]:
         columns = {tensor["name"]: tensor["data"] for tensor in request["inputs"]}
         if None in columns.get("n", ()):
-            raise ServingError("400: 'n' has None in row 0; expected INT64")
+            raise VersionFailed("400: 'n' has None in row 0; expected INT64")
         return {"outputs": [{"name": "probability", "data": columns["x"]}]}
 
-    rows = [[float(i), None if i % 3 else i] for i in range(1500)]
+    rows = [{"x": float(i)} | ({} if i % 3 else {"n": i}) for i in range(1500)]
     answers = ask(predict, schema, rows, score="probability", tolerated=0)
     assert (answers.failed, answers.asked) == (0, 1500)
     assert answers.scores == [float(i) for i in range(1500)]
+
+
+def test_a_version_that_could_not_be_asked_has_not_failed() -> None:
+    asked: list[int] = []
+
+    def predict(request: dict[str, Any]) -> Mapping[str, Any]:
+        asked.append(request["inputs"][0]["shape"][0])
+        raise ServingError("503: no healthy upstream")
+
+    with pytest.raises(ServingError, match="no healthy upstream") as raised:
+        ask(predict, SCHEMA, [{"distance": 1.0, "origin": "JFK"}] * 2000, tolerated=10)
+    assert not isinstance(raised.value, VersionFailed)
+    assert asked == [500, 62, 7, 1]
+
+
+def test_what_is_too_much_at_once_is_asked_for_in_smaller_batches() -> None:
+    def predict(request: dict[str, Any]) -> Mapping[str, Any]:
+        if request["inputs"][0]["shape"][0] > 100:
+            raise ServingError("504: upstream request timeout")
+        return challenger(lambda row: row["distance"])(request)
+
+    rows = [{"distance": float(i), "origin": "JFK"} for i in range(700)]
+    answers = ask(predict, SCHEMA, rows, score="probability", tolerated=0)
+    assert answers.scores == [row["distance"] for row in rows]
+    assert (answers.asked, answers.failed) == (700, 0)
+
+
+def played(lake: Lake, predict: Callable[[dict[str, Any]], Mapping[str, Any]], **validation: Any) -> Step:
+    return replay(lake, manifest(validation=validation), champion="1", schema=SCHEMA, predict=predict)
+
+
+def test_a_replay_asks_for_what_callers_sent_and_needs_no_outcome(lake: Lake, log: Log) -> None:
+    fill(lake, log, labelled=0)
+    found = played(lake, challenger(lambda _: 0.5))
+    assert (found.verdict, found.values["replay_rows"]) == (Verdict.PASS, 200)
+    assert found.detail == "answers 200 of 200 logged requests of version 1"
+
+
+@pytest.mark.parametrize(("required", "verdict"), [((), Verdict.PASS), (("replay",), Verdict.UNKNOWN)])
+def test_a_replay_of_nothing_is_said_and_waited_for_only_where_it_is_required(
+    lake: Lake, log: Log, required: tuple[str, ...], verdict: Verdict
+) -> None:
+    for _ in range(2):  # without tables, and with empty ones
+        found = played(lake, challenger(lambda _: 1 / 0), required=required)
+        assert found.verdict is verdict
+        assert found.pending is bool(required)
+        assert "nothing was replayed: the log has no answered request of version 1" in found.detail
+        ingest_predictions(lake, MODEL, SCHEMA, log.predictions)
+
+
+def test_a_comparison_that_could_not_be_made_is_waited_for_where_it_is_required(lake: Lake, log: Log) -> None:
+    fill(lake, log, labelled=49)
+    found = compare(lake, lambda _: 0.5, required=("comparison",))
+    assert (found.verdict, found.pending) == (Verdict.UNKNOWN, True)
+    assert "49 logged requests have the outcome 'late', 50 are needed" in found.detail
+
+
+def test_an_optional_column_that_callers_left_out_is_left_out_of_the_replay(lake: Lake, log: Log) -> None:
+    optional = (Column(name, kind, required=False) for name, kind in (("seats", "long"), ("wind", "double")))
+    schema = ModelSchema((*SCHEMA.inputs, *optional), SCHEMA.outputs)
+    whole = {"distance": [1.0], "origin": ["JFK"], "seats": [180]}
+    log.segment(
+        "1",
+        *prediction("with", inputs=whole),
+        *prediction("without", inputs={"distance": [2.0], "origin": ["EWR"]}),
+        *prediction("null", inputs={"distance": [None], "origin": ["LGA"]}),
+        *prediction("failed", inputs=whole, status=400),
+        *prediction("probe", inputs=whole, assignment="pinned"),
+    )
+    ingest_predictions(lake, MODEL, schema, log.predictions)
+    sent: list[Row] = []
+    found = replay(
+        lake, manifest(), champion="1", schema=schema, predict=challenger(lambda row: sent.append(row) or 0.5)
+    )
+    assert found.verdict is Verdict.PASS, found.detail
+    assert sorted(sent, key=lambda row: row["origin"]) == [
+        {"distance": 2.0, "origin": "EWR"},
+        {"distance": 1.0, "origin": "JFK", "seats": 180},
+        {"distance": None, "origin": "LGA"},
+    ]
