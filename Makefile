@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 # Everything here is many short processes; without bytecode each would compile our code again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo up down status test test-conformance test-faults test-cluster test-ui check lint types bench bench-% clean lock env help
+.PHONY: demo up down status test test-conformance test-faults test-modes test-cluster test-ui check lint types bench bench-% clean lock env help
 
 help:
 	@echo "make demo    the whole story on this machine: promote a good model, take harmful ones out"
@@ -52,6 +52,9 @@ test-conformance: $(READY)
 
 test-faults: $(READY)
 	@$(PY) -m pytest -m faults
+
+test-modes: $(READY)
+	@$(PY) -m pytest -m faults tests/platform/test_every_mode.py
 
 test-cluster: $(READY)
 	@$(PY) -m pytest -m cluster

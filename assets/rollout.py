@@ -22,7 +22,7 @@ class CandidateConfig(dg.Config):
 
     version: str
     """A registered version, with signature and input example."""
-    mode: Mode = Mode.ROLLOUT
+    mode: Mode = Mode.rollout
     """`rollout`, or `ab_test`: held at the share of the manifest's `ab_test` for its duration."""
     against: str = ""
     """The served version, to start although the registry says that another one is the champion, or none."""

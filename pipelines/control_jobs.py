@@ -56,7 +56,8 @@ def _job(model: Model, order: Order) -> dg.JobDefinition:
         name=name,
         description=f"{_WORDS[order]} Model: {model.name}.",
         executor_def=dg.in_process_executor,
-        tags={"rampgate/model": model.name},
+        # A person who wants the traffic away does not wait behind looks and training.
+        tags={"rampgate/model": model.name, "dagster/priority": "20"},
     )
     def order_job() -> None:
         give()

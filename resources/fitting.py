@@ -15,20 +15,20 @@ from pipelines.manifest.metric_meaning import ANSWERED
 from pipelines.manifest.model import Metric
 from pipelines.manifest.problem import Finding, Location, shown
 from resources.experiment.queries import metrics_of
-from resources.monitoring.columns import Kind, incomparable
+from resources.monitoring.columns import ColumnKind, incomparable
 from resources.monitoring.expectations import needs
 from resources.registry import Registry
 from resources.signature import Column, ModelSchema
 from resources.validation.comparison import score_output
 
-_KINDS: Mapping[str, Kind] = {
-    "double": Kind.NUMBERS,
-    "float": Kind.NUMBERS,
-    "long": Kind.NUMBERS,
-    "integer": Kind.NUMBERS,
-    "boolean": Kind.BOOLEANS,
-    "string": Kind.TEXT,
-    "datetime": Kind.TIMES,
+_KINDS: Mapping[str, ColumnKind] = {
+    "double": ColumnKind.NUMBERS,
+    "float": ColumnKind.NUMBERS,
+    "long": ColumnKind.NUMBERS,
+    "integer": ColumnKind.NUMBERS,
+    "boolean": ColumnKind.BOOLEANS,
+    "string": ColumnKind.TEXT,
+    "datetime": ColumnKind.TIMES,
 }
 _LISTED = 20
 """Columns that a message names."""
@@ -120,7 +120,7 @@ def _unusable(name: str, version: _Version, *, covariate: bool) -> str | None:
         both = " or ".join(f"predictions.{full}" for full in meant)
         return f"is an input and an output of version {version.version}; expected {both}"
     kind = _kind(version, meant[0])
-    if kind not in (Kind.NUMBERS, Kind.BOOLEANS):
+    if kind not in (ColumnKind.NUMBERS, ColumnKind.BOOLEANS):
         return f"holds {kind} in version {version.version}; a metric needs numbers"
     if covariate and not meant[0].startswith("features."):
         return f"is an output of version {version.version}; a covariate must be an input, known before the answer"
@@ -128,7 +128,7 @@ def _unusable(name: str, version: _Version, *, covariate: bool) -> str | None:
 
 
 def _named(
-    place: Location, written: str, version: _Version, kind: Kind | None, problem: str | None
+    place: Location, written: str, version: _Version, kind: ColumnKind | None, problem: str | None
 ) -> Iterator[Finding]:
     if kind is None:
         yield place, f"{shown(written)}: {version.lacks(written)}"
@@ -147,9 +147,9 @@ def _of_label(label: str | None, versions: list[_Version]) -> Iterator[Finding]:
     )
 
 
-def _kind(version: _Version, full: str) -> Kind | None:
+def _kind(version: _Version, full: str) -> ColumnKind | None:
     """Of the column `features.<name>` or `outputs.<name>`; None where there is none."""
     column = version.columns.get(full)
     if column is None:
         return None
-    return Kind.LISTS if column.many else _KINDS.get(column.type, Kind.OTHERS)
+    return ColumnKind.LISTS if column.many else _KINDS.get(column.type, ColumnKind.OTHERS)

@@ -34,10 +34,10 @@ CHALLENGER = "challenger"
 
 
 class Mode(StrEnum):
-    """What a version is started for."""
+    """What a version is started for. Dagster's run configuration and its schema use the names."""
 
-    ROLLOUT = "rollout"
-    AB_TEST = "ab_test"
+    rollout = "rollout"
+    ab_test = "ab_test"
     """Held at the share of the manifest's `ab_test` for its duration."""
 
 
@@ -46,7 +46,7 @@ def start(
     model: Model,
     version: str,
     *,
-    mode: Mode = Mode.ROLLOUT,
+    mode: Mode = Mode.rollout,
     against: str = "",
     by_alias: bool = False,
 ) -> RolloutState:
@@ -60,7 +60,7 @@ def start(
     what the manifest asks or a column that it names does not fit the versions, RegistryError and ServingError when
     MLflow or the serving side cannot be asked: not knowing is no reason to start.
     """
-    policy = Policy.of_test(model.rollout) if mode is Mode.AB_TEST else Policy.of(model.rollout)
+    policy = Policy.of_test(model.rollout) if mode is Mode.ab_test else Policy.of(model.rollout)
     _require_challenger(systems, model, version, by_alias=by_alias)
     systems.registry.take_anew(model.name, version)
     report = validate_version(systems.registry, model.name, version, allow=model.rollout.artefact.allow)
@@ -69,7 +69,7 @@ def start(
     _make_room(systems, model.name, version)
     artefact = systems.registry.artefact(model.name, version, local=systems.settings.serving == "embedded")
     other = _other_side(systems, model, version, against)
-    if mode is Mode.AB_TEST and other.served is None:
+    if mode is Mode.ab_test and other.served is None:
         raise CommandRefused(f"{model.name} serves nothing to hold version {version} against")
     require_fit(systems.registry, model, version, other.served)
     rollout_id = systems.controller.start(

@@ -76,8 +76,7 @@ def failure_sensor() -> dg.SensorDefinition:
     )
     def sensor(context: dg.RunFailureSensorContext, systems: dg.ResourceParam[Systems]) -> None:
         run = context.dagster_run
-        message = context.failure_event.message or "no message"
-        body = f"{message}\n{systems.dagster_url}/runs/{run.run_id}"
+        body = f"{_reasons(context)}\n{systems.dagster_url}/runs/{run.run_id}"
         version = run.tags.get(VERSION_TAG)
         if version is None:
             title, topic, once = f"run of {run.job_name} failed", f"run:{run.run_id}", None
@@ -88,3 +87,20 @@ def failure_sensor() -> dg.SensorDefinition:
         platform_alert(systems.ledger, topic=topic, title=title, body=body, once=once)
 
     return sensor
+
+
+def _reasons(context: dg.RunFailureSensorContext) -> str:
+    """Why its steps failed, in their own words (a refused order's reason); else what Dagster says of the run."""
+    found = [_reason(event) for event in context.get_step_failure_events()]
+    return "\n".join(filter(None, found)) or context.failure_event.message or "no message"
+
+
+def _reason(event: dg.DagsterEvent) -> str:
+    failure = event.step_failure_data
+    told = failure.user_failure_data
+    if told is not None and told.description:
+        return told.description
+    error = failure.error
+    if error is not None and error.cause is not None and (error.cls_name or "").startswith("Dagster"):
+        error = error.cause  # what the step raised; Dagster only wraps it
+    return "" if error is None else error.message.strip()

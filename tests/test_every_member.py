@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, get_args
 
+import dagster as dg
 import pytest
 
 from pipelines import model_pipeline
@@ -26,6 +27,7 @@ from pipelines.manifest.model import (
     Guardrail,
     Method,
     MetricType,
+    OnNewChallenger,
     OnUnknown,
     RolloutManifest,
 )
@@ -56,11 +58,13 @@ from resources.experiment.registering import KINDS, METHODS, design, guardrail_s
 from resources.lake.experiment import MetricKind, Missing
 from resources.ledger import Ledger
 from resources.monitoring import data_docs
+from resources.monitoring.columns import ColumnKind, incomparable
 from resources.monitoring.drift_report import Comparison, DriftReport
 from resources.monitoring.evidence import from_drift
-from resources.monitoring.expectations import expected
+from resources.monitoring.expectations import expected, needs
 from resources.notifier import Notifier
 from resources.prediction_log.segments import Durability
+from resources.registry import Registration
 from resources.reports import page as page_module
 from resources.reports import peers_table
 from resources.reports.page import page
@@ -73,6 +77,7 @@ from resources.serving.kserve.queries import BY_MODE, PRESETS
 from resources.serving.kserve.steps import Patience
 from resources.settings import Settings
 from resources.starting import Mode
+from sensors.challenger import challenger_sensor
 from tests.support.memory_backend import MemoryBackend, MemoryRegistry, World
 from tests.support.memory_systems import MemorySystems, start_rollout
 from tests.support.rollouts import MODEL, START, Rig, good, manifest
@@ -80,7 +85,7 @@ from tests.support.rollouts import MODEL, START, Rig, good, manifest
 COVERED: set[type[enum.Enum]] = {
     *(Action, AfterTest, Analysis, Better, Comparison, Conclusion, DecisionKind, Direction, End, Judgement),
     *(Kind, Method, MetricKind, MetricType, Missing, Mode, NeededFor, OnFail, OnUnknown, Order, Patience),
-    *(Phase, Status, Truth, Verdict, kserve_mode.Mode),
+    *(Phase, Status, Truth, Verdict, kserve_mode.Mode, ColumnKind, OnNewChallenger, Registration),
 }
 """Enums whose members the tests below go through, one by one."""
 
@@ -446,8 +451,8 @@ def test_every_state_of_a_supervised_process_is_placed() -> None:
 @pytest.mark.parametrize("mode", Mode)
 def test_every_mode_of_a_start_has_a_policy(mode: Mode) -> None:
     wanted = manifest(ab_test={"share": 50, "duration": "1d"})
-    make: Callable[[Any], Policy] = Policy.of_test if mode is Mode.AB_TEST else Policy.of
-    assert (make(wanted).ab_test is not None) == (mode is Mode.AB_TEST)
+    make: Callable[[Any], Policy] = Policy.of_test if mode is Mode.ab_test else Policy.of
+    assert (make(wanted).ab_test is not None) == (mode is Mode.ab_test)
 
 
 def test_a_trouble_with_every_action_is_told(story: Story) -> None:
@@ -455,7 +460,35 @@ def test_a_trouble_with_every_action_is_told(story: Story) -> None:
         pending = replace(
             story.state,
             pending=event(Intent, story.state).model_copy(update={"action": action}),
-            trouble=Trouble(action, START, 1, "no answer", final=False),
+            trouble=Trouble(action, START, 1, "no answer", final=False, own=0),
         )
         failed = event(rollout_events.Failed, pending)
         assert alerts_of(step(pending, failed), failed)
+
+
+@pytest.mark.parametrize("kind", ColumnKind)
+def test_every_kind_of_column_is_told_what_drift_and_checks_make_of_it(kind: ColumnKind) -> None:
+    assert (incomparable(kind) is None) == (kind not in (ColumnKind.TIMES, ColumnKind.LISTS))
+    between = Check.model_validate({"type": "between", "column": "features.x", "min": 0})
+    assert (needs(between, kind) is None) == (kind in (ColumnKind.NUMBERS, ColumnKind.BOOLEANS))
+
+
+@pytest.mark.parametrize("answer", OnNewChallenger)
+@pytest.mark.parametrize("status", Registration)
+def test_a_challenger_beside_an_open_rollout_is_answered_whatever_the_manifest_and_mlflow_say(
+    systems: MemorySystems, answer: OnNewChallenger, status: Registration
+) -> None:
+    rollout = start_rollout(systems)
+    systems.registry.known.add("3")
+    systems.registry.status = status
+    systems.challenge("3")
+    wanted = replace(
+        systems.model, rollout=systems.model.rollout.model_copy(update={"on_new_challenger": answer})
+    )
+    with dg.DagsterInstance.ephemeral() as instance:
+        said = challenger_sensor(wanted, "start")(
+            dg.build_sensor_context(instance=instance, resources={"systems": systems})
+        )
+    assert isinstance(said, dg.SkipReason)
+    gives_way = answer is OnNewChallenger.REPLACE and status is Registration.READY
+    assert (systems.controller.state(rollout).ordered is not None) == gives_way

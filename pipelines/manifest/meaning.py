@@ -13,12 +13,14 @@ from pipelines.manifest.data_meaning import check_findings, drift_findings, row_
 from pipelines.manifest.document import Document
 from pipelines.manifest.metric_meaning import guardrail_findings, primary_findings
 from pipelines.manifest.model import (
+    AbTest,
     Check,
     DataChecks,
     Drift,
     Experiment,
     Freeze,
     Guardrail,
+    Metric,
     MetricType,
     OnUnknown,
     Primary,
@@ -44,6 +46,7 @@ _POSITIVE: tuple[Location, ...] = (
     ("data_checks", "window"),
     ("drift", "window"),
     ("max_unknown",),
+    ("ab_test", "duration"),
 )
 
 
@@ -57,6 +60,7 @@ def meaning_findings(document: Document) -> Iterator[Finding]:
     yield from _retention_findings(document)
     yield from _length_findings(document)
     yield from _unknown_findings(document)
+    yield from _ab_test_findings(document)
     yield from _each(document, ("data_checks", "checks"), Check, check_findings)
     yield from _part(document, ("data_checks",), DataChecks, row_findings)
     yield from _part(document, ("drift",), Drift, drift_findings)
@@ -70,8 +74,7 @@ def meaning_findings(document: Document) -> Iterator[Finding]:
 def _part(
     document: Document, place: Location, kind: type[T], judge: Callable[[T], Iterator[Finding]]
 ) -> Iterator[Finding]:
-    value = document.get(*place)
-    part = None if value is None else parse_or_none(kind, value)
+    part = _parsed(document, place, kind)
     if part is not None:
         for inner, message in judge(part):
             yield (*place, *inner), message
@@ -184,6 +187,39 @@ def _duration(document: Document, part: Literal["experiment", "step"], key: str)
 def _validation_findings(validation: Validation) -> Iterator[Finding]:
     if "comparison" in validation.required and validation.label is None:
         yield ("required",), "comparison: nothing can be compared without a label; expected validation.label"
+
+
+def _ab_test_findings(document: Document) -> Iterator[Finding]:
+    """A test that is over before its first unit is counted, or before anybody looks, compares nothing."""
+    test = _parsed(document, ("ab_test",), AbTest)
+    experiment = _parsed(document, ("experiment",), Experiment)
+    if test is None or experiment is None:
+        return
+    for key, needed in _needed_by_a_test(document, experiment):
+        if test.duration <= needed:
+            yield (
+                ("ab_test", "duration"),
+                f"{format_duration(test.duration)}: expected more than {key}, which is {format_duration(needed)}",
+            )
+
+
+def _needed_by_a_test(document: Document, experiment: Experiment) -> Iterator[tuple[str, timedelta]]:
+    window = experiment.outcome_window
+    yield "experiment.outcome_window", window
+    yield "experiment.look_every", experiment.look_every
+    guardrails = [
+        _parsed(document, ("guardrails", index), Guardrail)
+        for index in range(len(_list(document.get("guardrails"))))
+    ]
+    metrics: list[Metric | None] = [experiment.primary, *guardrails]
+    for metric in metrics:
+        if metric is not None and metric.retention is not None:
+            yield f"the retention of {metric.name} and outcome_window together", metric.retention + window
+
+
+def _parsed(document: Document, place: Location, kind: type[T]) -> T | None:
+    value = document.get(*place)
+    return None if value is None else parse_or_none(kind, value)
 
 
 def _name_findings(document: Document) -> Iterator[Finding]:

@@ -20,7 +20,7 @@ def main() -> int:
     settings = Settings.from_environment()
     try:
         return _run(given.action, settings, definitions=given.definitions)
-    except RampgateError as error:
+    except (RampgateError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
 

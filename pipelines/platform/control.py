@@ -5,11 +5,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 from pipelines.errors import RampgateError, ServingError
 from pipelines.platform.configuration import supervisord_file, write_configuration
 from pipelines.platform.occupied import holder
 from pipelines.platform.parts import Part
+from pipelines.platform.watch import Watch
 from resources.serving.embedded import Layout, restore, unserved
 from resources.serving.embedded.ports import is_free
 from resources.serving.embedded.supervisor import STOPPED, Supervisor, last_lines, wait_until
@@ -17,6 +20,9 @@ from resources.settings import HOST, Settings
 
 Say = Callable[[str], None]
 _POLL_SECONDS = 0.25
+_MEND_SECONDS = 10.0
+_OLD_SECONDS = 90.0
+"""A part that was started longer ago than this is not starting any more."""
 
 
 class PlatformError(RampgateError):
@@ -27,16 +33,17 @@ def up(settings: Settings, parts: Sequence[Part], *, say: Say = print, seconds: 
     """Start what does not run and wait until every part works.
 
     Raises `PlatformError` naming the port that is taken, or the part that does not answer and its last
-    words. Repeating it is safe; parts that run are left alone.
+    words. Repeating it is safe: parts that work are left alone, one that runs and does not work is started again.
     """
     supervisor = Supervisor(Layout(settings.home).socket)
+    _require_no_frozen_supervisord(settings, supervisor)
     running = _running(supervisor)
     _require_free_ports([part for part in parts if part.name not in running])
     if not supervisor.alive():
         write_configuration(settings, parts)
         restore(settings)
         _start_supervisord(settings, supervisor)
-    _start_parts(settings, supervisor, parts, say=say, seconds=seconds)
+    _start_parts(settings, supervisor, parts, _Mending(supervisor, running), say=say, seconds=seconds)
     if any(part.name == "gateway" for part in parts):
         _await_services(settings, seconds=seconds)
 
@@ -54,6 +61,23 @@ def down(settings: Settings, *, say: Say = print, seconds: float = 90.0) -> None
     say("stopped")
 
 
+class _Mending:
+    """Starts again what was running before and does not work; a part that was just started is given its time."""
+
+    def __init__(self, supervisor: Supervisor, running: set[str]) -> None:
+        self._supervisor, self._running = supervisor, running
+        self._watch = Watch(supervisor=supervisor, every=1.0)
+
+    def look(self, waiting: Sequence[Part]) -> list[str]:
+        processes = self._supervisor.processes()
+        old = {name for name in self._running & processes.keys() if processes[name].age > _OLD_SECONDS}
+        return self._watch.look(
+            replace(part, patience_seconds=_MEND_SECONDS, start_seconds=_MEND_SECONDS)
+            for part in waiting
+            if part.name in old and processes[part.name].age > part.settle_seconds
+        )
+
+
 def _start_supervisord(settings: Settings, supervisor: Supervisor) -> None:
     command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(supervisord_file(settings))]
     started = subprocess.run(command, capture_output=True, text=True, check=False, cwd=settings.home)
@@ -62,7 +86,13 @@ def _start_supervisord(settings: Settings, supervisor: Supervisor) -> None:
 
 
 def _start_parts(
-    settings: Settings, supervisor: Supervisor, parts: Sequence[Part], *, say: Say, seconds: float
+    settings: Settings,
+    supervisor: Supervisor,
+    parts: Sequence[Part],
+    mending: _Mending,
+    *,
+    say: Say,
+    seconds: float,
 ) -> None:
     """Start each part as soon as the one that it needs works, and report each once."""
     began = time.monotonic()
@@ -78,6 +108,8 @@ def _start_parts(
             works.add(part.name)
             waiting.remove(part)
             say(f"  {part.name:<10} {time.monotonic() - began:5.1f} s  {part.url}")
+        for sentence in mending.look(waiting):
+            say(f"  {sentence}")
         if waiting and time.monotonic() - began > seconds:
             raise PlatformError(_stuck(settings, waiting[0], seconds))
         time.sleep(_POLL_SECONDS)
@@ -113,6 +145,20 @@ def _require_free_ports(parts: Sequence[Part]) -> None:
     ]
     if taken:
         raise PlatformError(f"on {HOST}: " + "\n".join(taken))
+
+
+def _require_no_frozen_supervisord(settings: Settings, supervisor: Supervisor) -> None:
+    """One that stands still keeps its socket and its parts: a second one would only make it worse."""
+    try:
+        pid = int((supervisord_file(settings).parent / "supervisord.pid").read_text())
+        ours = str(supervisord_file(settings)) in Path(f"/proc/{pid}/cmdline").read_text()
+    except (OSError, ValueError):
+        return
+    if ours and not supervisor.alive():
+        raise PlatformError(
+            f"supervisord (process {pid}) runs and does not answer; wake it with `kill -CONT {pid}`, or end it with "
+            f"`kill -9 {pid}`, end the processes that it leaves behind, and start again with `up`"
+        )
 
 
 def _running(supervisor: Supervisor) -> set[str]:

@@ -1,19 +1,24 @@
-"""Whether a part works, asked over the network as its users would. None means yes."""
+"""Whether a part does its work, asked over the network as its users would. None means yes."""
 
-import socket
+import time
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from pipelines.platform.run_workers.client import RunHostError, ask
 from resources.settings import HOST
 
 _TIMEOUT = 3.0
+HEARTBEAT_SECONDS = 100.0
+"""Dagster's daemons send one every 30 s; Dagster itself calls one healthy for half an hour without."""
 _LOCATIONS = """{ workspaceOrError { __typename ... on Workspace { locationEntries {
   name loadStatus locationOrLoadError { __typename ... on PythonError { message } } } } } }"""
 _DAEMONS = """{ instance { daemonHealth { allDaemonStatuses {
-  daemonType required healthy lastHeartbeatErrors { message } } } } }"""
+  daemonType required healthy lastHeartbeatTime lastHeartbeatErrors { message } } } } }"""
+_NO_PING = {"UNAVAILABLE": "nothing listens", "DEADLINE_EXCEEDED": f"silent for {_TIMEOUT:g} s"}
+_NO_CODE = "the process that holds the code is gone"
 _RELOAD = "mutation { reloadWorkspace { __typename } }"
 
 
@@ -26,14 +31,35 @@ def no_answer(url: str) -> str | None:
     return None if answer.is_success else f"{url} answers {answer.status_code}"
 
 
-def port_closed(port: int) -> str | None:
-    """Trouble unless something listens on the loopback port."""
-    return _closed(socket.AF_INET, (HOST, port), f"{HOST}:{port}")
+def no_gateway(admin: str, traffic: str) -> str | None:
+    """Trouble unless the gateway is ready, and answers where its callers ask; "no such model" is an answer."""
+    try:
+        _client().get(traffic)
+    except httpx.HTTPError as error:
+        return f"{traffic} does not answer: {error}"
+    return no_answer(f"{admin}/ready")
 
 
-def socket_closed(path: Path) -> str | None:
-    """Trouble unless something listens on the socket file."""
-    return _closed(socket.AF_UNIX, str(path), str(path))
+def no_code(port: int) -> str | None:
+    """Trouble unless the process that holds the loaded code answers a ping: its parent only passes it on."""
+    import grpc
+
+    with grpc.insecure_channel(f"{HOST}:{port}") as channel:
+        ping = channel.unary_unary("/api.DagsterApi/Ping")
+        try:
+            ping(b"", timeout=_TIMEOUT)
+        except grpc.RpcError as error:
+            return f"grpc://{HOST}:{port} does not answer: {_NO_PING.get(error.code().name, _NO_CODE)}"
+    return None
+
+
+def no_runs(path: Path) -> str | None:
+    """Trouble unless the host of the runs answers a question."""
+    try:
+        ask(path, {"do": "state", "run_id": "none"}, timeout=_TIMEOUT)
+    except RunHostError as error:
+        return str(error)
+    return None
 
 
 def code_location(url: str) -> str | None:
@@ -48,22 +74,36 @@ def code_location(url: str) -> str | None:
     return trouble if entries else f"{url} has no code location"
 
 
-def daemons(url: str) -> str | None:
-    """Trouble unless every daemon that the instance needs sends heartbeats."""
+def no_heartbeat(url: str) -> str | None:
+    """Trouble if a daemon that the instance needs has been silent; what the webserver cannot say is not."""
     data = _query(url, _DAEMONS)
-    if isinstance(data, str):
-        return data
-    rows: list[dict[str, Any]] = data["instance"]["daemonHealth"]["allDaemonStatuses"]
-    silent = [row["daemonType"] for row in rows if row["required"] and not row["healthy"]]
+    rows = [] if isinstance(data, str) else _required_daemons(data)
+    oldest = time.time() - HEARTBEAT_SECONDS
+    silent = [row["daemonType"] for row in rows if (row["lastHeartbeatTime"] or 0.0) < oldest]
     return f"no heartbeat from: {', '.join(silent)}" if silent else None
 
 
-def _closed(family: socket.AddressFamily, address: tuple[str, int] | str, name: str) -> str | None:
-    with socket.socket(family) as probe:
-        probe.settimeout(_TIMEOUT)
-        if probe.connect_ex(address) == 0:
-            return None
-    return f"nothing listens on {name}"
+def daemons(url: str) -> str | None:
+    """Trouble unless every daemon that the instance needs sends heartbeats, and has no errors to report."""
+    data = _query(url, _DAEMONS)
+    if isinstance(data, str):
+        return data
+    failing = [row["daemonType"] for row in _required_daemons(data) if not row["healthy"]]
+    return f"no good heartbeat from: {', '.join(failing)}" if failing else None
+
+
+def stale(beat: Path, seconds: float) -> str | None:
+    """Trouble unless the file was written within the last `seconds`."""
+    try:
+        age = time.time() - beat.stat().st_mtime
+    except OSError as error:
+        return f"{beat} cannot be read: {error.strerror}"
+    return None if age < seconds else f"{beat} was last written {age:.0f} s ago"
+
+
+def _required_daemons(data: dict[str, Any]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = data["instance"]["daemonHealth"]["allDaemonStatuses"]
+    return [row for row in rows if row["required"]]
 
 
 @cache
@@ -84,7 +124,7 @@ def _query(url: str, query: str) -> dict[str, Any] | str:
     try:
         answer = _client().post(f"{url}/graphql", json={"query": query})
         found = answer.raise_for_status().json()
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, ValueError) as error:
         return f"{url}/graphql does not answer: {error}"
     # Without data where the webserver failed, which it does while its storage is being set up.
     return found.get("data") or f"{url}/graphql answers: {found.get('errors')}"

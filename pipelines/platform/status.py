@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipelines.errors import ServingError
-from pipelines.platform.parts import Part
+from pipelines.platform.parts import Part, predictor
 from resources.serving.embedded import Layout
 from resources.serving.embedded.supervisor import Process, Supervisor
 from resources.settings import Settings
@@ -56,6 +56,9 @@ def _of_part(part: Part, process: Process | None) -> PartStatus:
 
 
 def _of_process(process: Process) -> PartStatus:
+    found = predictor(process.name)
+    if found is not None:
+        return _of_part(found, process)
     trouble = "" if process.state == "RUNNING" else process.description
     return PartStatus(
         name=process.name, state=process.state.lower(), pid=process.pid, trouble=trouble, url=""

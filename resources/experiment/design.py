@@ -17,8 +17,10 @@ def step_windows(state: RolloutState, now: datetime) -> tuple[StepWindow, ...]:
     """The times in which the share was certain and some live traffic went to the canary.
 
     Between the moment a change was begun and the one it was confirmed either share may have been in force:
-    what was exposed then belongs to no step.
+    what was exposed then belongs to no step. A dry run has none: its shares never come into force.
     """
+    if not state.weights:
+        return ()
     following = [weight.begun for weight in state.weights[1:]] + [now]
     spans = [(w, end) for w, end in zip(state.weights, following, strict=True) if w.percent > 0]
     steps = range(_shadow_steps(state), _shadow_steps(state) + len(spans))

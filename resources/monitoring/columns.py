@@ -22,7 +22,7 @@ _LONG = 60
 OTHER = "(rare)"
 
 
-class Kind(StrEnum):
+class ColumnKind(StrEnum):
     """What the values of a column are, nulls aside."""
 
     NUMBERS = "numbers"
@@ -51,29 +51,29 @@ class Column:
     """Whether it is about which values are null."""
 
 
-def kind_of(values: pd.Series) -> Kind:
+def kind_of(values: pd.Series) -> ColumnKind:
     """What the values are, whatever type pandas keeps them in: booleans with nulls are objects to it."""
     if pd.api.types.is_bool_dtype(values):
-        return Kind.BOOLEANS
+        return ColumnKind.BOOLEANS
     if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_complex_dtype(values):
-        return Kind.NUMBERS
+        return ColumnKind.NUMBERS
     if pd.api.types.is_datetime64_any_dtype(values):
-        return Kind.TIMES
+        return ColumnKind.TIMES
     return _kind_of_objects(values.astype(object))
 
 
-def _kind_of_objects(values: pd.Series) -> Kind:
+def _kind_of_objects(values: pd.Series) -> ColumnKind:
     match pd.api.types.infer_dtype(values, skipna=True):
         case "boolean":
-            return Kind.BOOLEANS
+            return ColumnKind.BOOLEANS
         case "integer" | "floating" | "mixed-integer-float" | "decimal":
-            return Kind.NUMBERS
+            return ColumnKind.NUMBERS
         case "string":
-            return Kind.TEXT
+            return ColumnKind.TEXT
         case "datetime64" | "datetime" | "date":
-            return Kind.TIMES
+            return ColumnKind.TIMES
         case _:
-            return Kind.LISTS if values.map(_is_list).any() else Kind.OTHERS
+            return ColumnKind.LISTS if values.map(_is_list).any() else ColumnKind.OTHERS
 
 
 def _is_list(value: object) -> bool:
@@ -103,7 +103,9 @@ def prepare(
         if was.isna().any() or now.isna().any():
             ready.append(_nulls(name, was, now, taken=wanted))
         if now.count():
-            ready.append(_numbers(name, was, now) if kind is Kind.NUMBERS else _categories(name, was, now))
+            ready.append(
+                _numbers(name, was, now) if kind is ColumnKind.NUMBERS else _categories(name, was, now)
+            )
     return tuple(ready), skipped
 
 
@@ -136,22 +138,22 @@ def _why_not(name: str, reference: pd.DataFrame, current: pd.DataFrame) -> str |
     return incomparable(old)
 
 
-def incomparable(kind: Kind) -> str | None:
+def incomparable(kind: ColumnKind) -> str | None:
     """Why values of this kind have no drift; None for those that have."""
     match kind:
-        case Kind.TIMES:
+        case ColumnKind.TIMES:
             return "a time: it always moves on"
-        case Kind.LISTS:
+        case ColumnKind.LISTS:
             return "not a single value per row"
-        case Kind.NUMBERS | Kind.BOOLEANS | Kind.TEXT | Kind.OTHERS:
+        case ColumnKind.NUMBERS | ColumnKind.BOOLEANS | ColumnKind.TEXT | ColumnKind.OTHERS:
             return None
         case _:
             assert_never(kind)
 
 
-def _clean(values: pd.Series, kind: Kind) -> pd.Series:
+def _clean(values: pd.Series, kind: ColumnKind) -> pd.Series:
     """Numbers as float64 with NaN for null and infinite; the rest as strings with None for null."""
-    if kind is Kind.NUMBERS:
+    if kind is ColumnKind.NUMBERS:
         found = numbers(values).to_numpy(dtype=np.float64, na_value=np.nan)
         return pd.Series(np.where(np.isfinite(found), found, np.nan))
     text = values.reset_index(drop=True).astype(object)

@@ -13,7 +13,7 @@ import pandas as pd
 from pipelines.errors import NotMeasured
 from pipelines.manifest.model import Check
 from pipelines.rollout.evidence import OnFail, Verdict
-from resources.monitoring.columns import Kind, kind_of, numbers, series
+from resources.monitoring.columns import ColumnKind, kind_of, numbers, series
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,27 +97,27 @@ def refuse_unusable(check: Check, frame: pd.DataFrame) -> None:
     _refuse_incomplete(check)
 
 
-def needs(check: Check, kind: Kind) -> str | None:
+def needs(check: Check, kind: ColumnKind) -> str | None:
     """What the check needs instead of values of this kind, in words; None where it can speak of them."""
-    counts = kind in (Kind.NUMBERS, Kind.BOOLEANS)
+    counts = kind in (ColumnKind.NUMBERS, ColumnKind.BOOLEANS)
     match check.type:
         case "not_null":
             return None
         case "unique":
-            return "unique needs single values" if kind is Kind.LISTS else None
+            return "unique needs single values" if kind is ColumnKind.LISTS else None
         case "between" | "mean_between":
             return None if counts else f"{check.type} needs numbers"
         case "matches":
-            return None if kind is Kind.TEXT else "matches needs text"
+            return None if kind is ColumnKind.TEXT else "matches needs text"
         case "in_set":
             return _other_values(check, kind)
         case _:
             assert_never(check.type)
 
 
-def _other_values(check: Check, kind: Kind) -> str | None:
+def _other_values(check: Check, kind: ColumnKind) -> str | None:
     """A number never equals a text: a set of the wrong kind says nothing about the data."""
-    text, numbers = Kind.TEXT, (Kind.NUMBERS, Kind.BOOLEANS)
+    text, numbers = ColumnKind.TEXT, (ColumnKind.NUMBERS, ColumnKind.BOOLEANS)
     if kind is not text and kind not in numbers:
         return "in_set needs text or numbers"
     if any(isinstance(value, str) is (kind is text) for value in check.values or ()):
@@ -129,7 +129,7 @@ def as_checked(values: pd.Series) -> pd.Series:
     """Booleans as 0 and 1, other numbers that pandas keeps as objects or would sum in single precision as double."""
     if values.dtype != object and values.dtype != np.float32 and not pd.api.types.is_bool_dtype(values):
         return values
-    if kind_of(values) not in (Kind.NUMBERS, Kind.BOOLEANS):
+    if kind_of(values) not in (ColumnKind.NUMBERS, ColumnKind.BOOLEANS):
         return values
     return numbers(values.astype(object)).astype(np.float64)
 

@@ -26,7 +26,7 @@ from resources.lake.schema import ensure_tables
 from resources.naming import MISFIT_TAG
 from resources.rollouts import validation_due
 from resources.signature import Column, ModelSchema
-from resources.starting import carry_on, start
+from resources.starting import Mode, carry_on, start
 from tests.resources.lake.segments_by_hand import SCHEMA, Log, prediction
 from tests.support.memory_systems import MemorySystems, broken_predictor, start_rollout
 from tests.support.rollouts import MODEL
@@ -441,5 +441,18 @@ def test_a_person_may_start_against_what_is_served_although_the_champion_was_del
 
 def test_what_is_served_is_the_other_side_and_is_not_started_against_itself(systems: MemorySystems) -> None:
     assert start(systems, systems.model, "2").champion == "1"
-    with pytest.raises(CommandRefused, match="version 1 is served already"):
+    with pytest.raises(CommandRefused, match="version 1 is the champion already: it is what is served"):
         start(systems, systems.model, "1")
+
+
+@pytest.mark.parametrize("mode", Mode)
+def test_every_mode_is_written_as_the_documentation_writes_it(systems: MemorySystems, mode: Mode) -> None:
+    op = f"{MODEL.replace('-', '_')}__candidate"
+    job = dg.Definitions(
+        assets=[candidate(systems.model)],
+        jobs=[dg.define_asset_job("start", selection="*")],
+        resources={"systems": systems},
+    ).resolve_job_def("start")
+    assert dg.validate_run_config(job, {"ops": {op: {"config": {"version": "2", "mode": mode.value}}}})
+    with pytest.raises(dg.DagsterInvalidConfigError, match="not in enum type Mode"):
+        dg.validate_run_config(job, {"ops": {op: {"config": {"version": "2", "mode": mode.value.upper()}}}})

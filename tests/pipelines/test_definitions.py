@@ -6,6 +6,7 @@ import dagster as dg
 import pytest
 
 from pipelines.definitions import build
+from pipelines.rollout.events import Order
 from resources.settings import Settings
 from sensors.manifests import manifest_sensor
 from tests.support.memory_systems import MemorySystems, settings_at, write_model
@@ -131,3 +132,11 @@ def test_the_rollout_depends_on_its_evidence(home: Settings) -> None:
     node = repository(home).asset_graph.get(dg.AssetKey(["flight_delay", "rollout"]))
     parents = {parent.path[-1] for parent in node.parent_keys}
     assert parents == {"candidate", "data_quality", "drift", "experiment"}
+
+
+def test_an_order_waits_behind_no_other_run(home: Settings) -> None:
+    jobs = [job for job in repository(home).get_all_jobs() if not job.name.startswith("__")]
+    priority = {job.name: int(job.tags.get("dagster/priority", 0)) for job in jobs}
+    orders = {f"flight_delay_{order}" for order in Order}
+    assert orders <= priority.keys()
+    assert min(priority[name] for name in orders) > max(priority[n] for n in priority.keys() - orders)

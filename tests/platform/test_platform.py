@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.errors import ServingError
+from pipelines.platform.__main__ import main
 from pipelines.platform.control import PlatformError, down, up
 from pipelines.platform.occupied import holder
 from pipelines.platform.parts import Part, parts
@@ -94,3 +95,12 @@ def test_telemetry_is_off_for_every_part(settings: Settings) -> None:
     )
     bootstrap = json.loads((settings.home / "gateway" / "envoy.json").read_text())
     assert bootstrap["admin"]["address"]["socket_address"]["address"] == HOST
+
+
+def test_a_home_that_cannot_be_written_is_told_in_words(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RAMPGATE_HOME", "/proc/nowhere")
+    monkeypatch.setattr("sys.argv", ["pipelines.platform", "up"])
+    assert main() == 1
+    assert "/proc/nowhere" in capsys.readouterr().err

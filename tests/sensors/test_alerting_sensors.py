@@ -1,13 +1,19 @@
 """Alerts, failed runs and manifests that cannot be read."""
 
 import json
+from typing import Any
 
 import dagster as dg
+import pytest
 
+from pipelines.control_jobs import control_jobs
+from pipelines.errors import LedgerError
+from pipelines.rollout.events import Order
 from resources.naming import ROLLOUTS_TAG, VERSION_TAG
 from sensors.alerts import alert_sensor, failure_sensor
 from sensors.manifests import manifest_sensor
 from tests.support.memory_systems import MemorySystems, start_rollout, write_model
+from tests.support.rollouts import MODEL
 
 
 def tick(sensor: dg.SensorDefinition, systems: MemorySystems) -> str:
@@ -62,6 +68,7 @@ def test_a_failed_run_is_alerted_with_its_error_and_link(
     failure_sensor()(context)
     (alert,) = systems.ledger.outbox.all()
     assert alert.title == "run of job failed"
+    assert alert.body.startswith("the lake is away\n"), "in its own words, not Dagster's"
     assert f"/runs/{result.run_id}" in alert.body
 
 
@@ -89,3 +96,47 @@ def test_starts_that_keep_failing_are_one_alert_for_each_version(
         failure_sensor()(context)
     said = "is not started yet: run of job failed, and is tried again"
     assert sorted(systems.titles()) == [f"version 2 {said}", f"version 3 {said}"]
+
+
+def test_a_run_that_failed_with_an_error_is_alerted_with_the_error(
+    systems: MemorySystems, instance: dg.DagsterInstance
+) -> None:
+    @dg.op
+    def fails() -> None:
+        try:
+            raise OSError("no space left")
+        except OSError as error:
+            raise LedgerError("the disk of the ledger is full") from error
+
+    @dg.job
+    def job() -> None:
+        fails()
+
+    assert "the disk of the ledger is full" in alerted(systems, instance, job, {})
+
+
+@pytest.mark.parametrize("order", Order)
+def test_a_refused_order_is_alerted_with_its_reason(
+    systems: MemorySystems, instance: dg.DagsterInstance, order: Order
+) -> None:
+    (job,) = [job for job in control_jobs(systems.model) if job.name == f"flight_delay_{order}"]
+    config = {"ops": {f"{job.name}_order": {"config": {"by": "anna", "reason": "campaign"}}}}
+    body = alerted(systems, instance, job, config)
+    assert body.startswith(f"{MODEL} has no open rollout to {order}\n")
+
+
+def alerted(systems: MemorySystems, instance: dg.DagsterInstance, job: dg.JobDefinition, config: Any) -> str:
+    """The text of the alert that a run which fails causes."""
+    result = job.execute_in_process(
+        instance=instance, raise_on_error=False, run_config=config, resources={"systems": systems}
+    )
+    context = dg.build_run_status_sensor_context(
+        sensor_name="failure_sensor",
+        dagster_event=result.get_run_failure_event(),
+        dagster_instance=instance,
+        dagster_run=result.dagster_run,
+        resources={"systems": systems},
+    ).for_run_failure()
+    failure_sensor()(context)
+    (alert,) = systems.ledger.outbox.all()
+    return alert.body

@@ -84,17 +84,17 @@ def test_a_version_that_failed_is_left_alone_until_its_tag_is_cleared(
 def test_the_champion_is_no_challenger(systems: MemorySystems, tick) -> None:
     systems.challenge("1")
     for _ in range(2):
-        assert tick() == "version 1 is the champion already: it is what is served"
-    assert systems.titles() == [f"{MODEL} version 1 has the alias `challenger`, and is not started now"]
+        assert "version 1 is the champion already: it is what is served" in tick()
+    assert systems.titles() == [f"{MODEL} version 1: not started for now"]
 
 
 def test_what_is_served_is_no_challenger_whatever_the_aliases_say(systems: MemorySystems, tick) -> None:
     systems.challenge("1")
     del systems.world.aliases[MODEL, "champion"]
-    assert "it is what is served" in tick()
+    assert "version 1 is served, but no version has the alias `champion`" in tick()
     systems.world.aliases[MODEL, "champion"] = "2"
     systems.challenge("2")
-    assert "has the alias `champion`, but version 1 is served" in tick()
+    assert "version 1 is served, but version 2 has the alias `champion`" in tick()
 
 
 def test_a_champion_that_nothing_serves_may_be_started_again(systems: MemorySystems, tick) -> None:
@@ -199,7 +199,7 @@ def test_an_open_rollout_gives_way_to_a_new_challenger_where_the_manifest_says_s
 
 
 def test_an_ab_test_never_gives_way(replacing: MemorySystems, instance: dg.DagsterInstance) -> None:
-    start(replacing, replacing.model, "2", mode=Mode.AB_TEST)
+    start(replacing, replacing.model, "2", mode=Mode.ab_test)
     replacing.registry.known.add("3")
     replacing.challenge("3")
     tick = challenger_sensor(replacing.model, JOB)

@@ -18,24 +18,26 @@ class RunHostError(RampgateError):
     """The host of the runs does not answer; the message names its socket."""
 
 
-def ask(path: Path, question: Mapping[str, str], *, patience: float = 0.0) -> dict[str, Any]:
-    """What the host that listens on `path` answers; it is waited for as many seconds as `patience`.
+def ask(
+    path: Path, question: Mapping[str, str], *, patience: float = 0.0, timeout: float = _TIMEOUT
+) -> dict[str, Any]:
+    """What the host that listens on `path` answers; it is asked again for as many seconds as `patience`.
 
     Raises `RunHostError`.
     """
     deadline = time.monotonic() + patience
     while True:
         try:
-            return _ask(path, question)
+            return _ask(path, question, timeout)
         except (OSError, ValueError) as error:
             if time.monotonic() > deadline:
                 raise RunHostError(f"the host of the runs does not answer on {path}: {error}") from error
         time.sleep(_PAUSE)
 
 
-def _ask(path: Path, question: Mapping[str, str]) -> dict[str, Any]:
+def _ask(path: Path, question: Mapping[str, str], timeout: float) -> dict[str, Any]:
     with socket.socket(socket.AF_UNIX) as host:
-        host.settimeout(_TIMEOUT)
+        host.settimeout(timeout)
         host.connect(str(path))
         host.sendall(json.dumps(question).encode())
         host.shutdown(socket.SHUT_WR)

@@ -11,6 +11,8 @@ from typing import Any, cast
 from pipelines.errors import ServingError
 
 STOPPED = frozenset({"STOPPED", "EXITED", "FATAL", "UNKNOWN"})
+_TIMEOUT = 15.0
+"""Every call is answered at once, unless supervisord itself stands still."""
 FAILED = frozenset({"BACKOFF", "EXITED", "FATAL"})
 _ALREADY_ADDED, _BAD_NAME, _NOT_RUNNING, _ALREADY_STARTED = 90, 10, 70, 60
 
@@ -25,6 +27,8 @@ class Process:
     pid: int
     log: Path
     description: str
+    age: float = 0.0
+    """Seconds since it was started; 0 where it does not run."""
 
 
 class Supervisor:
@@ -70,6 +74,10 @@ class Supervisor:
     def start(self, name: str) -> None:
         """Start a known program without waiting for it."""
         self._call("startProcess", name, False, unless=_ALREADY_STARTED)
+
+    def kill(self, name: str) -> None:
+        """End a program without asking it, even one that is frozen; supervisord starts it again by itself."""
+        self._call("signalProcess", name, "KILL", unless=_NOT_RUNNING)
 
     def shutdown(self) -> None:
         """Ask supervisord to stop its programs, all at the same time, and then itself."""
@@ -120,10 +128,25 @@ def _process(row: dict[str, Any]) -> Process:
         pid=row["pid"],
         log=Path(row["stdout_logfile"]),
         description=row["spawnerr"] or row["description"],
+        age=max(0.0, row["now"] - row["start"]) if row["pid"] else 0.0,
     )
 
 
 def _transport(socket: Path) -> Any:
-    from supervisor.xmlrpc import SupervisorTransport
+    from supervisor.xmlrpc import SupervisorTransport, UnixStreamHTTPConnection
 
-    return SupervisorTransport(serverurl=f"unix://{socket}")
+    class Connection(UnixStreamHTTPConnection):
+        """Supervisor's own, which waits for ever."""
+
+        def connect(self) -> None:
+            super().connect()
+            self.sock.settimeout(_TIMEOUT)
+
+    def connection() -> Any:
+        made: Any = Connection("localhost")
+        made.socketfile = str(socket)
+        return made
+
+    transport: Any = SupervisorTransport(serverurl=f"unix://{socket}")
+    transport._get_connection = connection
+    return transport

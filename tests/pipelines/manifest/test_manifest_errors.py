@@ -192,6 +192,24 @@ ROLLOUT_MISTAKES = [
     ("drift: {", "dirft: {}\ndrift: {", "dirft", "unknown key; did you mean 'drift'?"),
     ("model: churn", "model: Churn", "model", "'Churn': expected"),
     ("model: churn", "model: 2024-01-01", "model", "expected text, a number or a boolean"),
+    (
+        "model: churn",
+        "ab_test: {duration: 12h}\nmodel: churn",
+        "ab_test.duration",
+        "12h: expected more than experiment.outcome_window, which is 1d",
+    ),
+    (
+        "model: churn",
+        "ab_test: {duration: 7d}\nmodel: churn",
+        "ab_test.duration",
+        "1w: expected more than the retention of stays and outcome_window together, which is 8d",
+    ),
+    (
+        "experiment:\n",
+        "ab_test: {duration: 2d}\nexperiment:\n  look_every: 3d\n",
+        "ab_test.duration",
+        "2d: expected more than experiment.look_every, which is 3d",
+    ),
     ("model: churn", "dry_run: 1\nmodel: churn", "dry_run", "1: expected a valid boolean"),
 ]
 

@@ -1,5 +1,6 @@
 """Rollouts decided by their experiment, from generated predictions and outcomes to the registry."""
 
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from pipelines.rollout.decision import DecisionKind, End
 from pipelines.rollout.evidence import Verdict
 from pipelines.rollout.policy import Policy
+from pipelines.rollout.state import Phase
 from resources.experiment import cells_of, past_looks
 from resources.experiment.exposure import belongs_to_challenger
 from tests.support.simulated_rollout import MODEL, Simulation, ab_manifest, same_cost
@@ -131,6 +133,19 @@ def test_an_ab_test_holds_its_share_and_ends_with_its_period(tmp_path: Path, the
     assert state.end is end
     assert "cost" in state.end_reason and "challenger is better" in state.end_reason
     assert any(look.spec.is_final for look in simulation.looks)
+
+
+def test_a_dry_run_is_looked_at_and_finds_nothing_to_compare(tmp_path: Path) -> None:
+    simulation = Simulation(tmp_path, cost=dearer)
+    simulation.history()
+    policy = replace(Policy.of(simulation.manifest), dry_run=True)
+    rollout_id = simulation.start(policy=policy)
+    for _ in range(3):
+        state = simulation.minute(rollout_id)
+    assert (state.phase, state.percent, state.weights, state.end) == (Phase.STEPPING, 0.0, (), None)
+    assert simulation.rig.share() == 0, "nobody was served by the challenger"
+    assert len(simulation.looks) == 3
+    assert [cell for look in simulation.looks for cell in look.cells if cell.metric == "cost"] == []
 
 
 def test_an_aa_test_keeps_the_champion(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_a_failed_prediction_has_no_outputs(lake: Lake, log: Log, rows: Rows) ->
 
 
 def test_an_output_with_several_values_is_a_list(lake: Lake, log: Log, rows: Rows) -> None:
-    schema = ModelSchema(SCHEMA.inputs, (Column("scores", "double", many=True),))
+    schema = ModelSchema(SCHEMA.inputs, (Column("scores", "double", shape=(-1,)),))
     log.segment(
         "1",
         *prediction(

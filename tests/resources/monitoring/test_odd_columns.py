@@ -12,7 +12,7 @@ from pipelines.manifest.model import Check, DataChecks, Drift
 from pipelines.rollout.evidence import Verdict
 from resources.monitoring import data_checks
 from resources.monitoring import drift as drifting
-from resources.monitoring.columns import Kind, kind_of
+from resources.monitoring.columns import ColumnKind, kind_of
 from resources.monitoring.data_checks import check_window
 from resources.monitoring.drift import compare
 from resources.monitoring.drift_report import Comparison
@@ -288,4 +288,4 @@ def test_items_that_only_break_together_are_all_named():
 
 def test_every_kind_has_a_column_here():
     seen = {kind_of(pd.Series(make(np.random.default_rng(1)))) for make in ODD.values()}
-    assert seen == set(Kind)
+    assert seen == set(ColumnKind)

@@ -1,0 +1,129 @@
+"""Starts a part again that does not do its work: supervisord sees only processes that end.
+
+A frozen process does not end, and a code server whose child has gone still listens.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from pipelines.errors import RampgateError, ServingError
+from pipelines.platform.parts import Part, beat_file, parts, predictor
+from resources.serving.embedded import Layout
+from resources.serving.embedded.supervisor import Process, Supervisor
+from resources.settings import Settings
+
+log = logging.getLogger(__name__)
+
+EVERY_SECONDS = 10.0
+STEADY_SECONDS = 600.0
+_MOST_DOUBLINGS = 5
+
+Clock = Callable[[], float]
+
+
+@dataclass(kw_only=True)
+class _Seen:
+    """What is known of one part."""
+
+    pid: int = 0
+    at: float = 0.0
+    worked: bool = False
+    """Since this process began."""
+    failing: float = 0.0
+    """Seconds between the first and the last of the answers that were missed in a row."""
+    missed: int = 0
+    restarts: int = 0
+    restarted_at: float = 0.0
+
+
+@dataclass(kw_only=True)
+class Watch:
+    """Looks at parts, and ends the process of one that has not done its work for long enough; supervisord starts it.
+
+    One that has worked may be silent for its `patience_seconds`, one that has not yet for its `start_seconds`; both
+    double with each restart in a row. Time in which nobody looked (a suspended machine, a loaded one) does not count.
+    """
+
+    supervisor: Supervisor
+    every: float = EVERY_SECONDS
+    clock: Clock = time.monotonic
+    _seen: dict[str, _Seen] = field(default_factory=dict[str, _Seen])
+
+    def look(self, watched: Iterable[Part]) -> list[str]:
+        """Ask each part once. Returns a sentence for every one that was started again. Raises ServingError."""
+        processes = self.supervisor.processes()
+        running = [(part, processes.get(part.name)) for part in watched]
+        return [
+            said
+            for part, process in running
+            if process is not None and process.state == "RUNNING" and (said := self._judge(part, process))
+        ]
+
+    def _judge(self, part: Part, process: Process) -> str | None:
+        seen = self._seen.setdefault(part.name, _Seen())
+        if seen.pid != process.pid:
+            seen.pid, seen.worked, seen.failing, seen.missed = process.pid, False, 0.0, 0
+        trouble = (part.own_trouble or part.trouble)()
+        now = self.clock()
+        if trouble is None:
+            self._works(seen, now)
+            return None
+        seen.failing += min(now - seen.at, 2 * self.every) if seen.missed else 0.0
+        seen.missed, seen.at = seen.missed + 1, now
+        if seen.failing < self._allowed(part, process, seen):
+            return None
+        self.supervisor.kill(part.name)
+        silent, seen.failing, seen.missed = seen.failing, 0.0, 0
+        seen.restarts, seen.restarted_at = seen.restarts + 1, now
+        return (
+            f"{part.name} has not worked for {silent:.0f} s and was started again: {trouble.splitlines()[0]}"
+        )
+
+    def _works(self, seen: _Seen, now: float) -> None:
+        seen.worked, seen.failing, seen.missed, seen.at = True, 0.0, 0, now
+        if now - seen.restarted_at > STEADY_SECONDS:
+            seen.restarts = 0
+
+    def _allowed(self, part: Part, process: Process, seen: _Seen) -> float:
+        settled = process.age > part.settle_seconds
+        allowed = part.patience_seconds if seen.worked and settled else part.start_seconds
+        return allowed * 2 ** min(seen.restarts, _MOST_DOUBLINGS)
+
+
+def main() -> None:
+    """Watch every part of the platform until SIGTERM."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
+    settings = Settings.from_environment()
+    watch = Watch(supervisor=Supervisor(Layout(settings.home).socket))
+    others = [part for part in parts(settings) if part.name != "watch"]
+    while True:
+        try:
+            predictors = [found for name in watch.supervisor.processes() if (found := predictor(name))]
+            for sentence in watch.look([*others, *predictors]):
+                _say(settings, sentence)
+            beat_file(settings).touch()
+        except (OSError, ServingError) as error:  # a full disk, a supervisord that is busy: look again
+            log.warning("%s", error)
+        time.sleep(EVERY_SECONDS)
+
+
+def _say(settings: Settings, sentence: str) -> None:
+    """In the log at once; as an alert, which Dagster delivers when it is back."""
+    log.warning("%s", sentence)
+    from resources.ledger import Ledger
+    from resources.platform_alerts import platform_alert
+
+    name, stamp = sentence.split()[0], time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+    try:
+        ledger = Ledger(settings.ledger_url)
+        platform_alert(
+            ledger, topic=f"restarted:{name}", title=f"{name} was started again", body=f"{stamp}: {sentence}"
+        )
+    except RampgateError as error:
+        log.warning("no alert about it: %s", error)
+
+
+if __name__ == "__main__":
+    main()
