@@ -42,15 +42,16 @@ class Systems:
     def backend(self) -> ServingBackend:
         """Embedded or KServe, as `RAMPGATE_SERVING` says."""
         services = {model.name: model.service for model in self.catalogue.models}
+        allow = {model.name: model.rollout.artefact.allow for model in self.catalogue.models}
         if self.settings.serving == "embedded":
             from resources.serving.embedded import EmbeddedBackend
 
             durability = {model.name: model.rollout.durability for model in self.catalogue.models}
-            return EmbeddedBackend(self.settings, services, durability=durability)
+            return EmbeddedBackend(self.settings, services, durability=durability, allow=allow)
         if self.settings.serving == "kserve":
             from resources.serving.kserve import connect
 
-            return connect(services)
+            return connect(services, allow=allow)
         raise ManifestError(f"RAMPGATE_SERVING == {self.settings.serving!r}, must be embedded or kserve")
 
     @cached_property

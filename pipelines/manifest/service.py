@@ -13,7 +13,9 @@ BOUND_KEYS = ("canaryTrafficPercent", "storageUri", "storage")
 
 Of the model alone: `storage` is also what a volume claim asks for, and may be a label.
 """
-BOUND_ANNOTATIONS = ("rampgate.io/version", "rampgate.io/revision", "rampgate.io/digest", "rampgate.io/salt")
+BOUND_ANNOTATIONS = tuple(
+    f"rampgate.io/{name}" for name in ("version", "revision", "digest", "allow", "salt")
+)
 _NOT_MODELS = (
     "affinity",
     "annotations",

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipelines.errors import RampgateError, ServingError
+from pipelines.manifest.load import load_models
 from pipelines.platform.configuration import supervisord_file, write_configuration
 from pipelines.platform.occupied import holder
 from pipelines.platform.parts import Part
@@ -41,7 +42,8 @@ def up(settings: Settings, parts: Sequence[Part], *, say: Say = print, seconds: 
     _require_free_ports([part for part in parts if part.name not in running])
     if not supervisor.alive():
         write_configuration(settings, parts)
-        restore(settings)
+        models = load_models(settings.manifests).models
+        restore(settings, {model.name: model.rollout.artefact.allow for model in models})
         _start_supervisord(settings, supervisor)
     _start_parts(settings, supervisor, parts, _Mending(supervisor, running), say=say, seconds=seconds)
     if any(part.name == "gateway" for part in parts):

@@ -95,7 +95,8 @@ def _taken(copy: Path) -> int:
 
 def _copy(what: str, local: Path, place: Path) -> Path:
     try:
-        return Path(shutil.copytree(local, place))
+        # Links stay links, which the policy refuses: what they lead to is not the artefact's, and may have no end.
+        return Path(shutil.copytree(local, place, symlinks=True))
     except OSError as error:
         raise RegistryError(f"{what} cannot be copied from {local}: {error}") from error
 

@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
-from pipelines.errors import RegistryError, VersionRefused
+from pipelines.errors import VersionRefused
+from resources.registry.mlmodel import read_mlmodel
 from resources.signature import ModelSchema
 
 
@@ -23,21 +21,14 @@ class LoggedModel:
 
     @classmethod
     def read(cls, directory: Path) -> "LoggedModel":
-        """Read `MLmodel`. Raises `RegistryError` where there is none that can be read."""
-        path = directory / "MLmodel"
-        try:
-            about = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, YAMLError) as error:
-            raise RegistryError(f"{path} cannot be read: {error}") from error
-        if not isinstance(about, dict):
-            raise RegistryError(f"{path} is not an MLmodel file: expected a mapping")
-        return cls(directory, cast(dict[str, Any], about))
+        """Read `MLmodel`. Raises `VersionRefused` where it is none; see `read_mlmodel`."""
+        return cls(directory, read_mlmodel(directory / "MLmodel"))
 
     @property
     def flavors(self) -> Mapping[str, Mapping[str, Any]]:
         """What MLflow can load the artefact as."""
-        found = self.about.get("flavors")
-        return cast(dict[str, dict[str, Any]], found) if isinstance(found, dict) else {}
+        found = self.about.get("flavors") or {}
+        return {name: flavor or {} for name, flavor in cast(dict[str, dict[str, Any] | None], found).items()}
 
     def signature(self) -> ModelSchema:
         """Columns in and out. Raises `VersionRefused` where they are missing, or cannot be served or stored."""

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pipelines.errors import NotInRegistry, RegistryError
+from pipelines.errors import NotInRegistry, RegistryError, VersionRefused
 from resources.registry.artefacts import ArtefactCache
 from resources.registry.input_example import v2_request
 from resources.registry.logged import LoggedModel
@@ -80,7 +80,10 @@ class Registry:
 
     def artefact_policy(self, model: str, version: str, allow: tuple[str, ...] = ()) -> tuple[str, ...]:
         """Why the artefact may not be loaded; empty where it may. `allow` is the manifest's `artefact.allow`."""
-        return violations(self._logged(model, version), allow)
+        try:
+            return violations(self._logged(model, version), allow)
+        except VersionRefused as refused:
+            return (str(refused),)
 
     def artefact(self, model: str, version: str, *, local: bool = True) -> ModelArtefact:
         """The artefact pinned by digest: a copy on this machine, or with `local=False` where MLflow keeps it."""

@@ -109,8 +109,10 @@ def main() -> None:
         "--revision",
         "--log-dir",
         "--durability",
+        "--digest",
     ):
         parser.add_argument(option)
+    parser.add_argument("--allow", action="append", default=[])
     parser.add_argument("--port", type=int)
     options = parser.parse_args()
     behaviour = json.loads((Path(options.model_dir) / "behaviour.json").read_text())

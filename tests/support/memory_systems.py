@@ -46,13 +46,20 @@ data_checks:
 drift: {{window: 1h, min_rows: 50, share: 0.3}}
 """
 
+UNCHECKED = "".join(
+    line
+    for line in ROLLOUT.splitlines(keepends=True)
+    if "features." not in line and line.strip() != "checks:"
+)
 
-def write_model(manifests: Path, name: str, more: str = "") -> Path:
-    """A model folder from the template; `more` is appended to its rollout.yaml."""
+
+def write_model(manifests: Path, name: str, more: str = "", *, flights: bool = True) -> Path:
+    """A model folder from the template; `more` is appended to its rollout.yaml, `flights`: its columns are checked."""
     folder = manifests / name
     folder.mkdir(parents=True)
     (folder / "inferenceservice.yaml").write_text(SERVICE.format(name=name))
-    (folder / "rollout.yaml").write_text(ROLLOUT.format(name=name) + more)
+    rollout = ROLLOUT.format(name=name) if flights else UNCHECKED.format(name=name)
+    (folder / "rollout.yaml").write_text(rollout + more)
     return folder
 
 

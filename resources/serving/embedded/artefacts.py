@@ -27,6 +27,13 @@ def pin(models: Path, artefact: ModelArtefact) -> Path:
     return target
 
 
+def drop_bytecode(place: Path, digest: str) -> None:
+    """Remove what Python compiled into a pinned copy, where the files are no longer those that were pinned."""
+    if place.is_dir() and digest_of(place) != digest:
+        for folder in list(place.rglob("__pycache__")):
+            shutil.rmtree(folder)
+
+
 def _copy(source: Path, target: Path, artefact: ModelArtefact) -> None:
     draft = target.with_name(f".{target.name}.{os.getpid()}")
     shutil.rmtree(draft, ignore_errors=True)

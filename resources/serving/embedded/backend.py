@@ -58,7 +58,7 @@ class EmbeddedBackend:
 
     A canary runs as many processes as the stable revision, whatever its share: with fewer, a comparison of
     latencies would measure the processes instead of the model. `durability` is each service's own: `process` (the
-    default) or `power`.
+    default) or `power`; so is `allow`, what may run code when the model is loaded (default: nothing).
     """
 
     def __init__(
@@ -68,6 +68,7 @@ class EmbeddedBackend:
         *,
         predictor_command: PredictorCommand = model_server,
         durability: Mapping[str, str] | None = None,
+        allow: Mapping[str, tuple[str, ...]] | None = None,
         start_seconds: float = 180.0,
         drain_seconds: float = 30.0,
     ) -> None:
@@ -85,6 +86,7 @@ class EmbeddedBackend:
             self._predictors,
             command=predictor_command,
             durability=durability or {},
+            allow=allow or {},
             start_seconds=start_seconds,
             drain_seconds=drain_seconds,
         )
@@ -129,10 +131,16 @@ class EmbeddedBackend:
             return ServiceStatus(service=service, stable=None, canary=None)
 
     def _brake(self, service: str, version: str) -> ServiceStatus:
+        unwritten: ServingError | None = None
         with self._store.changing(service) as state:
             there = _refuse_if_stable(state, version)
-            self._take_away(state, with_share(state, version, percent=0.0) if there else state)
+            try:
+                self._take_away(state, with_share(state, version, percent=0.0) if there else state)
+            except ServingError as error:
+                unwritten = error
         self._gateway.confirm("routes")
+        if unwritten is not None:
+            raise unwritten
         return self.status(service)
 
     def _take_away(self, before: ServiceState, after: ServiceState) -> None:

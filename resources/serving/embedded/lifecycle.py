@@ -34,6 +34,7 @@ class Lifecycle:
         *,
         command: PredictorCommand,
         durability: Mapping[str, str],
+        allow: Mapping[str, tuple[str, ...]],
         start_seconds: float,
         drain_seconds: float,
     ) -> None:
@@ -44,6 +45,7 @@ class Lifecycle:
         self._predictors = predictors
         self._command = command
         self._durability = durability
+        self._allow = allow
         self._start_seconds = start_seconds
         self._drain_seconds = drain_seconds
 
@@ -93,6 +95,8 @@ class Lifecycle:
     def _launch(self, service: str, revision: Deployed, port: int) -> Launch:
         return Launch(
             model_dir=self._artefact(revision),
+            digest=revision.digest,
+            allow=self._allow.get(service, ()),
             service=service,
             version=revision.version,
             revision=revision.name,

@@ -21,6 +21,9 @@ class Launch:
     """Everything that a predictor process is told."""
 
     model_dir: Path
+    digest: str
+    allow: tuple[str, ...]
+    """What may run code when the model is loaded: the manifest's `artefact.allow`."""
     service: str
     version: str
     revision: str
@@ -47,7 +50,12 @@ def options(launch: Launch) -> list[str]:
         "--port", str(launch.port),
         "--log-dir", str(launch.log_dir),
         "--durability", launch.durability,
+        *_trust(launch.digest, launch.allow),
     ]  # fmt: skip
+
+
+def _trust(digest: str, allow: Sequence[str]) -> list[str]:
+    return ["--digest", digest, *(word for kind in allow for word in ("--allow", kind))]
 
 
 class Predictors:
@@ -102,6 +110,21 @@ def forget_unknown(layout: Layout, revisions: Sequence[Deployed]) -> None:
     for file in layout.programs.glob("*.conf"):
         if file.name not in wanted:
             file.unlink()
+
+
+def tell_digest(layout: Layout, revision: Deployed, allow: Sequence[str]) -> bool:
+    """Complete the program files of a revision that was deployed before predictors verified what they load.
+
+    Returns whether there were any.
+    """
+    files = [layout.programs / f"{program_name(revision, port)}.conf" for port in revision.ports]
+    untold = [file for file in files if file.is_file() and "--digest" not in file.read_text()]
+    words = escape(shlex.join(_trust(revision.digest, allow)))
+    for file in untold:
+        text = file.read_text()
+        command = next(line for line in text.splitlines() if line.startswith("command="))
+        file.write_text(text.replace(command, f"{command} {words}"))
+    return bool(untold)
 
 
 def program_name(revision: Deployed, port: int) -> str:

@@ -5,6 +5,7 @@ from resources.serving.backend import RevisionStatus, ServiceStatus
 from resources.serving.embedded.gateway import EmbeddedGateway
 from resources.serving.embedded.predictors import Predictors
 from resources.serving.embedded.state import Deployed, ServiceState
+from resources.serving.embedded.supervisor import FAILED, Process, last_lines
 
 
 def report(state: ServiceState, gateway: EmbeddedGateway, predictors: Predictors) -> ServiceStatus:
@@ -37,5 +38,10 @@ def _trouble(revision: Deployed, gateway: EmbeddedGateway, predictors: Predictor
         processes = predictors.processes(revision)
     except ServingError as error:
         return str(error)
-    states = ", ".join(f"{each.name} is {each.state} ({each.description})" for each in processes)
-    return f"no healthy replica: {states or 'no process'}"
+    return f"no healthy replica: {', '.join(map(_words, processes)) or 'no process'}"
+
+
+def _words(process: Process) -> str:
+    """Its state, and the last thing that a process which does not stay up said: there is the reason."""
+    state = f"{process.name} is {process.state} ({process.description})"
+    return f"{state}: {last_lines(process.log, 1)}" if process.state in FAILED else state

@@ -29,6 +29,8 @@ class KServeBackend:
     cluster: Cluster
     manifests: service.Manifests
     """Where a first rollout gets the InferenceService from."""
+    allow: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    """Service -> what may run code when its model is loaded; nothing where it is not named."""
     prometheus: Prometheus | None = None
     """Where counters come from; without it they are not measured."""
     probe: Probe = Probe()
@@ -61,9 +63,10 @@ class KServeBackend:
             )
         uri = storage_uri.checked(artefact.uri)
         share = _whole(service, percent)
-        identity = Identity(version=artefact.version, digest=artefact.digest, salt=salt, uri=uri)
+        allow = ",".join(self.allow.get(service, ()))
+        identity = Identity(version=artefact.version, digest=artefact.digest, salt=salt, uri=uri, allow=allow)
         extra = {"logger": logger(self.logger_url)} if self.logger_url else {}
-        deployment = Deployment(Wanted(extra, artefact.version, artefact.digest, salt, uri, share))
+        deployment = Deployment(Wanted(extra, artefact.version, artefact.digest, salt, uri, share, allow))
         return self._run(
             service,
             deployment.on_knative,

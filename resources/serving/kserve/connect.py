@@ -19,12 +19,15 @@ from resources.serving.kserve.sticky import StickyBackend
 
 
 def connect(
-    services: Mapping[str, Mapping[str, Any]], env: Mapping[str, str] | None = None
+    services: Mapping[str, Mapping[str, Any]],
+    env: Mapping[str, str] | None = None,
+    *,
+    allow: Mapping[str, tuple[str, ...]] | None = None,
 ) -> KServeBackend | StickyBackend:
     """A backend on the cluster of KUBECONFIG, or the one that this process runs in.
 
-    `services` are the models' InferenceServices as the teams wrote them, by service name. With
-    RAMPGATE_GATEWAY_CONTROL_URL the sticky gateway splits traffic in KServe's place.
+    `services` are the models' InferenceServices as the teams wrote them, by service name; `allow` is what may run code
+    when each is loaded (default: nothing). With RAMPGATE_GATEWAY_CONTROL_URL the sticky gateway splits traffic in KServe's place.
     """
     env = os.environ if env is None else env
 
@@ -37,6 +40,7 @@ def connect(
     kserve = KServeBackend(
         cluster=cluster,
         manifests=manifest,
+        allow=allow or {},
         prometheus=_prometheus(env),
         probe=Probe(ingress=env.get("RAMPGATE_INGRESS_URL", "")),
         logger_url=env.get("RAMPGATE_SINK_URL", ""),

@@ -20,6 +20,8 @@ VERSION = PREFIX + "version"
 DIGEST = PREFIX + "digest"
 SALT = PREFIX + "salt"
 REVISION = PREFIX + "revision"
+ALLOW = PREFIX + "allow"
+"""What may run code when the model is loaded, as in the manifest's `artefact.allow`: `pickle,custom_code`."""
 RESTORE = PREFIX + "restore"
 RESTORED = PREFIX + "restored-after"
 """On a version that a rollback put back: the version that it replaced."""
@@ -35,6 +37,8 @@ class Identity:
     digest: str
     salt: str
     uri: str
+    allow: str = ""
+    """What may run code when it is loaded, separated by commas; nothing for a version from before this was written."""
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -72,6 +76,7 @@ def identity_of(annotations: Mapping[str, str], *, uri: str = "") -> Identity:
         digest=_value(annotations, DIGEST),
         salt=_value(annotations, SALT),
         uri=uri,
+        allow=_value(annotations, ALLOW),
     )
 
 
@@ -113,6 +118,7 @@ def owned(
         VERSION: identity.version or NONE,
         DIGEST: identity.digest or NONE,
         SALT: identity.salt or NONE,
+        ALLOW: identity.allow or NONE,
         REVISION: f"{service}-{identity.label}" if identity.version else NONE,
         RESTORE: _encode(restore) if restore else NONE,
         RESTORED: restored_after or NONE,
@@ -142,6 +148,7 @@ def _encode(restore: Restore) -> str:
         "digest": identity.digest,
         "salt": identity.salt,
         "uri": identity.uri,
+        "allow": identity.allow,
         "revision": restore.revision,
     }
     return json.dumps(data, sort_keys=True)

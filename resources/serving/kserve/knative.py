@@ -117,7 +117,7 @@ def _unsettled(view: KnativeView) -> Step | None:
 
 
 def _start(view: KnativeView, wanted: Wanted) -> Step:
-    identity = Identity(version=wanted.version, digest=wanted.digest, salt=wanted.salt, uri=wanted.uri)
+    identity = wanted.identity
     first = not view.rolledout
     restore = None if first else Restore(identity=view.spec, revision=view.rolledout)
     predictor = {**owned(view.service, identity, restore=restore), **wanted.predictor}

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.errors import RampgateError, VersionRefused
-from resources.artefact_digest import digest_of
 from resources.prediction_log.segments import closed_segments
+from resources.serving.predictor.guard import KINDS
 
 _UNMOUNTED = Path("/tmp/rampgate-predictions")
 _SWEEP_SECONDS = 5.0
@@ -31,6 +31,8 @@ class Pod:
     digest: str
     revision: str
     log: Path | None
+    allow: tuple[str, ...] = ()
+    """What may run code when the model is loaded."""
 
     @classmethod
     def from_environment(cls, env: Mapping[str, str]) -> "Pod":
@@ -45,14 +47,16 @@ class Pod:
             digest=env.get("RAMPGATE_DIGEST", ""),
             revision=env["RAMPGATE_REVISION"],
             log=Path(log) / env["RAMPGATE_SERVICE"] if log else None,
+            allow=_allowed(env.get("RAMPGATE_ALLOW", "")),
         )
 
 
-def verify(directory: Path, digest: str) -> None:
-    """Raise VersionRefused unless the artefact is the one that the rollout pinned."""
-    found = digest_of(directory)
-    if digest.removeprefix("sha256:") != found:
-        raise VersionRefused(f"{directory}: digest is {found}, the rollout pinned {digest or 'none'}")
+def _allowed(text: str) -> tuple[str, ...]:
+    kinds = () if text in ("", "none") else tuple(text.split(","))
+    for kind in kinds:
+        if kind not in KINDS:
+            raise VersionRefused(f"RAMPGATE_ALLOW == {text!r}, must be none or some of {', '.join(KINDS)}")
+    return kinds
 
 
 def sweep(directory: Path) -> None:
@@ -62,7 +66,7 @@ def sweep(directory: Path) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Verify, load and serve until SIGTERM."""
+    """Load what was pinned and serve it until SIGTERM."""
     parser = argparse.ArgumentParser("resources.serving.kserve.pod", description=__doc__)
     parser.add_argument("--model-dir", type=Path, required=True)
     parser.add_argument("--port", type=int, required=True)
@@ -71,7 +75,6 @@ def main(arguments: list[str]) -> None:
     sys.argv = sys.argv[:1]  # kserve parses the command line of whoever imports it
     try:
         pod = Pod.from_environment(os.environ)
-        verify(given.model_dir, pod.digest)
         _serve(pod, given.model_dir, given.host, given.port)
     except RampgateError as error:
         sys.exit(f"predictor: {error}")
@@ -87,7 +90,14 @@ def _serve(pod: Pod, model_dir: Path, host: str, port: int) -> None:
     origin = Origin(service=pod.service, version=pod.version, revision=pod.revision)
     run(
         PredictorOptions(
-            model_dir=model_dir, origin=origin, port=port, log_dir=directory, durability="process", host=host
+            model_dir=model_dir,
+            digest=pod.digest,
+            allow=pod.allow,
+            origin=origin,
+            port=port,
+            log_dir=directory,
+            durability="process",
+            host=host,
         )
     )
 

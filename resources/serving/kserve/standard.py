@@ -24,7 +24,7 @@ def deploy(view: StandardView, wanted: Wanted) -> Step:
         return Refuse(
             f"{view.service}: spec.canary holds entries of somebody else: {', '.join(view.foreign)}"
         )
-    identity = Identity(version=wanted.version, digest=wanted.digest, salt=wanted.salt, uri=wanted.uri)
+    identity = wanted.identity
     if not view.spec.uri:
         predictor = {**owned(view.service, identity), **wanted.predictor, "name": identity.label}
         return Patch(spec={"predictor": predictor}, why=f"start {wanted.version}")

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from resources.serving.kserve.identity import Identity
+
 
 class Patience(StrEnum):
     """What is waited for, and thereby how long."""
@@ -67,6 +69,15 @@ class Wanted:
     salt: str
     uri: str
     percent: int
+    allow: str = ""
+    """See `Identity.allow`."""
+
+    @property
+    def identity(self) -> Identity:
+        """The version in the words of the InferenceService."""
+        return Identity(
+            version=self.version, digest=self.digest, salt=self.salt, uri=self.uri, allow=self.allow
+        )
 
     @property
     def key(self) -> tuple[str, str, str]:

@@ -104,7 +104,10 @@ class StickyBackend:
         there = self.assignments.change(service, give)
         if there is None or there.version != version:
             self._unassigned(service, version, percent)
-        return self._confirmed(service)
+        status = self._confirmed(service)
+        if percent == 0 and status.stable is not None and status.stable.version == version:
+            raise ServingError(f"{service}: version {version} is the stable revision, not the canary")
+        return status
 
     def promote(self, service: str, version: str) -> ServiceStatus:
         """Everything to the version at the gateway, then at KServe, which retires the previous one."""

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from pipelines.errors import RampgateError
+from resources.serving.predictor.guard import KINDS
 
 _ENVIRONMENT = {
     # Several predictors share few cores: a thread pool each would only contend.
@@ -23,6 +24,10 @@ _ENVIRONMENT = {
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser("resources.serving.predictor", description=__doc__)
     parser.add_argument("--model-dir", type=Path, required=True, help="a directory with an MLmodel file")
+    parser.add_argument("--digest", required=True, help="what the directory's digest must be")
+    parser.add_argument(
+        "--allow", action="append", choices=KINDS, default=[], help="what may run code; may repeat"
+    )
     parser.add_argument("--model-name", required=True, help="name of the InferenceService")
     parser.add_argument("--model-version", required=True)
     parser.add_argument("--revision", required=True)
@@ -47,6 +52,8 @@ def main() -> None:
         run(
             PredictorOptions(
                 model_dir=given.model_dir,
+                digest=given.digest,
+                allow=tuple(given.allow),
                 origin=origin,
                 port=given.port,
                 log_dir=given.log_dir,

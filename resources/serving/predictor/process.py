@@ -2,13 +2,17 @@
 
 import gc
 import logging
+import sys
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipelines.errors import VersionRefused
+from resources.artefact_digest import verify
 from resources.prediction_log import Durability, Origin, SegmentWriter
+from resources.serving.predictor.guard import install
 from resources.settings import HOST
 
 _log = logging.getLogger(__name__)
@@ -19,6 +23,10 @@ class PredictorOptions:
     """The command line."""
 
     model_dir: Path
+    digest: str
+    """What the rollout pinned (`resources.artefact_digest`)."""
+    allow: tuple[str, ...]
+    """The manifest's `artefact.allow` when the version was deployed."""
     origin: Origin
     port: int
     log_dir: Path
@@ -30,8 +38,13 @@ class PredictorOptions:
 def run(options: PredictorOptions) -> None:
     """Load the model, then listen, so that an open port is a model that answers.
 
-    Raises `VersionRefused` when the directory holds no model with a signature that can be served.
+    Raises `VersionRefused` when the directory holds no model with a signature that can be served, not what was pinned,
+    or something that runs code and is not allowed.
     """
+    # Before the imports, which take seconds: a supervisor starts what is refused again and again.
+    if not (options.model_dir / "MLmodel").is_file():
+        raise VersionRefused(f"{options.model_dir} is no MLflow model: it has no file MLmodel")
+    verify(options.model_dir, options.digest)
     gc.disable()  # imports and loading make no garbage worth the time
     from resources.serving.predictor.logged_model import LoggedModel
     from resources.serving.predictor.logs import configure_logging
@@ -39,7 +52,8 @@ def run(options: PredictorOptions) -> None:
 
     configure_logging()
     with SegmentWriter(options.log_dir, options.origin.revision, options.durability) as writer:
-        model = LoggedModel(load_pyfunc(options.model_dir), options.origin, writer)
+        pyfunc = load_pyfunc(options.model_dir, allow=options.allow)
+        model = LoggedModel(pyfunc, options.origin, writer)
         # What is loaded stays: collections during requests need not walk it again.
         gc.collect()
         gc.freeze()
@@ -51,10 +65,14 @@ def run(options: PredictorOptions) -> None:
         serve(model, port=options.port, host=options.host)
 
 
-def load_pyfunc(directory: Path) -> Any:
-    """The `mlflow.pyfunc.PyFuncModel` in a local directory; no tracking server is asked."""
-    if not (directory / "MLmodel").is_file():
-        raise VersionRefused(f"{directory} is no MLflow model: it has no file MLmodel")
+def load_pyfunc(directory: Path, *, allow: Collection[str]) -> Any:
+    """The `mlflow.pyfunc.PyFuncModel` in a local directory; no tracking server is asked.
+
+    The process is guarded from then on (`guard`).
+    """
     from mlflow import pyfunc
 
+    # Modules that come with the artefact would leave their bytecode in it, and change its digest.
+    sys.dont_write_bytecode = True
+    install(directory, allow)
     return pyfunc.load_model(str(directory), suppress_warnings=True)

@@ -11,9 +11,9 @@ import httpx
 import pytest
 
 from pipelines.errors import VersionRefused
-from resources.artefact_digest import digest_of
+from resources.artefact_digest import digest_of, verify
 from resources.prediction_log.segments import closed_segments
-from resources.serving.kserve.pod import Pod, sweep, verify
+from resources.serving.kserve.pod import Pod, sweep
 from tests.support.ports import free_base
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -92,6 +92,27 @@ def test_a_digest_may_carry_its_algorithm(model: Path):
 def test_a_pod_without_a_rollout_is_refused():
     with pytest.raises(VersionRefused, match="RAMPGATE_VERSION"):
         Pod.from_environment({**ENV, "RAMPGATE_VERSION": "none"})
+
+
+@pytest.mark.parametrize(
+    ("said", "allow"),
+    [
+        (None, ()),
+        ("", ()),
+        ("none", ()),
+        ("pickle", ("pickle",)),
+        ("pickle,custom_code", ("pickle", "custom_code")),
+    ],
+)
+def test_nothing_may_run_code_unless_the_pod_is_told_so(said: str | None, allow: tuple[str, ...]):
+    told = {} if said is None else {"RAMPGATE_ALLOW": said}
+    assert Pod.from_environment(ENV | told).allow == allow
+
+
+@pytest.mark.parametrize("said", ["everything", "pickle,", "pickle, custom_code", "PICKLE"])
+def test_an_allowance_that_is_not_known_is_refused(said: str):
+    with pytest.raises(VersionRefused, match="must be none or some of pickle, cloudpickle, custom_code"):
+        Pod.from_environment(ENV | {"RAMPGATE_ALLOW": said})
 
 
 def test_only_closed_segments_are_swept(tmp_path: Path):

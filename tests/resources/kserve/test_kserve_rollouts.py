@@ -1,5 +1,6 @@
 """Rollouts through the backend, over HTTP, in both modes."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -49,6 +50,23 @@ def test_a_rollout_from_canary_to_champion(cluster: FakeKubernetes):
     assert shares(made.set_canary_percent("m", "2", 100)) == {"1": 0, "2": 100}
     assert shares(made.promote("m", "2")) == {"2": 100}
     assert not cluster.world.outages(since=8)
+
+
+def test_what_a_version_may_load_is_what_its_manifest_said_when_it_was_deployed_and_comes_back_with_it(
+    cluster: FakeKubernetes,
+):
+    def allowed() -> str:
+        return cluster.isvc("m")["spec"]["predictor"]["annotations"]["rampgate.io/allow"]
+
+    made = with_champion(cluster, allow={"m": ("pickle", "custom_code"), "other": ("cloudpickle",)})
+    assert allowed() == "pickle,custom_code"
+    stricter = replace(made, allow={})
+    stricter.deploy_canary("m", artefact("2"), percent=10, salt="s2")
+    stricter.roll_back("m", "2")
+    assert allowed() == "pickle,custom_code"
+    stricter.deploy_canary("m", artefact("3"), percent=10, salt="s3")
+    stricter.promote("m", "3")
+    assert allowed() == "none"
 
 
 def test_every_call_can_be_repeated(cluster: FakeKubernetes):

@@ -16,6 +16,7 @@ import orjson
 import pandas as pd
 import pytest
 
+from resources.artefact_digest import digest_of
 from resources.prediction_log import closed_segments, seal_abandoned
 from tests.support.ports import free_base
 
@@ -90,7 +91,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Pr
     """Start a predictor on a model directory and wait until it is ready; all are stopped with the module."""
     running: list[Predictor] = []
 
-    def run(model: Path, durability: str = "process") -> Predictor:
+    def run(model: Path, durability: str = "process", allow: tuple[str, ...] = ()) -> Predictor:
         directory = tmp_path_factory.mktemp("predictor")
         port = free_base(1)
         command = [
@@ -103,7 +104,8 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Pr
             NAME,
         ]
         command += ["--model-version", VERSION, "--revision", REVISION, "--port", str(port)]
-        command += ["--log-dir", directory / "log", "--durability", durability]
+        command += ["--log-dir", directory / "log", "--durability", durability, "--digest", digest_of(model)]
+        command += [word for kind in allow for word in ("--allow", kind)]
         with (directory / "stderr").open("wb") as stderr:
             process = subprocess.Popen(command, cwd=ROOT, stderr=stderr)
         client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30)

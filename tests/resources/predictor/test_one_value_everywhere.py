@@ -24,7 +24,6 @@ from resources.registry.logged import LoggedModel as LoggedArtefact
 from resources.registry.validation import answer_of
 from resources.serving.predictor.errors import BadInput, PredictionFailed
 from resources.serving.predictor.logged_model import LoggedModel
-from resources.serving.predictor.process import load_pyfunc
 from resources.signature import ModelSchema
 
 ECHO = """
@@ -107,7 +106,8 @@ def serve(tmp_path: Path, lake: Lake) -> Callable[..., Served]:
                 str(tmp_path / "model"), python_model=str(tmp_path / "code.py"), signature=signature,
                 input_example=example, pip_requirements=[],
             )  # fmt: skip
-            artefact, pyfunc = LoggedArtefact.read(tmp_path / "model"), load_pyfunc(tmp_path / "model")
+            artefact = LoggedArtefact.read(tmp_path / "model")
+            pyfunc = mlflow.pyfunc.load_model(str(tmp_path / "model"), suppress_warnings=True)
         writer = SegmentWriter(tmp_path / "log", "echo-00001", "process")
         return Served(
             name=name,

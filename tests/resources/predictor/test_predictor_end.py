@@ -21,7 +21,7 @@ QUICK, SLOW = pd.DataFrame({"seconds": [0.0]}), pd.DataFrame({"seconds": [3.0]})
 def test_a_full_log_answers_503_and_a_slow_model_stays_healthy_and_sigterm_finishes_it(
     start: Start, sleeper: Path
 ) -> None:
-    predictor = start(sleeper)
+    predictor = start(sleeper, allow=("custom_code",))
     _limit_file_size(predictor.process.pid, 10)
     refused = predictor.infer(QUICK)
     assert refused.status_code == 503
@@ -53,7 +53,7 @@ def _limit_file_size(process: int, limit: int) -> None:
 def test_a_directory_without_a_model_is_refused_in_words(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "resources.serving.predictor", "--model-dir", str(tmp_path)]
     command += ["--model-name", "m", "--model-version", "1", "--revision", "m-00001", "--port", "1"]
-    command += ["--log-dir", str(tmp_path / "log")]
+    command += ["--log-dir", str(tmp_path / "log"), "--digest", "0" * 64]
     ended = subprocess.run(
         command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": "."}, check=False
     )

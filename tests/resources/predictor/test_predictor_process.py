@@ -15,7 +15,6 @@ import orjson
 import pandas as pd
 import pytest
 
-from resources.serving.predictor.process import load_pyfunc
 from tests.resources.predictor.conftest import NAME, named, v2_inputs
 
 Start = Callable[..., Any]
@@ -35,7 +34,9 @@ def predictor(start: Start, model: Path) -> Any:
 def pyfunc(model: Path) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of mlflow's own import
-        return load_pyfunc(model)
+        from mlflow.pyfunc import load_model
+
+        return load_model(str(model), suppress_warnings=True)
 
 
 def probabilities(response: httpx.Response) -> "np.ndarray[Any, Any]":
@@ -196,7 +197,7 @@ def test_no_log_line_per_request(predictor: Any, flights: pd.DataFrame) -> None:
 def test_killed_under_load_it_loses_no_acknowledged_prediction(
     start: Start, save_pipeline: Callable[[str], Path], flights: pd.DataFrame
 ) -> None:
-    victim = start(save_pipeline("cloudpickle"), "power")
+    victim = start(save_pipeline("cloudpickle"), "power", ("cloudpickle",))
     acknowledged: list[str] = []
     row = flights[flights["wind"].notna()].head(1)
 

@@ -51,7 +51,7 @@ def test_a_new_required_column_is_refused_before_traffic_and_an_outage_of_the_ga
     monkeypatch.setattr(rollouts, "_FIRST_PAUSE", rollouts._FIRST_PAUSE * 0)
     assert [publish(NAME, described=True), publish(NAME, described=True, more=("wind",))] == ["1", "2"]
     with gateway_alone() as settings:
-        write_model(settings.home / "own", NAME)
+        write_model(settings.home / "own", NAME, flights=False)
         systems = Embedded(replace(settings, mlflow_uri=mlflow_uri, manifests=settings.home / "own"))
         model = systems.catalogue.model(NAME)
         establish(EmbeddedArena(settings, NAME, replicas=1), "1")

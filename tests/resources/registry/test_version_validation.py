@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -56,6 +57,20 @@ def test_an_answer_of_another_shape_or_type_is_refused(
     report = validate_version(registry, "churn", good_version, probe=lambda _: answer)
     assert report.verdict is Verdict.FAIL
     assert re.search(message, report.reason)
+
+
+@pytest.mark.parametrize(
+    "content", [b"[" * 5_000, b"\xff", b"flavors: [", b"signature: [a]\nflavors: {}", b"a: &a [*a]"]
+)
+def test_an_mlmodel_that_cannot_be_read_is_a_verdict_on_the_version_and_no_failed_run(
+    registry: Registry, good_version: str, content: bytes
+):
+    folder = registry.artefact("churn", good_version).uri
+    (Path(folder) / "MLmodel").write_bytes(content)
+    report = validate_version(registry, "churn", good_version, probe=lambda _: _answer(3))
+    assert not report.ok
+    assert "MLmodel" in report.reason
+    assert "probe" not in [step.name for step in report.steps]
 
 
 def test_a_predictor_that_cannot_answer_refuses_the_version(registry: Registry, good_version: str):

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import re
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -11,9 +12,13 @@ import pytest
 from pipelines.errors import ServingError
 from resources.artefact_digest import digest_of
 from resources.serving.backend import ModelArtefact
-from resources.serving.embedded import EmbeddedBackend
+from resources.serving.embedded import EmbeddedBackend, restore
+from resources.serving.embedded.artefacts import pinned_path
 from resources.serving.embedded.layout import Layout
+from resources.serving.embedded.state import Deployed, ServiceState
+from resources.serving.embedded.store import StateStore
 from resources.serving.embedded.supervisor import Supervisor
+from resources.settings import Settings
 from tests.conformance.arena import EmbeddedArena, light_command
 
 
@@ -110,6 +115,53 @@ def _asked_durability(arena: EmbeddedArena, backend: EmbeddedBackend, version: s
     assert canary is not None
     files = list(Layout(arena.settings.home).programs.glob(f"{canary.name}*.conf"))
     return {re.findall(r"--durability (\w+)", file.read_text())[0] for file in files}
+
+
+def test_a_predictor_is_told_what_it_may_load_and_nothing_more_unless_the_manifest_allows_it(
+    arena: EmbeddedArena,
+) -> None:
+    allowing = EmbeddedBackend(
+        arena.settings,
+        arena.models,
+        predictor_command=light_command,
+        allow={arena.service: ("pickle", "custom_code"), "another": ("cloudpickle",)},
+    )
+    digest = arena.artefact("2").digest
+    told = f"--digest {digest} --allow pickle --allow custom_code\n"
+    assert told in _program(arena, allowing, "2")
+    allowing.roll_back(arena.service, "2")
+    assert f"--digest {arena.artefact('3').digest}\n" in _program(arena, arena.backend, "3")
+
+
+def _program(arena: EmbeddedArena, backend: EmbeddedBackend, version: str) -> str:
+    canary = backend.deploy_canary(arena.service, arena.artefact(version), percent=10, salt="s").canary
+    assert canary is not None
+    [file] = Layout(arena.settings.home).programs.glob(f"{canary.name}*.conf")
+    return file.read_text()
+
+
+def test_a_predictor_from_before_digests_were_verified_is_told_at_the_next_start_of_the_platform(
+    tmp_path: Path,
+) -> None:
+    settings = Settings.from_environment({"RAMPGATE_HOME": str(tmp_path)})
+    layout = Layout(settings.home)
+    layout.create()
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "model.py").write_text("x = 1\n")
+    digest = digest_of(tmp_path / "source")
+    stable = Deployed(name="m-00001", model="m", version="1", digest=digest, ports=(7000,))
+    StateStore(layout.states).write(ServiceState(service="m", stable=stable))
+    place = pinned_path(layout.models, model="m", version="1", digest=digest)
+    shutil.copytree(tmp_path / "source", place)
+    (place / "__pycache__").mkdir()
+    (place / "__pycache__" / "model.cpython-311.pyc").write_bytes(b"left by an earlier predictor")
+    program = layout.programs / "m-00001.7000.conf"
+    program.write_text("[program:m-00001.7000]\ncommand=python -m predictor --port 7000\nautostart=true\n")
+    for _ in range(2):
+        restore(settings, {"m": ("cloudpickle",)})
+        told = f"command=python -m predictor --port 7000 --digest {digest} --allow cloudpickle\nautostart"
+        assert told in program.read_text()
+    assert digest_of(place) == digest
 
 
 def test_clients_notice_nothing_of_a_whole_rollout(arena: EmbeddedArena) -> None:

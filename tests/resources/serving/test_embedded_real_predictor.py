@@ -1,5 +1,7 @@
 """The whole path with nothing light in it: MLflow model, KServe model server, Envoy, prediction log."""
 
+import os
+import signal
 import warnings
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,7 +17,9 @@ from resources.guardrails import GuardrailWatch
 from resources.lake import Column, Lake, ModelSchema, ingest_predictions, window_counts
 from resources.prediction_log import closed_segments
 from resources.serving.backend import ModelArtefact
-from resources.serving.embedded import EmbeddedBackend
+from resources.serving.embedded import EmbeddedBackend, Layout
+from resources.serving.embedded.artefacts import pinned_path
+from resources.serving.embedded.supervisor import Supervisor
 from resources.settings import HOST, Settings
 from tests.resources.serving.test_embedded_gateway import eventually
 from tests.support.rollouts import START, Rig, manifest
@@ -36,14 +40,6 @@ def stricter(tmp_path_factory: pytest.TempPathFactory) -> ModelArtefact:
     return saved(tmp_path_factory.mktemp("stricter") / "model", "2", frame)
 
 
-@pytest.fixture(scope="module")
-def backend(gateway: Settings, artefact: ModelArtefact) -> EmbeddedBackend:
-    """Version 1 is deployed, beside nothing."""
-    made = EmbeddedBackend(gateway, {"real": {"spec": {"predictor": {"minReplicas": 1, "timeout": 10}}}})
-    made.deploy_canary("real", artefact, percent=0, salt="s")
-    return made
-
-
 def saved(folder: Path, version: str, frame: pd.DataFrame) -> ModelArtefact:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -54,13 +50,21 @@ def saved(folder: Path, version: str, frame: pd.DataFrame) -> ModelArtefact:
     return ModelArtefact(model="real", version=version, uri=str(folder), digest=digest_of(folder))
 
 
-def test_a_registered_model_is_served_and_its_predictions_are_logged(
-    gateway: Settings, backend: EmbeddedBackend
-) -> None:
+@pytest.fixture(scope="module")
+def backend(gateway: Settings, artefact: ModelArtefact) -> EmbeddedBackend:
+    """With the artefact as the stable version of `real`, which its canary's probe has answered for."""
+    service = {"spec": {"predictor": {"minReplicas": 1, "timeout": 10}}}
+    backend = EmbeddedBackend(gateway, {"real": service}, allow={"real": ("cloudpickle",)})
+    backend.deploy_canary("real", artefact, percent=0, salt="s")
     assert backend.predict("real", "1", REQUEST)["outputs"][0]["data"] == [1]
     stable = backend.promote("real", "1").stable
     assert stable is not None
     assert stable.ready
+    return backend
+
+
+@pytest.mark.usefixtures("backend")
+def test_a_registered_model_is_served_and_its_predictions_are_logged(gateway: Settings) -> None:
     url = f"http://{HOST}:{gateway.ports.gateway}/v2/models/real/infer"
     answer = httpx.post(url, json=REQUEST, headers={"x-unit-id": "me"}, trust_env=False, timeout=20)
     assert answer.status_code == 200, answer.text
@@ -73,7 +77,6 @@ def test_a_registered_model_is_served_and_its_predictions_are_logged(
 def test_a_version_that_refuses_what_the_champion_takes_is_harm_and_what_both_refuse_cancels(
     gateway: Settings, backend: EmbeddedBackend, stricter: ModelArtefact, tmp_path: Path
 ) -> None:
-    backend.promote("real", "1")
     backend.deploy_canary("real", stricter, percent=50, salt="s")
     rig = Rig(tmp_path)
     state = rig.controller().state(rig.start())
@@ -120,6 +123,27 @@ def ask(gateway: Settings, request: object, times: int) -> set[int]:
     url = f"http://{HOST}:{gateway.ports.gateway}/v2/models/real/infer"
     with httpx.Client(trust_env=False, timeout=20) as client:
         return {client.post(url, json=request).status_code for _ in range(times)}
+
+
+def test_files_that_changed_since_they_were_pinned_are_not_loaded_by_a_restart_and_the_status_says_so(
+    gateway: Settings, backend: EmbeddedBackend, artefact: ModelArtefact
+) -> None:
+    layout = Layout(gateway.home)
+    pinned = pinned_path(layout.models, model="real", version="1", digest=artefact.digest) / "model.pkl"
+    content = pinned.read_bytes()
+    pinned.write_bytes(b"something else")
+    processes = Supervisor(layout.socket).processes().values()
+    [process] = [each for each in processes if each.name.startswith("real-")]
+    os.kill(process.pid, signal.SIGKILL)
+    eventually(
+        lambda: f"the rollout pinned {artefact.digest}; not loaded" in _stable_message(backend), seconds=60
+    )
+    pinned.write_bytes(content)
+
+
+def _stable_message(backend: EmbeddedBackend) -> str:
+    stable = backend.status("real").stable
+    return stable.message if stable else ""
 
 
 def _logged(folder: Path) -> str:
