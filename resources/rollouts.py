@@ -2,15 +2,16 @@
 
 from collections.abc import Iterable
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import assert_never
 
-from pipelines.errors import CommandRefused
+from pipelines.errors import CommandRefused, CorruptLedger
 from pipelines.rollout.evidence import Evidence, Verdict
 from pipelines.rollout.fold import fold
 from pipelines.rollout.policy import VALIDATION
 from pipelines.rollout.state import Phase, RolloutState
 from resources.controller import Controller
+from resources.controller.journal import tell_corrupt
 from resources.ledger import Ledger
 
 ATTEMPTS = "attempts"
@@ -19,9 +20,15 @@ _FIRST_PAUSE, _LONGEST_PAUSE = timedelta(seconds=10), timedelta(minutes=5)
 
 
 def open_rollout(ledger: Ledger, model: str) -> RolloutState | None:
-    """The model's rollout under way; None where there is none. Raises LedgerError and CorruptLedger."""
+    """The model's rollout under way; None where there is none. Raises LedgerError, and CorruptLedger with an alert."""
     rows = ledger.rollouts(model, open_only=True)
-    return fold(ledger.events(rows[0].rollout_id)) if rows else None
+    if not rows:
+        return None
+    try:
+        return fold(ledger.events(rows[0].rollout_id))
+    except CorruptLedger as error:
+        tell_corrupt(ledger, rows[0].rollout_id, error, datetime.now(UTC))
+        raise
 
 
 def record_if_open(controller: Controller, rollout_id: str, evidence: Iterable[Evidence]) -> None:

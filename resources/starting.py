@@ -1,5 +1,6 @@
 """Starting a rollout, and carrying it on: what the assets do, apart from Dagster."""
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -22,6 +23,7 @@ from pipelines.rollout.evidence import Evidence, OnFail, Verdict
 from pipelines.rollout.policy import VALIDATION, Policy
 from pipelines.rollout.sides import not_yet, served_in_words
 from pipelines.rollout.state import RolloutState
+from resources.containment import in_words, say
 from resources.fitting import require_fit
 from resources.lake.schema import ensure_tables
 from resources.platform_alerts import platform_alert
@@ -30,6 +32,7 @@ from resources.rollouts import ATTEMPTS, record_if_open, validation_attempts, va
 from resources.systems import Systems
 from resources.validation import COMPARISON, REPLAY, Predict, compare_offline, impossible, replay
 
+log = logging.getLogger(__name__)
 CHALLENGER = "challenger"
 
 
@@ -179,11 +182,16 @@ def _probed(systems: Systems, model: Model, state: RolloutState) -> Evidence:
     try:
         report = _report(systems, model, state)
     except (RegistryError, ServingError, LakeError) as error:
-        detail = f"could not be carried out, and is tried again: {error}"
-        report = ValidationReport(
-            steps=(Step(name="asking", verdict=Verdict.UNKNOWN, detail=detail),), facts={}
-        )
+        report = _not_asked(str(error))
+    except Exception as error:  # noqa: BLE001 -- it must not keep the version waiting for ever without a verdict
+        say(log, logging.ERROR, f"{state.rollout_id}: validation: {in_words(error)}", error)
+        report = _not_asked(in_words(error))
     return _evidence(report, attempts=1 + validation_attempts(state.evidence.get(VALIDATION)))
+
+
+def _not_asked(problem: str) -> ValidationReport:
+    detail = f"could not be carried out, and is tried again: {problem}"
+    return ValidationReport(steps=(Step(name="asking", verdict=Verdict.UNKNOWN, detail=detail),), facts={})
 
 
 def _report(systems: Systems, model: Model, state: RolloutState) -> ValidationReport:

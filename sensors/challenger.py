@@ -103,7 +103,8 @@ def _beside(systems: Systems, model: Model, under_way: RolloutState, challenger:
     """What becomes of a challenger while a rollout is open."""
     if challenger is None or challenger.version == under_way.version:
         return "a rollout is open; the next one starts when it has ended"
-    if ended_before(challenger) or CHAMPION in challenger.aliases:
+    is_served = CHAMPION in challenger.aliases or challenger.version == under_way.champion
+    if ended_before(challenger) or is_served:
         return f"a rollout is open; version {challenger.version} does not start after it"
     gives_way = _gives_way(model, under_way, challenger)
     fate = "is aborted and gives way" if gives_way else "comes first; the new one starts when it has ended"

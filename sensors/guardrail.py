@@ -2,22 +2,25 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
 from pipelines.errors import LedgerConflict, LedgerError, RampgateError, StillInTraffic
 from pipelines.manifest.load import Model
+from pipelines.manifest.model import OnUnknown
 from pipelines.rollout.decide import decide
 from pipelines.rollout.decision import DecisionKind
 from pipelines.rollout.events import Action
 from pipelines.rollout.evidence import Evidence, OnFail
+from pipelines.rollout.standing import words
 from pipelines.rollout.state import Phase, RolloutState
-from resources.containment import in_words, say, tell
+from resources.containment import contained, in_words, say, tell
 from resources.controller import EMERGENCY, UNRECORDED
 from resources.guardrails import GuardrailWatch
 from resources.naming import key
+from resources.platform_alerts import platform_alert
 from resources.rollout_metadata import decision_metadata
 from resources.rollouts import open_rollout
 from resources.systems import Systems
@@ -28,6 +31,8 @@ POLL = timedelta(milliseconds=200)
 REREAD = timedelta(milliseconds=500)
 """How often the ledger is asked whether the rollout has moved on."""
 SAVE = timedelta(seconds=2)
+STRAYS = timedelta(seconds=15)
+"""How often the ledger is asked for rollouts whose model has no manifest."""
 FIRST_PAUSE, LONGEST_PAUSE = timedelta(milliseconds=250), timedelta(seconds=30)
 """Between two tries to take traffic away, or to tell the ledger of it; doubled each time."""
 _WATCHED = (Phase.SHADOW, Phase.STEPPING, Phase.PROMOTING)
@@ -41,6 +46,7 @@ def guardrail_sensor(models: Sequence[Model], *, tick: timedelta = TICK) -> dg.S
 
     # Kept from tick to tick: reading a long rollout's counters back takes longer than a tick should.
     watchers: list[Watcher] = []
+    strays: list[Strays] = []
 
     @dg.sensor(
         name="guardrail_sensor",
@@ -55,12 +61,14 @@ def guardrail_sensor(models: Sequence[Model], *, tick: timedelta = TICK) -> dg.S
     def sensor(
         context: dg.SensorEvaluationContext, systems: dg.ResourceParam[Systems]
     ) -> dg.SkipReason | dg.SensorResult:
-        if not watchers or watchers[0].systems is not systems:
+        if not strays or strays[0].systems is not systems:
             watchers[:] = [Watcher(systems, model) for model in models]
+            strays[:] = [Strays(systems, {model.name for model in models})]
         for watcher in watchers:
             watcher.begin(context)
         until = time.monotonic() + tick.total_seconds()
         while time.monotonic() < until:
+            strays[0].poll(context.log)
             events = [event for watcher in watchers if (event := watcher.poll()) is not None]
             if events:
                 return dg.SensorResult(asset_events=events)
@@ -194,6 +202,45 @@ class Watcher:
             description=decision.reason,
             metadata=decision_metadata(self.systems, state.rollout_id, decision),
         )
+
+
+class Strays:
+    """Open rollouts of models whose manifest is gone or cannot be read: nobody else measures or drives them."""
+
+    def __init__(self, systems: Systems, models: Collection[str]) -> None:
+        self.systems, self._models = systems, models
+        self._since: dict[str, float] = {}
+        self._again_at = 0.0
+
+    def poll(self, log: logging.Logger) -> None:
+        """Now and then: alert about each, and take back those that nobody could measure for `max_unknown`."""
+        if time.monotonic() < self._again_at:
+            return
+        self._again_at = time.monotonic() + STRAYS.total_seconds()
+        ledger = self.systems.ledger
+        with contained(ledger, log, where="the watch over rollouts without a manifest"):
+            for row in ledger.rollouts(open_only=True):
+                if row.model not in self._models:
+                    with contained(ledger, log, where=f"the watch over {row.rollout_id}", model=row.model):
+                        self._look(self.systems.controller.state(row.rollout_id))
+
+    def _look(self, state: RolloutState) -> None:
+        blind = timedelta(
+            seconds=time.monotonic() - self._since.setdefault(state.rollout_id, time.monotonic())
+        )
+        policy, gone = state.policy, f"no manifest of {state.model} can be read"
+        goes = policy.on_unknown is OnUnknown.ROLL_BACK
+        fate = f"is taken back after {words(policy.max_unknown)}" if goes else "stays (on_unknown: hold)"
+        platform_alert(
+            self.systems.ledger,
+            topic=f"stray:{state.rollout_id}",
+            title=f"{state.model} version {state.version}: nobody measures its rollout",
+            body=f"{state.rollout_id} is open, but {gone}: it is not carried on, and a share that it has {fate}",
+            model=state.model,
+        )
+        lasting = goes and blind >= policy.max_unknown and state.phase in _WATCHED
+        if lasting or _is_owed_a_rollback(state):
+            self.systems.controller.roll_back_now(state.rollout_id, f"{gone} for {words(blind)}")
 
 
 def _is_owed_a_rollback(state: RolloutState) -> bool:

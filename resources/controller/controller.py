@@ -22,7 +22,7 @@ from resources.controller.journal import Journal
 from resources.controller.opening import Opening, check_capabilities
 from resources.controller.orders import check_order
 from resources.controller.parts import Parts, decide_between_sides
-from resources.controller.registry import Registry, tag_version
+from resources.controller.registry import ROLLOUT_TAG, Registry, tag_version
 from resources.controller.sides import SidesAsked
 from resources.controller.spool import Emergency, Spool
 from resources.ledger import Ledger
@@ -103,13 +103,27 @@ class Controller:
         )
 
     def refuse(self, model: str, version: str, reason: str, *, by: str | None = None) -> str:
-        """Record that a version failed validation before a rollout of it, and tag it in the registry."""
-        identity = self._opening.refuse(model, version, reason, by=by or self._parts.by)
+        """Record that a version failed validation before a rollout of it, and tag it in the registry.
+
+        Where the registry did not take the tags last time, only they are written again. Raises RegistryError.
+        """
+        untold = self._untold(model, version, reason)
+        identity = untold or self._opening.refuse(model, version, reason, by=by or self._parts.by)
         try:
             tag_version(self._registry, model, version, identity, End.REFUSED, reason)
         except NotInRegistry as error:
             log.warning("%s: refused, and gone before it could be tagged: %s", identity, error)
         return identity
+
+    def _untold(self, model: str, version: str, reason: str) -> str | None:
+        """The refusal for the same reason that is in the ledger, and not in the registry."""
+        rows = [row for row in self._ledger.rollouts(model) if row.version == version]
+        if not rows or rows[-1].end is not End.REFUSED:
+            return None
+        last = self.state(rows[-1].rollout_id)
+        known = self._registry.version(model, version)
+        is_told = known is None or known.tags.get(ROLLOUT_TAG) == last.rollout_id
+        return None if is_told or last.end_reason != reason else last.rollout_id
 
     def sides(self, model: str, version: str) -> Sides:
         """What is served, and what the registry says. Raises ServingError, RegistryError where one cannot be asked."""

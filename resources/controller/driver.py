@@ -108,17 +108,20 @@ class Driver:
         return self._perform(state, state.pending)
 
     def _increase(self, state: RolloutState, todo: Intent, evidence: tuple[Evidence, ...]) -> bool:
-        """More traffic only while nobody else changes it, and only if nobody has taken it back meanwhile."""
+        """More traffic only while nobody else changes it, and only if nobody has taken it back meanwhile.
+
+        The ledger is read last: a brake waits for no lock, and the registry may take a minute to answer.
+        """
         with self._parts.changing_traffic(state.model, PATIENCE) as held:
             if not held:
                 return False
+            asks = not (todo.dry or state.forcing)
+            found = self._parts.sides.evidence(state, self._parts.clock(), fresh=True) if asks else ()
             fresh = self._parts.journal.read(state.rollout_id)
             if fresh.pending is None or fresh.pending.action_id != todo.action_id:
                 return True
-            now = self._parts.clock()
-            if todo.action is Action.PROMOTE and would_roll_back(fresh, evidence, now):
+            if todo.action is Action.PROMOTE and would_roll_back(fresh, evidence, self._parts.clock()):
                 return self._settle(fresh, todo, evidence, "the evidence has turned against it")
-            found = () if todo.dry or fresh.forcing else self._parts.sides.evidence(fresh, now, fresh=True)
             if problem := in_the_way(found):
                 return self._settle(fresh, todo, (*evidence, *found), problem)
             return self._perform(fresh, todo)
@@ -202,10 +205,14 @@ class Driver:
         raise LedgerConflict(f"{state.rollout_id}: the outcome of {todo.action_id} could not be written")
 
     def _superseded(self, state: RolloutState, todo: Intent) -> None:
-        """A deployment that came up after its rollout was taken back must not stay."""
-        over = state.phase is Phase.ENDED or Action.RESTORE in state.done
-        if todo.action is Action.DEPLOY and over and not self._is_live_again(state):
-            self._parts.effects.clean_up(state)
+        """What came into force after its rollout was taken back must not stay."""
+        if todo.dry or todo.action not in (Action.DEPLOY, *_INCREASES):
+            return
+        if state.phase is Phase.ENDED or Action.RESTORE in state.done:
+            if not self._is_live_again(state):
+                self._parts.effects.clean_up(state)
+        elif state.phase is Phase.ROLLING_BACK and todo.action is not Action.DEPLOY:
+            self._parts.effects.traffic_off(state.model, state.version)
 
     def _is_live_again(self, state: RolloutState) -> bool:
         latest = self._parts.ledger.latest(state.model)

@@ -40,8 +40,7 @@ class Journal:
         try:
             return self._read(rollout_id)
         except CorruptLedger as error:
-            with suppress(LedgerError):  # a ledger that takes no alert must not hide what was read
-                self._ledger.outbox.add(_corrupt(rollout_id, str(error), self._clock()))
+            tell_corrupt(self._ledger, rollout_id, error, self._clock())
             raise
 
     def _read(self, rollout_id: str) -> RolloutState:
@@ -74,6 +73,12 @@ class Journal:
             alerts += _alerts_of(state, event)
         self._ledger.append(*numbered, alerts=alerts)
         return state
+
+
+def tell_corrupt(ledger: Ledger, rollout_id: str, error: CorruptLedger, at: datetime) -> None:
+    """Alert that nothing drives or watches this rollout, for its record cannot be read."""
+    with suppress(LedgerError):  # a ledger that takes no alert must not hide what was read
+        ledger.outbox.add(_corrupt(rollout_id, str(error), at))
 
 
 def _alerts_of(state: RolloutState, event: Event) -> tuple[Alert, ...]:
@@ -110,6 +115,6 @@ def _corrupt(rollout_id: str, problem: str, at: datetime) -> Alert:
         version=version,
         rollout_id=rollout_id,
         title=f"{model} version {version}: the rollout's record cannot be read; it stopped, traffic stays",
-        body=problem,
+        body=f"{problem}; nobody watches its guardrails until it can be read: the order roll_back_now takes its traffic away",
         at=at,
     )

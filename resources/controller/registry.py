@@ -1,5 +1,6 @@
 """What the controller needs of the model registry, and what it writes there."""
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from pipelines.rollout.decision import End
@@ -20,6 +21,9 @@ class Versioned(Protocol):
 
     @property
     def aliases(self) -> tuple[str, ...]: ...
+
+    @property
+    def tags(self) -> Mapping[str, str]: ...
 
     @property
     def stage(self) -> str:

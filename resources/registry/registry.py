@@ -1,6 +1,7 @@
 """MLflow's registry, as far as a rollout needs it."""
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -42,8 +43,9 @@ class Registry:
         if "'" in model:
             raise RegistryError(f"model == {model!r}, must have no quotes")
         answer = self._api.call("GET", "model-versions/search", filter=f"name='{model}'", max_results="200")
-        found = [VersionInfo.from_rest(item) for item in answer.get("model_versions", ())]
-        return tuple(sorted(found, key=lambda info: int(info.version), reverse=True))
+        with _readable("model-versions/search"):
+            found = [VersionInfo.from_rest(item) for item in answer.get("model_versions", ())]
+            return tuple(sorted(found, key=lambda info: int(info.version), reverse=True))
 
     def set_alias(self, model: str, alias: str, version: str) -> None:
         """Give the alias to this version, taking it from whichever has it."""
@@ -106,9 +108,11 @@ class Registry:
 
     def _version(self, path: str, **values: str) -> VersionInfo | None:
         try:
-            return VersionInfo.from_rest(self._api.call("GET", path, **values)["model_version"])
+            answer = self._api.call("GET", path, **values)
         except NotInRegistry:
             return None
+        with _readable(path):
+            return VersionInfo.from_rest(answer["model_version"])
 
     def _logged(self, model: str, version: str) -> LoggedModel:
         return LoggedModel.read(self._directory(model, version))
@@ -117,9 +121,10 @@ class Registry:
         return self._cache.directory(model, version, self._download_uri(model, version))
 
     def _download_uri(self, model: str, version: str) -> str:
-        return self._api.call("GET", "model-versions/get-download-uri", name=model, version=version)[
-            "artifact_uri"
-        ]
+        path = "model-versions/get-download-uri"
+        answer = self._api.call("GET", path, name=model, version=version)
+        with _readable(path):
+            return str(answer["artifact_uri"])
 
     @cached_property
     def _api(self) -> RegistryApi:
@@ -128,3 +133,12 @@ class Registry:
     @cached_property
     def _cache(self) -> ArtefactCache:
         return ArtefactCache(self.cache, self._api)
+
+
+@contextmanager
+def _readable(what: str) -> Generator[None]:
+    """An answer that is not MLflow's, such as a proxy's, answers nothing."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise RegistryError(f"MLflow's answer to GET {what} cannot be read: {error!r}") from error

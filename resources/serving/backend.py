@@ -175,11 +175,17 @@ def prediction(who: str, answer: httpx.Response, *, served: str | None = None) -
     if served is not None and served != who:
         raise ServingError(f"a probe of {who} was answered by {served or 'the gateway'}: {said}")
     body = _json(answer)
-    if answer.is_success and isinstance(body, dict):
+    if answer.is_success and _is_prediction(body):
         return cast(dict[str, Any], body)
     if answer.is_success or (answer.status_code in _OWN_ERRORS and body is not None):
         raise VersionFailed(said)
     raise ServingError(said)
+
+
+def _is_prediction(body: object) -> bool:
+    """Whether it has the shape of a v2 answer; what is in its outputs is compared with the signature elsewhere."""
+    outputs = cast(dict[str, Any], body).get("outputs", []) if isinstance(body, dict) else None
+    return isinstance(outputs, list) and all(isinstance(each, dict) for each in cast(list[object], outputs))
 
 
 def _json(answer: httpx.Response) -> object:

@@ -92,6 +92,10 @@ class _Asking:
         for tensor in answer.get("outputs", ()):
             if tensor.get("name") == self.score:
                 values = tensor.get("data", ())
+                if not isinstance(values, list):
+                    raise VersionFailed(
+                        f"output {self.score!r} has no list of values as its data: {values!r}"
+                    )
                 if len(values) != len(batch):
                     raise VersionFailed(
                         f"output {self.score!r} has {len(values)} values for {len(batch)} rows"

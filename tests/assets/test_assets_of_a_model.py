@@ -338,11 +338,13 @@ def _away(what: str, systems: MemorySystems, patch: pytest.MonkeyPatch) -> None:
             patch.setattr(systems.registry, "down", True)
         case "lake":
             patch.setattr(Lake, "connect", lake)
+        case "unforeseen":
+            patch.setattr(systems.backend, "predict_with", lambda request: {"outputs": None})
         case _:
             patch.setattr(systems.backend, "predict_with", predictor)
 
 
-@pytest.mark.parametrize("what", ["registry", "lake", "predictor"])
+@pytest.mark.parametrize("what", ["registry", "lake", "predictor", "unforeseen"])
 def test_what_cannot_be_asked_during_validation_is_unknown_and_asked_again_with_growing_pauses(
     systems: MemorySystems, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:

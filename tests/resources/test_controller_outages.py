@@ -9,7 +9,7 @@ import pytest
 
 from pipelines.errors import CorruptLedger, LedgerError, RegistryError, ServingError, StillInTraffic
 from pipelines.rollout.decision import DecisionKind, End
-from pipelines.rollout.events import Order
+from pipelines.rollout.events import Action, Order
 from pipelines.rollout.evidence import Verdict
 from pipelines.rollout.state import Phase
 from resources.controller import Controller
@@ -290,3 +290,49 @@ def test_a_ledger_that_was_replaced_is_read_afresh(rig: Rig) -> None:
     rig.clock.tick()
     assert rig.start() == rollout
     assert controller.state(rollout).seq == 1
+
+
+@pytest.mark.parametrize("to_the_end", [False, True])
+@pytest.mark.parametrize(
+    ("given", "call"),
+    [
+        ("shadow", "version_with_alias"),
+        ("shadow", "deploy_canary"),
+        ("first percent", "version_with_alias"),
+        ("first percent", "set_canary_percent"),
+        ("first percent after shadow", "version_with_alias"),
+        ("first percent after shadow", "deploy_canary"),
+        ("first percent after shadow", "set_canary_percent"),
+    ],
+)
+def test_a_share_that_a_slow_call_gives_after_the_rollback_does_not_stay(
+    rig: Rig, given: str, call: str, to_the_end: bool
+) -> None:
+    """The brake waits for no lock; whoever holds it for the first share hangs in a call, and goes on afterwards."""
+    rollout = rig.start(steps=[10, 100] if given == "first percent" else ["shadow", 10, 100])
+    wanted = Action.SHADOW if given == "shadow" else Action.SET_PERCENT
+    other, braked = rig.controller(), list[str]()
+
+    def brake(name: str) -> None:
+        pending = rig.controller().state(rollout).pending
+        at_it = name == f"before {call}" and pending is not None and pending.action is wanted
+        if braked or not at_it or not _is_locked(rig):
+            return
+        braked.append(name)
+        other.roll_back_now(rollout, "guardrail", by="ada", ordered=True)
+        if to_the_end:
+            other.drive(rollout)
+
+    driver = rig.controller(hook=brake)
+    for _ in range(2):
+        driver.drive(rollout, (*good(rig.clock.now), evidence("agreement", Verdict.PASS, rig.clock.now)))
+        rig.clock.tick()
+    assert braked
+    assert (rig.share(), rig.world.of(MODEL).canary, rig.world.of(MODEL).mirror) == (0, None, False)
+    if call == "version_with_alias":
+        assert max(effect.percent for effect in rig.world.effects if effect.version == "2") == 0
+
+
+def _is_locked(rig: Rig) -> bool:
+    with rig.ledger.exclusive(f"traffic:{MODEL}", wait=timedelta(0)) as free:
+        return not free

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import dagster as dg
 import pytest
 
-from pipelines.errors import ServingError
+from pipelines.errors import RegistryError, ServingError, VersionRefused
 from pipelines.rollout.decision import End
 from resources.controller import ROLLOUT_TAG
 from resources.naming import MISFIT_TAG
@@ -196,6 +196,46 @@ def test_an_open_rollout_gives_way_to_a_new_challenger_where_the_manifest_says_s
     request = ticked()
     assert isinstance(request, dg.RunRequest)
     assert request.tags["rampgate/version"] == "3"
+
+
+def test_an_open_rollout_does_not_give_way_to_the_version_that_it_runs_against(
+    replacing: MemorySystems, instance: dg.DagsterInstance
+) -> None:
+    """Somebody swapped the two aliases, or gave the wrong one to what is served."""
+    start_rollout(replacing)
+    replacing.world.aliases[MODEL, "champion"] = "2"
+    replacing.challenge("1")
+    tick = challenger_sensor(replacing.model, JOB)
+    result = tick(dg.build_sensor_context(instance=instance, resources={"systems": replacing}))
+    assert "version 1 does not start after it" in str(result.skip_message)
+    state = open_rollout(replacing.ledger, MODEL)
+    assert state is not None
+    assert state.ordered is None
+
+
+def test_a_refusal_that_the_registry_does_not_take_is_one_and_its_runs_pause(
+    systems: MemorySystems, instance: dg.DagsterInstance, tick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without its tag the version is asked for again; MLflow can be read, and not written."""
+    systems.challenge()
+    systems.registry.unsigned.add("2")
+
+    def read_only(*_: str) -> None:
+        raise RegistryError("MLflow refused POST model-versions/set-tag (403 PERMISSION_DENIED)")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(systems.registry), "tag", read_only)
+        for _ in range(2):
+            begun(instance, tick(), dg.DagsterRunStatus.FAILURE)
+            with pytest.raises(RegistryError):
+                start(systems, systems.model, "2")
+        assert "could not be started yet" in tick()
+    assert systems.titles() == [f"{MODEL} version 2: refused before any traffic"]
+    for _ in range(2):
+        with pytest.raises(VersionRefused):
+            start(systems, systems.model, "2")
+    assert "= refused; clear the tag" in tick()
+    assert len(systems.ledger.rollouts(MODEL)) == 2, "told now; what is refused anew has a record of its own"
 
 
 def test_an_ab_test_never_gives_way(replacing: MemorySystems, instance: dg.DagsterInstance) -> None:

@@ -1,12 +1,16 @@
 """The sensor that rolls back by itself, inside its tick, on counters that a test scripts."""
 
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
+from unittest.mock import patch
 
 import dagster as dg
 import pytest
 
 from pipelines.errors import LedgerError, NotMeasured, ServingError
+from pipelines.manifest.model import OnUnknown
 from pipelines.rollout.decision import End
 from pipelines.rollout.state import Phase
 from resources.ledger import CounterStore, Ledger
@@ -201,3 +205,38 @@ def test_a_deleted_version_loses_its_traffic_without_waiting_for_a_run(
     assert systems.share == 0
     systems.controller.drive(rollout)
     assert systems.controller.state(rollout).end is End.ABORTED
+
+
+@pytest.mark.parametrize("on_unknown", list(OnUnknown))
+def test_a_rollout_whose_manifest_is_gone_is_told_and_taken_back_after_max_unknown(
+    systems: MemorySystems, instance: dg.DagsterInstance, on_unknown: OnUnknown
+) -> None:
+    """Its folder was deleted, or holds a mistake: no sensor of its own is left to measure it."""
+    given = {"max_unknown": timedelta(seconds=1), "on_unknown": on_unknown}
+    rollout = start_rollout(
+        systems, replace(systems.model, rollout=systems.model.rollout.model_copy(update=given))
+    )
+    sensor = guardrail_sensor((), tick=timedelta(seconds=0.3))
+    context = dg.build_sensor_context(instance=instance, resources={"systems": systems})
+    sensor(context)
+    assert (systems.share, systems.titles()[0]) == (10, f"{MODEL} version 2: nobody measures its rollout")
+    time.sleep(1)
+    with patch("sensors.guardrail.STRAYS", timedelta(0)):
+        guardrail_sensor((), tick=timedelta(seconds=1.3))(context)
+    taken_back = on_unknown is OnUnknown.ROLL_BACK
+    assert systems.share == (0 if taken_back else 10)
+    assert (systems.controller.state(rollout).phase is Phase.ROLLING_BACK) == taken_back
+    assert systems.titles().count(f"{MODEL} version 2: nobody measures its rollout") == 1
+
+
+def test_a_rollout_whose_record_cannot_be_read_is_told_as_one_that_nobody_watches(
+    systems: MemorySystems, tick: Tick
+) -> None:
+    rollout = start_rollout(systems)
+    with systems.ledger.database.writing("damage") as connection:
+        connection.exec_driver_sql("UPDATE events SET body = '{' WHERE seq = 3")
+    for _ in range(2):
+        tick()
+    told = [alert for alert in systems.ledger.outbox.all() if "record cannot be read" in alert.title]
+    assert [(alert.rollout_id, alert.severity) for alert in told] == [(rollout, "critical")]
+    assert "the order roll_back_now takes its traffic away" in told[0].body

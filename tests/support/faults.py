@@ -21,7 +21,12 @@ from tests.support.memory_backend import Effect, MemoryBackend, MemoryRegistry, 
 from tests.support.rollouts import MODEL, Clock, replay
 
 ROLL_BACK = "decided roll_back"
-BETWEEN_QUESTION_AND_ORDER = ("before promote", "before set_canary_percent", "before deploy_canary")
+BETWEEN_QUESTION_AND_ORDER = (
+    "read ledger",
+    "before promote",
+    "before set_canary_percent",
+    "before deploy_canary",
+)
 """What changes by hand just there is noticed by the next question: no lock keeps people away."""
 REGISTRY_CALLS = ("alias", "tag", "version")
 

@@ -200,6 +200,7 @@ class MemoryVersion:
     version: str
     aliases: tuple[str, ...] = ()
     stage: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 class MemoryRegistry:
@@ -218,7 +219,10 @@ class MemoryRegistry:
         if (model, version) in self.world.deleted:
             return None
         held = (alias for (name, alias), v in self.world.aliases.items() if (name, v) == (model, version))
-        return MemoryVersion(version, tuple(sorted(held)))
+        tags = {
+            key: value for (name, v, key), value in self.world.tags.items() if (name, v) == (model, version)
+        }
+        return MemoryVersion(version, tuple(sorted(held)), tags=tags)
 
     def set_alias(self, model: str, alias: str, version: str) -> None:
         self._change(

@@ -28,7 +28,7 @@ from resources.serving.embedded.state import (
     rolled_back,
     with_share,
 )
-from resources.serving.embedded.store import DamagedState, StateStore
+from resources.serving.embedded.store import PATIENCE, DamagedState, StateStore
 from resources.serving.embedded.supervisor import Supervisor
 from resources.settings import Settings
 
@@ -132,7 +132,7 @@ class EmbeddedBackend:
 
     def _brake(self, service: str, version: str) -> ServiceStatus:
         unwritten: ServingError | None = None
-        with self._store.changing(service) as state:
+        with self._store.changing(service, patience=PATIENCE) as state:
             there = _refuse_if_stable(state, version)
             try:
                 self._take_away(state, with_share(state, version, percent=0.0) if there else state)
@@ -145,11 +145,14 @@ class EmbeddedBackend:
 
     def _take_away(self, before: ServiceState, after: ServiceState) -> None:
         """Traffic first, then the record; each is tried, whatever becomes of the other."""
+        alone = True
         try:
-            self._gateway.publish("routes", instead=after)
+            alone = self._gateway.publish("routes", instead=after)
         finally:
             if after != before:
                 self._store.write(after, from_reserve=True)
+        if not alone:
+            self._gateway.publish("routes", instead=after)
 
     def promote(self, service: str, version: str) -> ServiceStatus:
         """Switch the routes, drain and stop the previous revision."""
@@ -164,7 +167,7 @@ class EmbeddedBackend:
 
     def roll_back(self, service: str, version: str) -> ServiceStatus:
         """Routes first, then the processes."""
-        with self._store.changing(service) as state:
+        with self._store.changing(service, patience=PATIENCE) as state:
             self._take_away(state, rolled_back(state, version))
         return self._settle(service)
 

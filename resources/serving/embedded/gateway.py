@@ -11,7 +11,7 @@ from resources.serving.backend import prediction
 from resources.serving.embedded.admin import Admin
 from resources.serving.embedded.layout import Layout, gateway_of
 from resources.serving.embedded.state import Deployed, ServiceState
-from resources.serving.embedded.store import StateStore
+from resources.serving.embedded.store import PATIENCE, StateStore
 from resources.serving.embedded.supervisor import wait_until
 from resources.serving.envoy import (
     CDS,
@@ -48,24 +48,34 @@ class EmbeddedGateway:
         self._store = store
         self._apply_seconds = apply_seconds
 
-    def publish(self, kind: str, *, instead: ServiceState | None = None) -> None:
+    def publish(self, kind: str, *, instead: ServiceState | None = None) -> bool:
         """Write `clusters` or `routes`. Takes the shared lock for as long as the writing takes.
 
         `instead` is a service's state that takes traffic away and is not on disk yet: it is published even on a
-        disk that is full.
+        disk that is full, and where somebody keeps the lock. Returns whether the lock was had: where it was not,
+        publish again once the state is on disk, for the other one may have published meanwhile.
         """
         token = self._layout.probe_token()
-        with self._store.everything():
+        with self._store.everything(patience=PATIENCE if instead else None) as held:
+            self._write(kind, token, instead)
+            return held
+
+    def _write(self, kind: str, token: str, instead: ServiceState | None) -> None:
+        """Again, where a brake that went without the lock has changed a state since it was read."""
+        while True:
+            before = self._store.readable()
             if kind == "clusters":
                 resources = clusters([describe(state) for state in self._store.read_all()])
             else:
                 resources = [self._routes(token, instead)]
             publish(self._gateway.discovery / _FILES[kind], resources, from_reserve=instead is not None)
+            if instead is not None or self._store.readable() == before:
+                return
 
     def take_away(self, service: str) -> None:
         """All that a canary gets by the published routes, where the service's own state is damaged."""
         file = self._gateway.discovery / RDS
-        with self._store.everything():
+        with self._store.everything(patience=PATIENCE):
             resources = published(file)
             for route in routes_of(resources, {service}):
                 give_nothing_to_the_canary(route)

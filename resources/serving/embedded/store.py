@@ -1,6 +1,7 @@
 """Desired states in files: replaced atomically, changed under a lock that other processes respect."""
 
 import fcntl
+import logging
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,12 +12,16 @@ from pydantic import TypeAdapter, ValidationError
 from pipelines.errors import ServingError
 from resources.reserve import replace
 from resources.serving.embedded.state import ServiceState
+from resources.serving.embedded.supervisor import wait_until
 
+log = logging.getLogger(__name__)
+PATIENCE = 1.0
+"""Seconds that what takes traffic away waits for a lock, which is held for milliseconds."""
 _STATE = TypeAdapter(ServiceState)
 
 
 class DamagedState(ServingError):
-    """A service's file that holds no state."""
+    """A service's file that holds no state, or that cannot be read."""
 
 
 class StateStore:
@@ -27,12 +32,12 @@ class StateStore:
 
     def read(self, service: str) -> ServiceState:
         """The state of a service; an empty one if it was never deployed."""
-        path = self._path(service)
-        return _parse(path) if path.exists() else ServiceState(service=service)
+        return _parse(self._path(service)) or ServiceState(service=service)
 
     def read_all(self) -> list[ServiceState]:
         """Every service's state, in the order of their names."""
-        return [_parse(path) for path in sorted(self._folder.glob("[!.]*.json"))]
+        found = (_parse(path) for path in sorted(self._folder.glob("[!.]*.json")))
+        return [state for state in found if state is not None]
 
     def readable(self) -> tuple[list[ServiceState], set[str]]:
         """The states that can be read, and the names of the services whose state is damaged."""
@@ -40,9 +45,11 @@ class StateStore:
         damaged: set[str] = set()
         for path in sorted(self._folder.glob("[!.]*.json")):
             try:
-                states.append(_parse(path))
+                state = _parse(path)
             except DamagedState:
                 damaged.add(path.stem)
+            else:
+                states += [] if state is None else [state]
         return states, damaged
 
     def write(self, state: ServiceState, *, from_reserve: bool = False) -> None:
@@ -57,25 +64,42 @@ class StateStore:
             raise ServingError(f"{path} cannot be written: {error.strerror}") from error
 
     @contextmanager
-    def changing(self, service: str) -> Generator[ServiceState, None, None]:
-        """Hold the service's lock and get its state. Take it before `everything`."""
-        with self._lock(f".{service}.lock"):
+    def changing(self, service: str, *, patience: float | None = None) -> Generator[ServiceState, None, None]:
+        """Hold the service's lock and get its state. Take it before `everything`.
+
+        After `patience` seconds, which is for what takes traffic away, go on without it: whoever has it is frozen.
+        """
+        with self._lock(f".{service}.lock", patience):
             yield self.read(service)
 
     @contextmanager
-    def everything(self) -> Generator[None, None, None]:
-        """Hold the lock on what services share: ports and the gateway's files."""
-        with self._lock(".lock"):
-            yield
+    def everything(self, *, patience: float | None = None) -> Generator[bool, None, None]:
+        """Hold the lock on what services share: ports and the gateway's files. False: without it, see `changing`."""
+        with self._lock(".lock", patience) as held:
+            yield held
 
     def _path(self, service: str) -> Path:
         return self._folder / f"{service}.json"
 
     @contextmanager
-    def _lock(self, name: str) -> Generator[None, None, None]:
+    def _lock(self, name: str, patience: float | None) -> Generator[bool, None, None]:
         with _opened(self._folder / name) as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+            if patience is None:
+                fcntl.flock(file, fcntl.LOCK_EX)
+            held = patience is None or wait_until(lambda: _is_taken(file), seconds=patience, every=0.01)
+            if not held:
+                log.warning(
+                    "%s: somebody has held this lock for %g s; going on without it", file.name, patience
+                )
+            yield held
+
+
+def _is_taken(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _opened(path: Path) -> IO[str]:
@@ -85,8 +109,13 @@ def _opened(path: Path) -> IO[str]:
         raise ServingError(f"the lock {path} cannot be opened: {error.strerror}") from error
 
 
-def _parse(path: Path) -> ServiceState:
+def _parse(path: Path) -> ServiceState | None:
+    """None where there is no such file: what cannot be read is not "nothing is served"."""
     try:
         return _STATE.validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise DamagedState(f"{path} cannot be read: {error.strerror}") from error
     except ValidationError as error:
         raise DamagedState(f"{path} is damaged: {error}") from error

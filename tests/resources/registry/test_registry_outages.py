@@ -87,6 +87,15 @@ def test_something_else_on_the_port_is_told():
         _ask(uri)
 
 
+@pytest.mark.parametrize(
+    "body", ["{}", "[]", '"ok"', "null", '{"model_version": null}', '{"model_version": {"version": "1"}}']
+)
+def test_json_that_is_no_answer_of_mlflow_leaves_the_question_open(body: str):
+    """It says neither that there is such a version, nor that there is none."""
+    with _answering((200, body)) as (uri, _), pytest.raises(RegistryError, match="cannot be read"):
+        _ask(uri)
+
+
 def test_an_address_without_http_is_refused():
     with pytest.raises(RegistryError, match=r"'sqlite:///x.db', must begin with http"):
         _ask("sqlite:///x.db")

@@ -5,11 +5,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from pipelines.errors import RegistryError, ServingError, VersionFailed
 from pipelines.rollout.evidence import Verdict
 from resources.registry import Registry, validate_version
+from resources.serving.backend import prediction
 
 
 def _answer(*shape: int, name: str = "score", datatype: str = "FP64") -> Mapping[str, Any]:
@@ -119,3 +121,12 @@ def test_a_registry_that_cannot_be_asked_says_nothing_about_the_version(registry
     dead = Registry("http://127.0.0.1:9", registry.cache, timeout=0.2, attempts=1)
     with pytest.raises(RegistryError, match="does not answer"):
         validate_version(dead, "churn", "1")
+
+
+@pytest.mark.parametrize(
+    "body", ['{"outputs": null}', '{"outputs": [1]}', '{"outputs": {"a": 1}}', "[]", '"ok"', "null", "<html>"]
+)
+def test_an_answer_that_is_no_prediction_is_the_versions_own_failure(body: str):
+    with pytest.raises(VersionFailed, match="answered 200"):
+        prediction("v2", httpx.Response(200, text=body))
+    assert prediction("v2", httpx.Response(200, text='{"outputs": []}')) == {"outputs": []}
