@@ -3,7 +3,9 @@
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
+import pandas as pd
 
+from pipelines.errors import RegistryError, VersionRefused
 from pipelines.manifest.load import Model
 from pipelines.rollout.evidence import OnFail
 from resources.asset_checks import check_result
@@ -48,6 +50,8 @@ def data_quality(model: Model) -> dg.AssetsDefinition:
         now = datetime.now(UTC)
         start = now - model.rollout.data_checks.window
         frame = answered(systems.lake, model.name, start, now, sample=model.rollout.data_checks.sample_rows)
+        if not model.rollout.data_checks.checks:
+            frame = _of_every_version(systems, model.name, frame)
         report = check_window(
             frame,
             model.rollout.data_checks,
@@ -64,6 +68,20 @@ def data_quality(model: Model) -> dg.AssetsDefinition:
         return dg.MaterializeResult(metadata=_metadata(systems, report), check_results=_checks(report, names))
 
     return check
+
+
+def _of_every_version(systems: Systems, model: str, frame: pd.DataFrame) -> pd.DataFrame:
+    """The columns that every version in the window has: the others are null in its rows, and nothing is wrong with that.
+
+    All of them while the registry cannot say which.
+    """
+    versions = frame["version"].dropna().unique() if "version" in frame else ()
+    try:
+        found = [{name.lower() for name in systems.registry.signature(model, v).columns()} for v in versions]
+    except (RegistryError, VersionRefused):
+        return frame
+    own = [column for column in frame if str(column).startswith(("features.", "outputs."))]
+    return frame.drop(columns=[column for column in own if any(column.lower() not in each for each in found)])
 
 
 def _describe(model: Model, name: str) -> str:

@@ -15,6 +15,8 @@ from pipelines.manifest.metric_meaning import ANSWERED
 from pipelines.manifest.model import Metric
 from pipelines.manifest.problem import Finding, Location, shown
 from resources.experiment.queries import metrics_of
+from resources.lake.schema import Fields
+from resources.lake.sources import meant
 from resources.monitoring.columns import ColumnKind, incomparable
 from resources.monitoring.expectations import needs
 from resources.registry import Registry
@@ -47,9 +49,14 @@ class _Version:
         sides = (("features", self.schema.inputs), ("outputs", self.schema.outputs))
         return {f"{side}.{column.name}": column for side, columns in sides for column in columns}
 
-    def meant(self, name: str) -> list[str]:
-        """Columns that `predictions.<name>` can mean."""
-        return [full for full, column in self.columns.items() if name in (full, column.name)]
+    @property
+    def held(self) -> tuple[Fields, Fields]:
+        """As the lake would hold this version alone."""
+        inputs, outputs = (
+            {column.name: column.sql_type for column in side}
+            for side in (self.schema.inputs, self.schema.outputs)
+        )
+        return inputs, outputs
 
     def lacks(self, written: str) -> str:
         """That there is no such column, with the nearest and those that there are."""
@@ -62,28 +69,36 @@ class _Version:
         return f"version {self.version} has no such column;{hint} it has {', '.join(names[:_LISTED])}{more}"
 
 
-def require_fit(registry: Registry, model: Model, version: str, champion: str | None) -> None:
+def require_fit(
+    registry: Registry,
+    model: Model,
+    version: str,
+    champion: str | None,
+    *,
+    held: tuple[Fields, Fields] = ({}, {}),
+) -> None:
     """Raise ManifestError with every column of the manifest that the challenger or the champion lacks, or has as
     a type that cannot be used as the manifest wants: file, line, key, value, and what the signature has.
 
-    A champion whose signature is gone is left out. Raises RegistryError, and VersionRefused where the challenger
-    has no signature.
+    `held` is what the lake holds of all versions so far, where a metric's name must have one meaning as well. Names are
+    found without regard to case. A champion whose signature is gone is left out. Raises RegistryError, and
+    VersionRefused where the challenger has no signature.
     """
     versions = [_Version(version, registry.signature(model.name, version))]
     if champion is not None and champion != version:
         with suppress(VersionRefused):
             versions.append(_Version(champion, registry.signature(model.name, champion)))
-    problems = [str(model.problem(place, message)) for place, message in _findings(model, versions)]
+    problems = [str(model.problem(place, message)) for place, message in _findings(model, versions, held)]
     if problems:
         told = "\n  ".join([f"{model.name}: rollout.yaml does not fit version {version}", *problems])
         raise ManifestError(told)
 
 
-def _findings(model: Model, versions: list[_Version]) -> Iterator[Finding]:
+def _findings(model: Model, versions: list[_Version], held: tuple[Fields, Fields]) -> Iterator[Finding]:
     manifest = model.rollout
     for index, metric in enumerate(metrics_of(manifest)):
         place: Location = ("guardrails", index - 1) if index else ("experiment", "primary")
-        yield from _of_metric(metric, place, versions)
+        yield from _of_metric(metric, place, versions, held)
     for index, check in enumerate(manifest.data_checks.checks):
         place = ("data_checks", "checks", index, "column")
         for version in versions:
@@ -99,32 +114,47 @@ def _findings(model: Model, versions: list[_Version]) -> Iterator[Finding]:
     yield from _of_label(manifest.validation.label, versions)
 
 
-def _of_metric(metric: Metric, place: Location, versions: list[_Version]) -> Iterator[Finding]:
+def _of_metric(
+    metric: Metric, place: Location, versions: list[_Version], held: tuple[Fields, Fields]
+) -> Iterator[Finding]:
     for key in ("source", "denominator", "covariate"):
         written = getattr(metric, key)
         prefix, _, name = (written or "").partition(".")
         if prefix != "predictions" or (name in ANSWERED and key != "covariate"):
             continue
-        for version in versions:
-            problem = _unusable(name, version, covariate=key == "covariate")
+        problems = [_unusable(name, version, covariate=key == "covariate") for version in versions]
+        if not any(problems):
+            problems = [_ambiguous(name, held, "the lake, from all versions so far")]
+        for problem in problems:
             if problem is not None:
                 yield (*place, key), f"{shown(written)}: {problem}"
 
 
 def _unusable(name: str, version: _Version, *, covariate: bool) -> str | None:
     """Why a metric cannot use `predictions.<name>` of this version."""
-    meant = version.meant(name)
-    if not meant:
+    columns = _in_full(name, version.held)
+    if not columns:
         return version.lacks(name)
-    if len(meant) > 1:
-        both = " or ".join(f"predictions.{full}" for full in meant)
-        return f"is an input and an output of version {version.version}; expected {both}"
-    kind = _kind(version, meant[0])
+    if len(columns) > 1:
+        return _ambiguous(name, version.held, f"version {version.version}")
+    kind = _kind(version, columns[0])
     if kind not in (ColumnKind.NUMBERS, ColumnKind.BOOLEANS):
         return f"holds {kind} in version {version.version}; a metric needs numbers"
-    if covariate and not meant[0].startswith("features."):
+    if covariate and not columns[0].startswith("features."):
         return f"is an output of version {version.version}; a covariate must be an input, known before the answer"
     return None
+
+
+def _ambiguous(name: str, held: tuple[Fields, Fields], of: str) -> str | None:
+    """What `predictions.<name>` can mean, if that is more than one column."""
+    columns = _in_full(name, held)
+    if len(columns) < 2:
+        return None
+    return f"is an input and an output of {of}; expected {' or '.join(f'predictions.{c}' for c in columns)}"
+
+
+def _in_full(name: str, held: tuple[Fields, Fields]) -> list[str]:
+    return [f"{struct}.{field}" for struct, field, _ in meant(name, held)]
 
 
 def _named(
@@ -149,7 +179,8 @@ def _of_label(label: str | None, versions: list[_Version]) -> Iterator[Finding]:
 
 def _kind(version: _Version, full: str) -> ColumnKind | None:
     """Of the column `features.<name>` or `outputs.<name>`; None where there is none."""
-    column = version.columns.get(full)
+    wanted = full.lower()
+    column = next((column for name, column in version.columns.items() if name.lower() == wanted), None)
     if column is None:
         return None
     return ColumnKind.LISTS if column.many else _KINDS.get(column.type, ColumnKind.OTHERS)

@@ -160,6 +160,13 @@ class ModelSchema:
             raise VersionRefused(f"the version has no {missing}: {_HOW}")
         return cls(*(_columns(side, written[f"{side}s"]) for side in ("input", "output")))
 
+    def columns(self) -> list[str]:
+        """`features.<name>` and `outputs.<name>` of each, as the lake and manifests call them."""
+        return [
+            *(f"features.{column.name}" for column in self.inputs),
+            *(f"outputs.{column.name}" for column in self.outputs),
+        ]
+
 
 def _check(side: str, columns: Iterable[Column]) -> None:
     """Names become fields of a struct, which are told apart without regard to case."""

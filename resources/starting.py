@@ -25,7 +25,7 @@ from pipelines.rollout.sides import not_yet, served_in_words
 from pipelines.rollout.state import RolloutState
 from resources.containment import in_words, say
 from resources.fitting import require_fit
-from resources.lake.schema import ensure_tables
+from resources.lake.schema import Fields, ensure_tables, fields
 from resources.platform_alerts import platform_alert
 from resources.registry import Registration, Step, ValidationReport, validate_version
 from resources.rollouts import ATTEMPTS, record_if_open, validation_attempts, validation_due
@@ -69,12 +69,12 @@ def start(
     report = validate_version(systems.registry, model.name, version, allow=model.rollout.artefact.allow)
     if report.verdict is Verdict.FAIL:
         raise _refused(systems, model.name, version, report.reason)
-    _make_room(systems, model.name, version)
     artefact = systems.registry.artefact(model.name, version, local=systems.settings.serving == "embedded")
     other = _other_side(systems, model, version, against)
+    _make_room(systems, model.name, version, other.served)
     if mode is Mode.ab_test and other.served is None:
         raise CommandRefused(f"{model.name} serves nothing to hold version {version} against")
-    require_fit(systems.registry, model, version, other.served)
+    require_fit(systems.registry, model, version, other.served, held=_held(systems, model.name))
     rollout_id = systems.controller.start(
         model.rollout, version, other.served, artefact, policy=policy, despite=other.despite
     )
@@ -124,14 +124,29 @@ def _served_already(version: str) -> str:
     return f"version {version} is the champion already: it is what is served, and there is nothing to compare it with"
 
 
-def _make_room(systems: Systems, model: str, version: str) -> None:
+def _make_room(systems: Systems, model: str, version: str, served: str | None) -> None:
     """Type the version's part of the lake. A type that does not fit what is there is a fault of the version."""
-    schema = systems.registry.signature(model, version)
+    schema, spoken_for = systems.registry.signature(model, version), _spoken_for(systems, model, served)
     try:
         with systems.lake.connect() as connection:
-            ensure_tables(systems.lake, connection, model, schema)
+            ensure_tables(systems.lake, connection, model, schema, spoken_for=spoken_for)
     except SignatureConflict as conflict:
         raise _refused(systems, model, version, str(conflict)) from conflict
+
+
+def _spoken_for(systems: Systems, model: str, served: str | None) -> list[str] | None:
+    """The columns of what is served; None where they are not known."""
+    if served is None:
+        return []
+    try:
+        return systems.registry.signature(model, served).columns()
+    except (VersionRefused, NotInRegistry):
+        return None
+
+
+def _held(systems: Systems, model: str) -> tuple[Fields, Fields]:
+    with systems.lake.connect() as connection:
+        return fields(connection, model)
 
 
 def _require_challenger(systems: Systems, model: Model, version: str, *, by_alias: bool) -> None:

@@ -151,7 +151,7 @@ def _parse(limit: int) -> str:
 def _given(header: str) -> str:
     """SQL of a recorded header; one that is blank was not given."""
     value = f'metadata."{header}"[1]'
-    return f"CASE WHEN trim({value}) <> '' THEN {value} END"
+    return f"CASE WHEN trim({value}, ' \t') <> '' THEN {value} END"
 
 
 def _typed(features: Fields, outputs: Fields, limit: int) -> str:

@@ -14,7 +14,7 @@ from resources.lake import quarantine, segments
 from resources.lake.connection import Lake
 from resources.lake.names import table
 from resources.lake.quarantine import Unusable
-from resources.lake.schema import KEY, exists
+from resources.lake.schema import KEY, exists, upgrade_tables
 
 SOURCE = "outcomes"
 SKEW = timedelta(minutes=5)
@@ -63,6 +63,7 @@ def ingest_outcomes(
         if not exists(connection, model):
             found = len(list(directory.glob("*.jsonl"))) if directory.is_dir() else 0
             return OutcomeReport(postponed=found)
+        upgrade_tables(lake, connection, model)
         waiting = segments.not_loaded(connection, model, SOURCE, directory)
         for paths in segments.portions(waiting, portion_bytes):
             bad = _read(connection, paths, now + SKEW)

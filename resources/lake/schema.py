@@ -1,6 +1,6 @@
 """A model's tables: typed from its signature, and grown when a new version needs more."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import duckdb
 from duckdb import DuckDBPyConnection
@@ -30,15 +30,24 @@ Fields = dict[str, str]
 """Field name -> SQL type, of one struct."""
 
 
-def ensure_tables(lake: Lake, connection: DuckDBPyConnection, model: str, schema: ModelSchema) -> None:
+def ensure_tables(
+    lake: Lake,
+    connection: DuckDBPyConnection,
+    model: str,
+    schema: ModelSchema,
+    *,
+    spoken_for: Collection[str] | None = None,
+) -> None:
     """Create the model's tables, or add and widen what `schema` needs and they lack.
 
-    Raises `SignatureConflict` naming column, old and new type where the types do not fit; nothing is changed then.
+    Raises `SignatureConflict` naming column, old and new type where the types do not fit; nothing is changed then. A
+    column that never had a value takes any type, unless it is `spoken_for` (`features.<name>` and `outputs.<name>` of
+    what is served; None: all are): the version that brought it never answered, and may be mended.
     """
-    if not _changes(connection, model, schema):
+    if not _changes(connection, model, schema, spoken_for):
         return
 
-    lake.transaction(lambda inside: _execute(inside, _changes(inside, model, schema)), connection)
+    lake.transaction(lambda inside: _execute(inside, _changes(inside, model, schema, spoken_for)), connection)
 
 
 def fields(connection: DuckDBPyConnection, model: str) -> tuple[Fields, Fields]:
@@ -66,7 +75,9 @@ def exists(connection: DuckDBPyConnection, model: str) -> bool:
     return _existing(connection, model) is not None
 
 
-def _changes(connection: DuckDBPyConnection, model: str, schema: ModelSchema) -> list[str]:
+def _changes(
+    connection: DuckDBPyConnection, model: str, schema: ModelSchema, spoken_for: Collection[str] | None
+) -> list[str]:
     existing = _existing(connection, model)
     if existing is None:
         return _creation(model, schema)
@@ -75,13 +86,54 @@ def _changes(connection: DuckDBPyConnection, model: str, schema: ModelSchema) ->
         ("features", existing[0], schema.inputs),
         ("outputs", existing[1], schema.outputs),
     ):
-        new = _merged(struct, old, columns)
+        kept = old if spoken_for is None else _kept(connection, model, struct, old, columns, spoken_for)
+        new = _merged(struct, kept, columns)
         if new != old:
-            statements += [
-                f"ALTER TABLE {table(model, name)} ALTER COLUMN {struct} SET DATA TYPE {_struct(new)}"
-                for name in ("predictions", "unpaired")
-            ]
+            for name in ("predictions", "unpaired"):
+                statements += _retyped(table(model, name), struct, old, kept, new)
     return statements
+
+
+def _retyped(of: str, struct: str, old: Fields, kept: Fields, new: Fields) -> list[str]:
+    """A struct has one field at least: one without any that stays is made anew."""
+    if not kept:
+        return [
+            f"ALTER TABLE {of} DROP COLUMN {struct}",
+            f"ALTER TABLE {of} ADD COLUMN {struct} {_struct(new)}",
+        ]
+    gone = (name for name in old if name not in kept)
+    return [
+        *(f"ALTER TABLE {of} DROP COLUMN {struct}.{identifier(name)}" for name in gone),
+        f"ALTER TABLE {of} ALTER COLUMN {struct} SET DATA TYPE {_struct(new)}",
+    ]
+
+
+def _kept(
+    connection: DuckDBPyConnection,
+    model: str,
+    struct: str,
+    old: Fields,
+    columns: Iterable[Column],
+    spoken_for: Collection[str],
+) -> Fields:
+    """`old` without the fields that `columns` do not fit, that nothing served has, and that no row has a value of."""
+    wanted = {column.name.lower(): column.sql_type for column in columns}
+    theirs = {name.lower() for name in spoken_for}
+    return {
+        name: kind
+        for name, kind in old.items()
+        if _wide_enough(kind, wanted.get(name.lower(), kind))
+        or f"{struct}.{name}".lower() in theirs
+        or _is_used(connection, model, struct, name)
+    }
+
+
+def _is_used(connection: DuckDBPyConnection, model: str, struct: str, name: str) -> bool:
+    found = " UNION ALL ".join(
+        f"(SELECT 1 FROM {table(model, each)} WHERE {struct}.{identifier(name)} IS NOT NULL LIMIT 1)"
+        for each in ("predictions", "unpaired")
+    )
+    return connection.execute(found).fetchone() is not None
 
 
 def upgrade_tables(lake: Lake, connection: DuckDBPyConnection, model: str) -> None:

@@ -27,7 +27,7 @@ def row_value(metric: MetricQuery, source: str, columns: tuple[Fields, Fields]) 
     prefix, _, name = source.partition(".")
     if prefix == "predictions" and name in _PLAIN:
         return _once(name)
-    found = _fields(name, columns) if prefix == "predictions" else []
+    found = meant(name, columns) if prefix == "predictions" else []
     if len(found) != 1:
         raise LakeError(f"metric {metric.name!r}: source {source!r} {_allowed(found, columns)}")
     struct, field, kind = found[0]
@@ -46,8 +46,8 @@ def _once(expression: str) -> str:
     return f'(CASE WHEN "row" = 0 THEN ({expression})::DOUBLE END)'
 
 
-def _fields(name: str, columns: tuple[Fields, Fields]) -> list[tuple[str, str, str]]:
-    """(struct, field, type) of every field that `name` can mean; as in DuckDB, case does not count."""
+def meant(name: str, columns: tuple[Fields, Fields]) -> list[tuple[str, str, str]]:
+    """(struct, field, type) of every field that `predictions.<name>` can mean; as in DuckDB, case does not count."""
     return [
         (struct, field, kind)
         for struct, held in zip(("features", "outputs"), columns, strict=True)

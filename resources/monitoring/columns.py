@@ -2,7 +2,7 @@
 
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal, assert_never, cast
@@ -113,6 +113,15 @@ def comparable(reference: pd.DataFrame, current: pd.DataFrame) -> tuple[str, ...
     """Every feature and output that either side has, in the reference's order, then the new ones."""
     every = dict.fromkeys([*map(str, reference.columns), *map(str, current.columns)])
     return tuple(name for name in every if name.startswith(("features.", "outputs.")))
+
+
+def as_written(frame: pd.DataFrame, names: Iterable[str]) -> pd.DataFrame:
+    """The frame with its columns under each of `names` as well that differs by case alone: the lake keeps the spelling
+    that came first.
+    """
+    held = {str(column).lower(): column for column in frame}
+    more = {name: held[name.lower()] for name in names if name not in frame and name.lower() in held}
+    return frame.assign(**{name: frame[column] for name, column in more.items()}) if more else frame
 
 
 def series(frame: pd.DataFrame, name: str) -> pd.Series:

@@ -12,7 +12,7 @@ import pandas as pd
 from pipelines.errors import NotMeasured
 from pipelines.manifest.model import Check, DataChecks
 from pipelines.rollout.evidence import OnFail, Verdict
-from resources.monitoring.columns import series
+from resources.monitoring.columns import as_written, series
 from resources.monitoring.data_docs import write_page
 from resources.monitoring.expectations import (
     CheckResult,
@@ -100,6 +100,7 @@ def check_window(
     `docs_dir/<model>/` receives a Data Docs page that needs no network; the `keep` newest stay.
     A check that cannot run (missing column, wrong type, an exception) is unknown, never failed.
     """
+    frame = as_written(frame, [check.column for check in checks.checks])
     planned = checks.checks or default_checks(frame)
     names = check_names(planned)
     sample = frame

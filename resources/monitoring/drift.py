@@ -11,7 +11,7 @@ import pandas as pd
 
 from pipelines.manifest.model import Drift
 from pipelines.rollout.evidence import Verdict
-from resources.monitoring.columns import Column, comparable, prepare, series
+from resources.monitoring.columns import Column, as_written, comparable, prepare, series
 from resources.monitoring.drift_report import ColumnDrift, Comparison, DriftReport
 from resources.monitoring.evidently_report import run_report, save_html, scores
 from resources.monitoring.evidently_workspace import add_to_workspace
@@ -57,7 +57,7 @@ def compare(
     short = _insufficient(reference, current, drift)
     if short is not None:
         return replace(report, reason=short, pending=True)
-    reference, current = _sample(reference, drift), _sample(current, drift)
+    reference, current = (as_written(_sample(side, drift), drift.columns) for side in (reference, current))
     ready, skipped = prepare(reference, current, drift.columns or comparable(reference, current))
     thresholds = _thresholds(ready, _units(reference, current, comparison), drift, calibrated or {})
     ready, thresholds, skipped = _with_threshold(ready, thresholds, skipped)

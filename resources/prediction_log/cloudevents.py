@@ -14,6 +14,7 @@ REQUEST = "org.kubeflow.serving.inference.request"
 RESPONSE = "org.kubeflow.serving.inference.response"
 VERSION_ANNOTATION = "rampgate.io/version"
 REVISION_ANNOTATION = "rampgate.io/revision"
+_BLANKS = " \t"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,12 +90,13 @@ def prediction_lines(attributes: Mapping[str, Any], prediction: Prediction) -> b
 def header_text(value: str) -> str:
     """A header's text, from a server that decodes bytes as Latin-1 (as ASGI's do); empty if it is blank.
 
-    HTTP names no character set: what is UTF-8 is read as UTF-8, anything else as Latin-1.
+    HTTP names no character set: what is UTF-8 is read as UTF-8, anything else as Latin-1. Blanks around it are HTTP's;
+    any other white space belongs to the value, as the gateway has it.
     """
     try:
-        return value.encode("latin-1").decode().strip()
+        return value.encode("latin-1").decode().strip(_BLANKS)
     except UnicodeError:
-        return value.strip()
+        return value.strip(_BLANKS)
 
 
 def _line(event: Mapping[str, Any]) -> bytes:

@@ -42,7 +42,7 @@ class _Asking:
     batch: int = field(default=BATCH)
 
     def run(self) -> Answers:
-        alike: dict[frozenset[tuple[str, int]], list[int]] = {}
+        alike: dict[frozenset[tuple[str, tuple[int, ...]]], list[int]] = {}
         for index, row in enumerate(self.rows):
             alike.setdefault(_form(row), []).append(index)
         todo = list(alike.values())
@@ -115,9 +115,16 @@ class _Asking:
         self.answers.first_error = self.answers.first_error or error
 
 
-def _form(row: Mapping[str, Any]) -> frozenset[tuple[str, int]]:
-    """What the rows of one request have in common: their columns, and the lengths of their lists."""
-    return frozenset((name, len(cast(list[Any], v)) if isinstance(v, list) else 0) for name, v in row.items())
+def _form(row: Mapping[str, Any]) -> frozenset[tuple[str, tuple[int, ...]]]:
+    """What the rows of one request have in common: their columns, and the lengths of their lists, in each dimension."""
+    return frozenset((name, _lengths(value)) for name, value in row.items())
+
+
+def _lengths(value: Any) -> tuple[int, ...]:
+    if not isinstance(value, list):
+        return ()
+    values = cast(list[Any], value)
+    return (len(values), *(_lengths(values[0]) if values else ()))
 
 
 def ask(

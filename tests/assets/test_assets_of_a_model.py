@@ -1,5 +1,6 @@
 """What materializing each asset does, on a lake and a ledger of the test's own."""
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -127,6 +128,37 @@ def test_bad_data_fails_its_check_and_is_evidence_in_the_rollout(systems: Memory
     assert checks(result)["window"] == (False, "fail")
     found = [e for e in systems.controller.state(rollout_id).evidence.values() if e.source == "data_quality"]
     assert [item.verdict for item in found] == [Verdict.FAIL]
+
+
+def test_a_column_that_not_every_version_in_the_window_has_is_not_missing_from_the_others(
+    systems: MemorySystems, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither an output that the canary adds, nor one that an earlier version left in the lake."""
+    path = systems.model.folder / "rollout.yaml"
+    path.write_text(re.sub(r"(?ms)^  checks:.*?(?=^\S)", "", path.read_text()))
+    del systems.__dict__["catalogue"]
+    rollout_id = start_rollout(systems)
+    more = ModelSchema(SCHEMA.inputs, (*SCHEMA.outputs, Column("q", "double")))
+    with systems.lake.connect() as connection:
+        ensure_tables(systems.lake, connection, MODEL, more)
+    answered(systems, log)
+    answered(systems, log, n=6, version="2")
+    materialize(systems, data_quality)
+    assert [e.verdict for e in _data_quality(systems, rollout_id)] == [Verdict.PASS]
+    monkeypatch.setattr(systems.registry, "signature", lambda _, version: more if version == "2" else SCHEMA)
+    materialize(systems, data_quality)
+    assert [e.verdict for e in _data_quality(systems, rollout_id)] == [Verdict.PASS]
+    monkeypatch.setattr(systems.registry, "signature", lambda *_: more)
+    materialize(systems, data_quality)
+    (found,) = _data_quality(systems, rollout_id)
+    assert (found.verdict, found.reason.split(":")[0]) == (Verdict.FAIL, "outputs.q"), (
+        "both have it, none gives it"
+    )
+
+
+def _data_quality(systems: MemorySystems, rollout_id: str) -> list[Evidence]:
+    evidence = systems.controller.state(rollout_id).evidence.values()
+    return [item for item in evidence if item.source == "data_quality"]
 
 
 def test_too_little_data_is_unknown_and_warns(systems: MemorySystems, log: Log) -> None:

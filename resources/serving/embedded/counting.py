@@ -23,9 +23,9 @@ from resources.serving.envoy import THRESHOLDS_MS
 from resources.serving.envoy.bootstrap import LONGEST_MS, ZONE
 from resources.serving.envoy.clusters import FAILOVER, SHADOW
 
-_ERRORS = ("1xx", "3xx", "4xx", "5xx")
+_ERRORS = ("1xx", "3xx", "4xx", "5xx", "unknown")
 """Added up instead of taking the 2xx from all: counters are read one after the other, and a request that ends in
-between must not look like an error."""
+between must not look like an error. Envoy calls a status of 600 or more unknown."""
 _ENDED = "upstream_cx_destroy_local_with_active_rq"
 """HTTP/1 connections that the gateway closed within an answer: because the caller was gone, or for what follows."""
 _GIVEN_UP = ("upstream_rq_per_try_timeout", "upstream_rq_timeout", "retry.upstream_rq_completed")
@@ -52,7 +52,7 @@ def stats_pattern(state: ServiceState) -> str:
     """Matches the statistics that `count` needs."""
     names = "|".join(re.escape(each.revision.name) for each in _clusters(state)) or "-"
     wanted = "|".join(("upstream_rq_completed", "upstream_rq_retry_success", _ENDED, *_GIVEN_UP))
-    classes = rf"(zone\.{ZONE}\.({names})\.)?upstream_rq_[1-5]xx"
+    classes = rf"(zone\.{ZONE}\.({names})\.)?upstream_rq_([1-5]xx|unknown)"
     cluster = f"({SHADOW})?({names})({FAILOVER}({names}))?"
     return rf"^cluster\.{cluster}\.({wanted}|upstream_rq_time|{classes})$"
 
@@ -92,7 +92,7 @@ def _sum(state: ServiceState, side: _Clusters, hung_up: int, stats: Stats) -> Re
 def _answered_by(stats: Stats, cluster: str, revision: str) -> dict[str, int]:
     """Answers but 5xx that `revision` gave to requests which were routed to `cluster`, by class of status."""
     zone = f"zone.{ZONE}.{revision}.upstream_rq"
-    return {kind: _get(stats, cluster, f"{zone}_{kind}") for kind in ("1xx", "2xx", "3xx", "4xx")}
+    return {kind: _get(stats, cluster, f"{zone}_{kind}") for kind in ("1xx", "2xx", "3xx", "4xx", "unknown")}
 
 
 def _hung_up(sides: list[_Clusters], stats: Stats) -> dict[str, int]:

@@ -8,8 +8,17 @@ from typing import Any
 import pytest
 
 from pipelines.errors import LakeError
-from resources.lake import Column, IngestReport, Lake, ModelSchema, counts, ingest_predictions
-from tests.resources.lake.segments_by_hand import MODEL, SCHEMA, Log, prediction, predictions
+from resources.lake import (
+    Column,
+    IngestReport,
+    Lake,
+    ModelSchema,
+    OutcomeReport,
+    counts,
+    ingest_outcomes,
+    ingest_predictions,
+)
+from tests.resources.lake.segments_by_hand import MODEL, SCHEMA, START, Log, prediction, predictions
 
 Rows = Callable[[str], list[tuple[Any, ...]]]
 
@@ -167,9 +176,9 @@ def test_an_id_that_was_used_again_pairs_by_time_and_loses_nothing(lake: Lake, l
     assert found == [(1.0, 0.1), (3.0, 0.3), (4.0, 0.4)]
 
 
-@pytest.mark.parametrize("schema", [SCHEMA, None])
+@pytest.mark.parametrize(("schema", "outcome_first"), [(SCHEMA, False), (None, False), (None, True)])
 def test_tables_of_an_earlier_release_are_grown_and_their_halves_still_pair(
-    lake: Lake, log: Log, rows: Rows, schema: ModelSchema | None
+    lake: Lake, log: Log, rows: Rows, schema: ModelSchema | None, outcome_first: bool
 ) -> None:
     asked, answered = prediction("half")
     log.segment("1", *prediction("a"), asked)
@@ -181,6 +190,9 @@ def test_tables_of_an_earlier_release_are_grown_and_their_halves_still_pair(
             ("unpaired", "record_id"),
         ):
             connection.execute(f'ALTER TABLE lake."{MODEL}".{name} DROP COLUMN {column}')
+    if outcome_first:
+        log.outcome_file("1", {"id": "1", "key": "a", "at": START.isoformat(), "values": {"late": 1}})
+        assert ingest_outcomes(lake, MODEL, log.outcomes) == OutcomeReport(segments=1, rows=1)
     log.segment("2", *prediction("a"), answered, *prediction("b", caller="mine"))
     assert ingest_predictions(lake, MODEL, schema, log.predictions) == IngestReport(
         segments=1, rows=2, duplicates=2

@@ -16,6 +16,7 @@ from resources.lake import (
     output_columns,
     window,
 )
+from resources.lake.schema import ensure_tables
 from tests.resources.lake.segments_by_hand import MODEL, SCHEMA, START, Log, prediction
 
 Rows = Callable[[str], list[tuple[Any, ...]]]
@@ -112,3 +113,38 @@ def test_names_are_names_whatever_is_in_them(lake: Lake, log: Log, name: str) ->
     frame = window(lake, MODEL, START, START + timedelta(days=1))
     assert frame[f"features.{name}"].tolist() == [1.0]
     assert frame["features.other"].tolist() == ["$x"]
+
+
+def test_a_column_that_never_had_a_value_and_that_nothing_served_has_takes_another_type(
+    lake: Lake, log: Log, rows: Rows
+) -> None:
+    """A version that never answered must not fix the types of those that mend it."""
+    load(lake, log, "1", Column("distance", "double"), distance=1.0)
+
+    def grown(*inputs: Column, spoken_for: list[str] | None) -> None:
+        with lake.connect() as connection:
+            schema = ModelSchema((Column("distance", "double"), *inputs), PROBABILITY)
+            ensure_tables(lake, connection, MODEL, schema, spoken_for=spoken_for)
+
+    grown(Column("wind", "string"), Column("more", "long", shape=(-1,)), spoken_for=["features.distance"])
+    for spoken_for in (None, ["features.Wind"]):
+        with pytest.raises(SignatureConflict, match=r"features\.wind is string"):
+            grown(Column("wind", "double"), spoken_for=spoken_for)
+    grown(Column("Wind", "double"), Column("gust", "double"), spoken_for=["features.distance"])
+    load(lake, log, "2", Column("distance", "double"), Column("wind", "double"), distance=2.0, wind=9.5)
+    found = rows(
+        "SELECT features.distance, features.wind, features.more FROM predictions ORDER BY request_id"
+    )
+    assert found == [(1.0, None, None), (2.0, 9.5, None)]
+    with pytest.raises(SignatureConflict, match=r"features\.wind is double"):
+        grown(Column("wind", "string"), spoken_for=[])
+
+
+def test_a_struct_of_columns_without_values_is_made_anew(lake: Lake, log: Log, rows: Rows) -> None:
+    with lake.connect() as connection:
+        for kind in ("string", "double"):
+            schema = ModelSchema((Column("x", kind),), (Column("y", kind),))
+            ensure_tables(lake, connection, MODEL, schema, spoken_for=[])
+    log.segment("1", *prediction("a", inputs={"x": [1.5]}, outputs={"y": [2.5]}))
+    ingest_predictions(lake, MODEL, None, log.predictions)
+    assert rows("SELECT features.x, outputs.y FROM predictions") == [(1.5, 2.5)]

@@ -188,6 +188,15 @@ def test_a_column_named_like_the_nulls_of_another_is_its_own(scored):
     assert methods["features.x is null", "jensenshannon"] is False
 
 
+def test_a_column_is_found_in_whichever_case_a_manifest_or_an_earlier_version_spells_it(scored, checked):
+    was, now = table(1, Wind=1.0), table(2, shift=1.0, Wind=1.0)
+    report = scored(was, now, columns=("features.wind", "outputs.Score"))
+    assert {c.column: c.drifted for c in report.columns} == {"features.wind": False, "outputs.Score": True}
+    spelt = ("features.WIND", "features.wind", "features.Wind")
+    found = checked(was, *(Check(column=name, type="between", min=0, max=1) for name in spelt))
+    assert [(r.column, r.verdict) for r in found.results] == [(name, Verdict.PASS) for name in spelt]
+
+
 CHECKS = {
     "not_null": {},
     "unique": {},

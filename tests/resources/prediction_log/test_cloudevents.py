@@ -3,10 +3,11 @@
 import json
 from datetime import UTC, datetime
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resources.prediction_log import Origin, Prediction, prediction_lines
+from resources.prediction_log import Origin, Prediction, header_text, prediction_lines
 
 ORIGIN = Origin(service="flight-delay", version="2", revision="flight-delay-00002")
 MOMENT = datetime(2026, 1, 1, 0, 0, 0, 123456, tzinfo=UTC)
@@ -90,3 +91,20 @@ def test_any_values_stay_on_their_two_lines(unit: str, data: list[object], error
     ]
     assert request["metadata"] == {"x-unit-id": [unit]}
     assert response["data"] == {"error": error}
+
+
+@pytest.mark.parametrize(
+    ("sent", "text"),
+    [
+        (b" \tZo\xc3\xab ", "Zoë"),
+        (b"Zo\xeb", "Zoë"),
+        (b" \t", ""),
+        (b"u\xc2\xa0", "u\xa0"),
+        (b"\xe2\x80\x83", "\u2003"),
+        (b"u\x85", "u\x85"),
+    ],
+)
+def test_a_header_keeps_every_byte_that_the_gateway_hashes_but_the_blanks_around_it(
+    sent: bytes, text: str
+) -> None:
+    assert header_text(sent.decode("latin-1")) == text

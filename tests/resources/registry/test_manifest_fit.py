@@ -74,3 +74,26 @@ def test_a_column_that_the_signature_does_not_bear_out_is_named_with_its_place(
     assert f"version {good_version}" in text
     line = int(text.split("rollout.yaml:")[1].split(":")[0])
     assert new.strip("[],")[:8] in (made.folder / "rollout.yaml").read_text().splitlines()[line - 1]
+
+
+@pytest.mark.parametrize("written", ["predictions.AGE", "predictions.Age", "predictions.features.AGE"])
+def test_a_name_in_another_case_is_the_same_column_as_in_the_lake(
+    registry: Registry, good_version: str, model, written: str
+):
+    require_fit(registry, model("predictions.age", written), good_version, None)
+    require_fit(registry, model("[features.age,", "[features.Age,"), good_version, None)
+
+
+@pytest.mark.parametrize("field", ["score", "SCORE"])
+def test_a_name_that_means_two_columns_of_the_lake_is_no_name_though_each_version_has_it_once(
+    registry: Registry, good_version: str, model, field: str
+):
+    """The look reads the lake, which keeps the columns of every version: it would be unknown for ever."""
+    held = {field: "DOUBLE"}, {"score": "DOUBLE"}
+    with pytest.raises(
+        ManifestError, match=f"expected predictions.features.{field} or predictions.outputs.score"
+    ):
+        require_fit(registry, model(), good_version, None, held=held)
+    require_fit(
+        registry, model("predictions.score", "predictions.outputs.score"), good_version, None, held=held
+    )

@@ -175,7 +175,7 @@ def test_the_gateway_and_the_lake_agree_on_what_an_error_is(
     logging_arena: EmbeddedArena, tmp_path: Path
 ) -> None:
     arena, log = logging_arena, logging_arena.settings.prediction_log / "logging"
-    statuses = ("200", "204", "301", "400", "404", "413", "422", "429", "500", "503")
+    statuses = ("200", "204", "301", "304", "400", "404", "413", "422", "429", "500", "503", "600", "999")
     for status in statuses:
         arena.send(x_please=status)
     counted = arena.backend.counters("logging").revisions[0]

@@ -367,3 +367,29 @@ def test_an_optional_column_that_callers_left_out_is_left_out_of_the_replay(lake
         {"distance": 1.0, "origin": "JFK", "seats": 180},
         {"distance": None, "origin": "LGA"},
     ]
+
+
+@pytest.mark.parametrize("shape", [(3, -1), (-1, 3), (-1,), (2, -1, 2)])
+def test_rows_whose_lists_differ_in_any_dimension_are_replayed_in_requests_of_their_own(
+    lake: Lake, log: Log, shape: tuple[int, ...]
+) -> None:
+    schema = ModelSchema((Column("x", "double", shape=shape, dtype="float64"),), SCHEMA.outputs)
+    asked: list[dict[str, Any]] = []
+    for length in (1, 2, 2):
+        sizes = [1, *(length if size < 0 else size for size in shape)]
+        data = [float(i) for i in range(math.prod(sizes))]
+        tensors = [{"name": "x", "shape": sizes, "datatype": "FP64", "data": data}]
+        name = f"{len(asked)}"
+        asked += tensors
+        log.segment(name, *prediction(f"r-{name}", data={"inputs": tensors}))
+    ingest_predictions(lake, MODEL, schema, log.predictions)
+    seen: list[dict[str, Any]] = []
+
+    def predict(request: dict[str, Any]) -> dict[str, Any]:
+        seen.extend(request["inputs"])
+        return {}
+
+    found = replay(lake, manifest(), champion="1", schema=schema, predict=predict)
+    assert (found.verdict, found.values["replay_rows"]) == (Verdict.PASS, 3)
+    twice = asked[2] | {"shape": [2, *asked[2]["shape"][1:]], "data": asked[2]["data"] * 2}
+    assert sorted(seen, key=lambda one: len(one["data"])) == [asked[0], twice]
