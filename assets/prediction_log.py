@@ -1,16 +1,12 @@
 """What was predicted and what came of it, in the lake exactly once."""
 
-from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
 
 from pipelines.manifest.load import Model
-from resources.lake.completeness import mark_ingested
-from resources.lake.ingest import ingest_predictions
-from resources.lake.outcomes import ingest_outcomes
+from resources.loading import load_outcomes, load_predictions
 from resources.naming import key
-from resources.prediction_log.stores import fetch_from_stores
 from resources.systems import Systems
 
 GROUP = "prediction_log"
@@ -33,11 +29,7 @@ def prediction_log(model: Model) -> dg.AssetsDefinition:
         closed segments into the lake, each exactly once, whatever dies in between. Lines that cannot be read go
         to the quarantine table with file, line and reason. A failed prediction is kept with its status.
         """
-        directory = systems.settings.prediction_log / model.name
-        started = datetime.now(UTC)
-        fetched = fetch_from_stores(systems.lake, systems.settings, model.name, directory)
-        report = ingest_predictions(systems.lake, model.name, None, directory)
-        mark_ingested(directory, started)
+        fetched, report = load_predictions(systems.lake, systems.settings, model.name)
         return dg.MaterializeResult(
             metadata={
                 "fetched from object stores": fetched,
@@ -67,9 +59,7 @@ def outcomes(model: Model) -> dg.AssetsDefinition:
 
         NaN, duplicates and outcomes of unknown units are counted, named and kept out of every analysis.
         """
-        directory, started = systems.settings.outcomes / model.name, datetime.now(UTC)
-        report = ingest_outcomes(systems.lake, model.name, directory)
-        mark_ingested(directory, started)
+        report = load_outcomes(systems.lake, systems.settings, model.name)
         return dg.MaterializeResult(
             metadata={
                 "dagster/row_count": report.rows,

@@ -26,6 +26,7 @@ from pipelines.rollout.state import RolloutState
 from resources.containment import in_words, say
 from resources.fitting import require_fit
 from resources.lake.schema import Fields, ensure_tables, fields
+from resources.loading import load_outcomes, load_predictions
 from resources.platform_alerts import platform_alert
 from resources.registry import Registration, Step, ValidationReport, validate_version
 from resources.rollouts import ATTEMPTS, record_if_open, validation_attempts, validation_due
@@ -192,11 +193,11 @@ def carry_on(systems: Systems, model: Model, rollout_id: str) -> Decision:
 def _probed(systems: Systems, model: Model, state: RolloutState) -> Evidence:
     """The input example, then logged requests, through the running predictor: the last thing before traffic.
 
-    What could not be asked (registry, artefacts, lake, serving side) is unknown: it says nothing about the version.
+    What could not be asked (registry, artefacts, log, lake, serving side) is unknown: it says nothing about the version.
     """
     try:
         report = _report(systems, model, state)
-    except (RegistryError, ServingError, LakeError) as error:
+    except (RegistryError, ServingError, LakeError, OSError) as error:
         report = _not_asked(str(error))
     except Exception as error:  # noqa: BLE001 -- it must not keep the version waiting for ever without a verdict
         say(log, logging.ERROR, f"{state.rollout_id}: validation: {in_words(error)}", error)
@@ -236,17 +237,23 @@ def _same_artefact(state: RolloutState, report: ValidationReport) -> list[Step]:
 def _compared(
     systems: Systems, model: Model, state: RolloutState, champion: str, predict: Predict
 ) -> Iterator[Step]:
-    """The replay of what callers send, then the comparison on labels, if the version can answer."""
+    """The replay of what callers send, then the comparison on labels, if the version can answer.
+
+    Both read the lake, so what was logged is loaded first: the schedule that loads it may be minutes away.
+    """
     try:
         old = systems.registry.signature(state.model, champion)
     except (VersionRefused, NotInRegistry) as error:
         reason = f"what callers send to version {champion} is not known: {error}"
         yield from (impossible(name, model.rollout, reason) for name in (REPLAY, COMPARISON))
         return
+    load_predictions(systems.lake, systems.settings, state.model)
     replayed = replay(systems.lake, model.rollout, champion=champion, schema=old, predict=predict)
     yield replayed
     if replayed.verdict is Verdict.FAIL:
         return
+    if model.rollout.validation.label is not None:
+        load_outcomes(systems.lake, systems.settings, state.model)
     schemas = (old, systems.registry.signature(state.model, state.version))
     compared = compare_offline(
         systems.lake, model.rollout, champion=champion, schemas=schemas, predict=predict

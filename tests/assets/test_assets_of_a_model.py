@@ -1,5 +1,7 @@
 """What materializing each asset does, on a lake and a ledger of the test's own."""
 
+import errno
+import os
 import re
 import time
 from collections.abc import Callable
@@ -20,7 +22,7 @@ from pipelines.manifest.load import Model
 from pipelines.rollout.evidence import Evidence, OnFail, Verdict
 from pipelines.rollout.policy import VALIDATION
 from pipelines.rollout.state import Phase
-from resources import rollouts
+from resources import rollouts, starting
 from resources.asset_checks import check_result
 from resources.lake import Lake
 from resources.lake.schema import ensure_tables
@@ -70,9 +72,15 @@ def log(systems: MemorySystems) -> Log:
 
 
 def answered(
-    systems: MemorySystems, log: Log, n: int = 60, *, version: str = "1", distance: float = 700.0
+    systems: MemorySystems,
+    log: Log,
+    n: int = 60,
+    *,
+    version: str = "1",
+    distance: float = 700.0,
+    loaded: bool = True,
 ) -> None:
-    """n recent answers of a version, in the lake."""
+    """n recent answers of a version, in the lake; or in the log alone."""
     now = datetime.now(UTC)
     lines: list[str] = []
     for i in range(n):
@@ -85,7 +93,8 @@ def answered(
             inputs={"distance": [distance + i], "origin": ["JFK"]},
         )
     log.segment(f"{version}-{distance}", *lines)
-    materialize(systems, prediction_log)
+    if loaded:
+        materialize(systems, prediction_log)
 
 
 def test_the_prediction_log_is_loaded_once(systems: MemorySystems, log: Log) -> None:
@@ -362,6 +371,9 @@ def _away(what: str, systems: MemorySystems, patch: pytest.MonkeyPatch) -> None:
     def lake(_: Lake) -> None:
         raise LakeError("the catalogue does not answer")
 
+    def log(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     def predictor(request: Any) -> Any:
         raise ServingError("503: no healthy upstream")
 
@@ -370,13 +382,15 @@ def _away(what: str, systems: MemorySystems, patch: pytest.MonkeyPatch) -> None:
             patch.setattr(systems.registry, "down", True)
         case "lake":
             patch.setattr(Lake, "connect", lake)
+        case "log":
+            patch.setattr(starting, "load_predictions", log)
         case "unforeseen":
             patch.setattr(systems.backend, "predict_with", lambda request: {"outputs": None})
         case _:
             patch.setattr(systems.backend, "predict_with", predictor)
 
 
-@pytest.mark.parametrize("what", ["registry", "lake", "predictor", "unforeseen"])
+@pytest.mark.parametrize("what", ["registry", "lake", "log", "predictor", "unforeseen"])
 def test_what_cannot_be_asked_during_validation_is_unknown_and_asked_again_with_growing_pauses(
     systems: MemorySystems, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
@@ -411,10 +425,11 @@ def test_a_verdict_that_has_grown_old_is_taken_again_before_traffic(systems: Mem
     assert validation_due(state, state.since + DAY + timedelta(seconds=1))
 
 
+@pytest.mark.parametrize("loaded", [True, False])
 def test_a_version_that_refuses_what_callers_send_gets_no_traffic_though_it_answers_its_own_example(
-    systems: MemorySystems, log: Log
+    systems: MemorySystems, log: Log, loaded: bool
 ) -> None:
-    answered(systems, log)
+    answered(systems, log, loaded=loaded)
     start(systems, systems.model, "2")
     systems.backend.predict_with = _example_only
     materialize(systems, rollout)
@@ -430,16 +445,20 @@ def _example_only(request: Any) -> dict[str, Any]:
     return _always_certain(request)
 
 
-def test_a_version_that_is_worse_on_logged_requests_gets_no_traffic(systems: MemorySystems, log: Log) -> None:
+@pytest.mark.parametrize("loaded", [True, False])
+def test_a_version_that_is_worse_on_logged_requests_gets_no_traffic(
+    systems: MemorySystems, log: Log, loaded: bool
+) -> None:
     path = systems.model.folder / "rollout.yaml"
     path.write_text(path.read_text() + "validation: {label: late, metric: mae, max_worse: 0.1}\n")
     del systems.__dict__["catalogue"]
     now = datetime.now(UTC).isoformat()
-    answered(systems, log)
+    answered(systems, log, loaded=loaded)
     log.outcome_file(
         "1", *({"id": f"{i}", "key": f"u-1-{i}", "at": now, "values": {"late": 0.5}} for i in range(60))
     )
-    materialize(systems, outcomes)
+    if loaded:
+        materialize(systems, outcomes)
     start(systems, systems.model, "2")
     systems.backend.predict_with = _always_certain
     materialize(systems, rollout)

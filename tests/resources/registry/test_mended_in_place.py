@@ -144,7 +144,9 @@ def test_the_champion_is_refused_as_its_own_challenger(on_mlflow: Registered, pu
     with pytest.raises(CommandRefused, match="is the champion already: it is what is served"):
         start(on_mlflow, on_mlflow.model, served)
     on_mlflow.registry.set_alias(name, "champion", other)
-    with pytest.raises(CommandRefused, match=f"version {served} is served, but version {other} has the alias"):
+    with pytest.raises(
+        CommandRefused, match=f"version {served} is served, but version {other} has the alias"
+    ):
         start(on_mlflow, on_mlflow.model, other)
     with pytest.raises(Withdrawn):
         start(on_mlflow, on_mlflow.model, other, by_alias=True)
