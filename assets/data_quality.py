@@ -1,11 +1,12 @@
 """Data checks on the latest window of the prediction log."""
 
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 import pandas as pd
 
-from pipelines.errors import RegistryError, VersionRefused
+from pipelines.errors import NotInRegistry, RegistryError, VersionRefused
 from pipelines.manifest.load import Model
 from pipelines.rollout.evidence import OnFail
 from resources.asset_checks import check_result
@@ -73,12 +74,15 @@ def data_quality(model: Model) -> dg.AssetsDefinition:
 def _of_every_version(systems: Systems, model: str, frame: pd.DataFrame) -> pd.DataFrame:
     """The columns that every version in the window has: the others are null in its rows, and nothing is wrong with that.
 
-    All of them while the registry cannot say which.
+    All of them while the registry cannot be asked; a version that is gone from it says nothing.
     """
-    versions = frame["version"].dropna().unique() if "version" in frame else ()
+    found: list[set[str]] = []
     try:
-        found = [{name.lower() for name in systems.registry.signature(model, v).columns()} for v in versions]
-    except (RegistryError, VersionRefused):
+        for version in frame["version"].dropna().unique() if "version" in frame else ():
+            with suppress(NotInRegistry, VersionRefused):
+                schema = systems.registry.signature(model, version)
+                found.append({name.lower() for name in schema.columns()})
+    except RegistryError:
         return frame
     own = [column for column in frame if str(column).startswith(("features.", "outputs."))]
     return frame.drop(columns=[column for column in own if any(column.lower() not in each for each in found)])

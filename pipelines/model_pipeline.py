@@ -12,7 +12,7 @@ from assets.rollout import candidate, rollout
 from assets.rollout_report import rollout_report
 from pipelines.control_jobs import control_jobs
 from pipelines.manifest.load import Model
-from resources.naming import CARRIES_ON_TAG, key, slug
+from resources.naming import CARRIES_ON_TAG, Turn, key, slug
 from sensors.challenger import challenger_sensor
 from sensors.evidence import AssetJob, evidence_sensor
 from sensors.rollout import rollout_sensor
@@ -75,13 +75,14 @@ def _job(model: Model, name: str, assets: list[str], description: str) -> AssetJ
         selection=dg.AssetSelection.assets(*(key(model.name, asset) for asset in assets)),
         description=description,
         executor_def=dg.in_process_executor,
-        tags={"rampgate/model": model.name} | (_first_in_the_queue(model) if "rollout" in assets else {}),
+        tags={"rampgate/model": model.name}
+        | (_acting(model) if "rollout" in assets else Turn.SCHEDULED.tags),
     )
 
 
-def _first_in_the_queue(model: Model) -> dict[str, str]:
+def _acting(model: Model) -> dict[str, str]:
     """A run that acts on a rollout does not wait behind training and ingestion."""
-    return {CARRIES_ON_TAG: model.name, "dagster/priority": "10"}
+    return {CARRIES_ON_TAG: model.name, **Turn.ROLLOUT.tags}
 
 
 def _schedule(model: Model, job: str, cron: str) -> dg.ScheduleDefinition:

@@ -1,5 +1,7 @@
 """How a model's assets, jobs and sensors are named."""
 
+from enum import IntEnum
+
 import dagster as dg
 
 CARRIES_ON_TAG = "rampgate/carries_on"
@@ -17,6 +19,24 @@ UNFINISHED = (
     dg.DagsterRunStatus.STARTED,
     dg.DagsterRunStatus.CANCELING,
 )
+
+
+class Turn(IntEnum):
+    """Whose run leaves the queue first: the highest."""
+
+    SCHEDULED = 0
+    """What comes round for every model, whether it has a rollout or not."""
+    EVIDENCE = 5
+    """Looks and windows that an open rollout waits for."""
+    ROLLOUT = 10
+    """What acts on a rollout."""
+    ORDER = 20
+    """A person who wants the traffic away waits behind nothing."""
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """Of a job, or of a run that is asked for."""
+        return {"dagster/priority": str(int(self))}
 
 
 def slug(model: str) -> str:

@@ -29,7 +29,13 @@ from resources.lake.schema import Fields, ensure_tables, fields
 from resources.loading import load_outcomes, load_predictions
 from resources.platform_alerts import platform_alert
 from resources.registry import Registration, Step, ValidationReport, validate_version
-from resources.rollouts import ATTEMPTS, record_if_open, validation_attempts, validation_due
+from resources.rollouts import (
+    ATTEMPTS,
+    open_rollout,
+    record_if_open,
+    validation_attempts,
+    validation_due,
+)
 from resources.systems import Systems
 from resources.validation import COMPARISON, REPLAY, Predict, compare_offline, impossible, replay
 
@@ -126,8 +132,15 @@ def _served_already(version: str) -> str:
 
 
 def _make_room(systems: Systems, model: str, version: str, served: str | None) -> None:
-    """Type the version's part of the lake. A type that does not fit what is there is a fault of the version."""
-    schema, spoken_for = systems.registry.signature(model, version), _spoken_for(systems, model, served)
+    """Type the version's part of the lake. A type that does not fit what is there is a fault of the version.
+
+    Not while another version's rollout is open: this one is not started then, and that one's columns stay as they are.
+    """
+    under_way = open_rollout(systems.ledger, model)
+    if under_way is not None and under_way.version != version:
+        return
+    schema = systems.registry.signature(model, version)
+    spoken_for = None if under_way is not None else _spoken_for(systems, model, served)
     try:
         with systems.lake.connect() as connection:
             ensure_tables(systems.lake, connection, model, schema, spoken_for=spoken_for)

@@ -12,7 +12,7 @@ from pipelines.manifest.load import Model
 from pipelines.rollout.evidence import OnFail, Verdict
 from pipelines.rollout.state import Phase, RolloutState
 from resources.containment import contained
-from resources.naming import UNFINISHED, slug
+from resources.naming import UNFINISHED, Turn, slug
 from resources.rollouts import open_rollout
 from resources.systems import Systems
 
@@ -32,7 +32,8 @@ def evidence_sensor(
 
     The first windows of a step are due when the step may end, not when it begins and there is nothing in them;
     while one of them is unknown, for whatever reason, they are due four times as often: a single one that could not be
-    carried out must not last until `max_unknown`.
+    carried out must not last until `max_unknown`. Both go before what schedules ask for: those of many models come
+    round at the same minute.
     """
     look_every = model.rollout.experiment.look_every
     window = min(model.rollout.data_checks.window, model.rollout.drift.window)
@@ -76,7 +77,10 @@ def evidence_sensor(
             for job, when in (asked | dict.fromkeys(due, now)).items()
         }
         requests = [
-            dg.RunRequest(run_key=f"{state.rollout_id}:{job}:{now.isoformat()}", job_name=job) for job in due
+            dg.RunRequest(
+                run_key=f"{state.rollout_id}:{job}:{now.isoformat()}", job_name=job, tags=Turn.EVIDENCE.tags
+            )
+            for job in due
         ]
         return dg.SensorResult(run_requests=requests, cursor=json.dumps(cursor))
 

@@ -62,6 +62,7 @@ from resources.monitoring.columns import ColumnKind, incomparable
 from resources.monitoring.drift_report import Comparison, DriftReport
 from resources.monitoring.evidence import from_drift
 from resources.monitoring.expectations import expected, needs
+from resources.naming import Turn
 from resources.notifier import Notifier
 from resources.prediction_log.segments import Durability
 from resources.registry import Registration
@@ -85,7 +86,7 @@ from tests.support.rollouts import MODEL, START, Rig, good, manifest
 COVERED: set[type[enum.Enum]] = {
     *(Action, AfterTest, Analysis, Better, Comparison, Conclusion, DecisionKind, Direction, End, Judgement),
     *(Kind, Method, MetricKind, MetricType, Missing, Mode, NeededFor, OnFail, OnUnknown, Order, Patience),
-    *(Phase, Status, Truth, Verdict, kserve_mode.Mode, ColumnKind, OnNewChallenger, Registration),
+    *(Phase, Status, Truth, Verdict, kserve_mode.Mode, ColumnKind, OnNewChallenger, Registration, Turn),
 }
 """Enums whose members the tests below go through, one by one."""
 
@@ -492,3 +493,9 @@ def test_a_challenger_beside_an_open_rollout_is_answered_whatever_the_manifest_a
     assert isinstance(said, dg.SkipReason)
     gives_way = answer is OnNewChallenger.REPLACE and status is Registration.READY
     assert (systems.controller.state(rollout).ordered is not None) == gives_way
+
+
+def test_every_turn_leaves_the_queue_before_those_that_wait_longer() -> None:
+    priorities = [int(turn.tags["dagster/priority"]) for turn in Turn]
+    assert priorities == sorted(set(priorities))
+    assert (min(Turn), max(Turn)) == (Turn.SCHEDULED, Turn.ORDER)

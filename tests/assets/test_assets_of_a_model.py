@@ -19,13 +19,14 @@ from assets.prediction_log import outcomes, prediction_log
 from assets.rollout import candidate, rollout
 from pipelines.errors import CommandRefused, LakeError, ServingError, VersionFailed
 from pipelines.manifest.load import Model
+from pipelines.rollout.events import Order
 from pipelines.rollout.evidence import Evidence, OnFail, Verdict
 from pipelines.rollout.policy import VALIDATION
 from pipelines.rollout.state import Phase
 from resources import rollouts, starting
 from resources.asset_checks import check_result
 from resources.lake import Lake
-from resources.lake.schema import ensure_tables
+from resources.lake.schema import ensure_tables, fields
 from resources.naming import MISFIT_TAG
 from resources.rollouts import validation_due
 from resources.signature import Column, ModelSchema
@@ -289,6 +290,29 @@ def test_a_version_that_does_not_fit_the_lake_is_refused_with_tag_and_alert(syst
     assert "features.distance is string (VARCHAR) in the lake" in reason
     assert "double (DOUBLE) in the new version's signature" in reason
     assert systems.titles() == [f"{MODEL} version 2: refused before any traffic"]
+
+
+def test_a_version_mended_before_it_answered_takes_another_type_unless_a_rollout_is_open(
+    systems: MemorySystems, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def signed(version: str, kind: str) -> None:
+        schema = ModelSchema((*SCHEMA.inputs, Column("wind", kind)), SCHEMA.outputs)
+        monkeypatch.setattr(systems.registry, "signature", lambda _, v: schema if v == version else SCHEMA)
+
+    signed("2", "string")
+    rollout_id = start_rollout(systems)
+    systems.registry.known |= {"3"}
+    signed("3", "double")
+    with pytest.raises(CommandRefused, match="2"):
+        start(systems, systems.model, "3")
+    assert (MODEL, "3", "rampgate.status") not in systems.world.tags
+    systems.controller.command(rollout_id, Order.ABORT, by="test", reason="mended")
+    systems.controller.drive(rollout_id)
+    with systems.lake.connect() as connection:
+        assert fields(connection, MODEL)[0]["wind"] == "VARCHAR"
+    start(systems, systems.model, "3")
+    with systems.lake.connect() as connection:
+        assert fields(connection, MODEL)[0]["wind"] == "DOUBLE"
 
 
 @pytest.mark.parametrize("lacks", ["1", "2"])

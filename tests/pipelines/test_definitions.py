@@ -7,6 +7,7 @@ import pytest
 
 from pipelines.definitions import build
 from pipelines.rollout.events import Order
+from resources.naming import Turn
 from resources.settings import Settings
 from sensors.manifests import manifest_sensor
 from tests.support.memory_systems import MemorySystems, settings_at, write_model
@@ -140,3 +141,12 @@ def test_an_order_waits_behind_no_other_run(home: Settings) -> None:
     orders = {f"flight_delay_{order}" for order in Order}
     assert orders <= priority.keys()
     assert min(priority[name] for name in orders) > max(priority[n] for n in priority.keys() - orders)
+
+
+def test_what_schedules_ask_for_is_the_last_in_the_queue(home: Settings) -> None:
+    """The schedules of all models come round at the same minute; an open rollout's evidence goes before them."""
+    found = repository(home)
+    scheduled = {schedule.job_name for schedule in found.schedule_defs}
+    for name in scheduled:
+        assert int(found.get_job(name).tags.get("dagster/priority", 0)) < Turn.EVIDENCE
+    assert Turn.SCHEDULED < Turn.EVIDENCE < Turn.ROLLOUT < Turn.ORDER

@@ -2,6 +2,8 @@
 
 import os
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing import Process
@@ -12,6 +14,7 @@ import pytest
 from pipelines.platform.run_workers.client import RunHostError, ask
 from pipelines.platform.run_workers.host import Host
 from resources.serving.embedded.supervisor import wait_until
+from resources.settings import ROOT
 
 
 def host(path: Path, written: Path) -> None:
@@ -51,6 +54,34 @@ def test_a_run_is_a_process_of_its_own_with_its_arguments(asked, written: Path) 
     assert wait_until(lambda: runs(written) == [[str(answer["pid"]), "first"]], seconds=10, every=0.02)
     assert wait_until(lambda: asked(do="state", run_id="a")["state"] == "ended", seconds=10, every=0.02)
     assert asked(do="state", run_id="a") == {"state": "ended", "how": "exited with 0"}
+
+
+FORKED = """
+import os, sys, duckdb
+from pipelines.platform.run_workers.host import work_and_end
+
+def compute():
+    duckdb.connect().execute("SET threads = 2; SELECT sum(i % 7) FROM range(5000000) t(i)").fetchall()
+
+def fail():
+    sys.exit(3)
+
+def break_off():
+    raise ValueError("an error of the run")
+
+pid = os.fork()
+if not pid:
+    work_and_end({work})
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+
+@pytest.mark.parametrize(("work", "code"), [("compute", 0), ("fail", 3), ("break_off", 1)])
+def test_a_run_ends_as_its_work_has_ended_whatever_its_libraries_do_at_exit(work: str, code: int) -> None:
+    """In an interpreter of its own: what multiprocessing forks ends without it."""
+    script = [sys.executable, "-c", FORKED.format(work=work)]
+    done = subprocess.run(script, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.split() == [str(code)], done.stderr
 
 
 def test_no_run_is_started_twice(asked, written: Path) -> None:

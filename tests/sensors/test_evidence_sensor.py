@@ -9,6 +9,7 @@ import pytest
 
 from pipelines.manifest.load import Model
 from pipelines.rollout.evidence import Evidence, OnFail, Verdict
+from resources.naming import Turn
 from resources.starting import carry_on, start
 from sensors.evidence import evidence_sensor
 from tests.support.memory_systems import MemorySystems, start_rollout
@@ -44,7 +45,11 @@ def tick(systems: MemorySystems, instance: dg.DagsterInstance, model: Model):
         result = sensor(context)
         if isinstance(result, dg.SkipReason):
             return set(), cursor
-        return {request.job_name for request in result.run_requests or ()}, result.cursor
+        requests = result.run_requests or ()
+        assert all(request.tags.items() >= Turn.EVIDENCE.tags.items() for request in requests), (
+            "before schedules"
+        )
+        return {request.job_name for request in requests}, result.cursor
 
     return tick
 

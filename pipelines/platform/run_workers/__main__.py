@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-from pipelines.platform.run_workers.host import Host
+from pipelines.platform.run_workers.host import Host, work_and_end
 
 _LIBRARIES = (
     "dagster._cli.api",
@@ -41,7 +41,7 @@ def main() -> None:
         os.umask(umask)
         listening.listen(64)
         arguments = _host(listening)
-    _execute(arguments)
+    work_and_end(lambda: _execute(arguments))
 
 
 def _host(listening: socket.socket) -> str:

@@ -8,10 +8,13 @@ import os
 import select
 import signal
 import socket
+import sys
 import threading
+import traceback
 from collections import deque
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Any, NoReturn
 
 log = logging.getLogger(__name__)
 
@@ -105,6 +108,26 @@ class Host:
                 self._ended[run_id] = _in_words(os.waitstatus_to_exitcode(status))
         for run_id in list(self._ended)[:-_REMEMBERED]:
             del self._ended[run_id]
+
+
+def work_and_end(work: Callable[[], None]) -> NoReturn:
+    """What a forked process does, and its end: at once, without what libraries do at exit.
+
+    DuckDB was imported by the host, and crashes there: it waits for threads that were not forked.
+    """
+    try:
+        work()
+        code = 0
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except BaseException:  # noqa: BLE001 -- the last frame of the process: said, and told by its exit code
+        traceback.print_exc()
+        code = 1
+    logging.shutdown()
+    with suppress(OSError):  # a full disk
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
 
 
 def _import(library: str) -> None:

@@ -70,7 +70,7 @@ def predictor(start: Callable[..., Any], tmp_path_factory: pytest.TempPathFactor
             str(directory / "model"), python_model=str(directory / "code.py"), pip_requirements=[],
             signature=infer_signature(pd.DataFrame({"what": ["dict"]}), pd.DataFrame({"y": [0.5]})),
         )  # fmt: skip
-    return start(directory / "model")
+    return start(directory / "model", allow=("custom_code",))
 
 
 def ask(predictor: Any, what: str) -> Any:

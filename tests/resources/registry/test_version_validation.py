@@ -70,7 +70,7 @@ def test_an_mlmodel_that_cannot_be_read_is_a_verdict_on_the_version_and_no_faile
     folder = registry.artefact("churn", good_version).uri
     (Path(folder) / "MLmodel").write_bytes(content)
     report = validate_version(registry, "churn", good_version, probe=lambda _: _answer(3))
-    assert not report.ok
+    assert report.verdict is Verdict.FAIL
     assert "MLmodel" in report.reason
     assert "probe" not in [step.name for step in report.steps]
 
