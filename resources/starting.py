@@ -261,10 +261,11 @@ def _compared(
         yield from (impossible(name, model.rollout, reason) for name in (REPLAY, COMPARISON))
         return
     load_predictions(systems.lake, systems.settings, state.model)
-    replayed = replay(systems.lake, model.rollout, champion=champion, schema=old, predict=predict)
-    yield replayed
-    if replayed.verdict is Verdict.FAIL:
-        return
+    if model.rollout.validation.replay:
+        replayed = replay(systems.lake, model.rollout, champion=champion, schema=old, predict=predict)
+        yield replayed
+        if replayed.verdict is Verdict.FAIL:
+            return
     if model.rollout.validation.label is not None:
         load_outcomes(systems.lake, systems.settings, state.model)
     schemas = (old, systems.registry.signature(state.model, state.version))

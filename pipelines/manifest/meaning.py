@@ -187,6 +187,8 @@ def _duration(document: Document, part: Literal["experiment", "step"], key: str)
 def _validation_findings(validation: Validation) -> Iterator[Finding]:
     if "comparison" in validation.required and validation.label is None:
         yield ("required",), "comparison: nothing can be compared without a label; expected validation.label"
+    if "replay" in validation.required and not validation.replay:
+        yield ("required",), "replay: validation.replay is false; expected true, or no replay here"
 
 
 def _ab_test_findings(document: Document) -> Iterator[Finding]:

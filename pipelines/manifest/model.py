@@ -115,6 +115,9 @@ class Validation(_Frozen):
     """How much worse than the champion the challenger may be offline, in the metric's own unit."""
     rows: Annotated[int, Field(ge=50)] = 2000
     """Most recent logged requests that are replayed, and most recent ones with a label that the comparison uses."""
+    replay: bool = True
+    """Whether the champion's logged requests are sent to the challenger before any traffic. Leave it on: without it a
+    version that cannot answer what callers send is only found by its first callers."""
     required: tuple[Literal["replay", "comparison"], ...] = ()
     """What must have been possible before any traffic: `replay` waits for logged requests of the champion, `comparison`
     for labels. What is not named here is done where it can be, and said where it cannot."""

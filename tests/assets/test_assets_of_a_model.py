@@ -463,6 +463,17 @@ def test_a_version_that_refuses_what_callers_send_gets_no_traffic_though_it_answ
     assert not [e for e in systems.world.effects if e.version == "2" and e.percent > 0]
 
 
+def test_a_manifest_can_leave_the_replay_out(systems: MemorySystems, log: Log) -> None:
+    answered(systems, log, loaded=True)
+    wanted = systems.model.rollout.validation.model_copy(update={"replay": False})
+    without = replace(systems.model, rollout=systems.model.rollout.model_copy(update={"validation": wanted}))
+    rollout_id = start(systems, without, "2").rollout_id
+    systems.backend.predict_with = _example_only
+    carry_on(systems, without, rollout_id)
+    evidence = systems.controller.state(rollout_id).evidence[VALIDATION]
+    assert (evidence.verdict, "replay" in evidence.reason) == (Verdict.PASS, False), evidence.reason
+
+
 def _example_only(request: Any) -> dict[str, Any]:
     if request["inputs"][0]["data"] != [719.0]:
         raise VersionFailed("400: column 'wind' is missing")
