@@ -40,6 +40,18 @@ ROLLOUT_MISTAKES = [
         "steps[0]",
         "'10': expected a percentage such as 10",
     ),
+    (
+        "model: churn\n",
+        "model: churn\nvalidation: {replay: false, required: [replay]}\n",
+        "validation.required",
+        "replay: validation.replay is false",
+    ),
+    (
+        "model: churn\n",
+        "model: churn\nvalidation: {required: [comparison]}\n",
+        "validation.required",
+        "nothing can be compared without a label",
+    ),
     ("mde: 5%", "mde: 0%", "experiment.primary.mde", "0: expected a change greater than 0"),
     ("mde: 5%", "mde: five", "experiment.primary.mde", "'five': expected a number with the unit '%'"),
     ("mde: 5%", "mdee: 5%", "experiment.primary.mdee", "unknown key; did you mean 'mde'?"),
