@@ -48,11 +48,10 @@ def disagreement(sides: Sides, version: str) -> str:
     champion = sides.registered.champion
     if sides.served == champion or (sides.served is None and champion == version):
         return ""
-    has = sides.registered.champion
     alias = (
         f"no version has the alias `{CHAMPION}`"
-        if has is None
-        else f"version {has} has the alias `{CHAMPION}`"
+        if champion is None
+        else f"version {champion} has the alias `{CHAMPION}`"
     )
     return f"{served_in_words(sides.served)}, but {alias}"
 
