@@ -53,10 +53,10 @@ def no_code(port: int) -> str | None:
     return None
 
 
-def no_runs(path: Path) -> str | None:
-    """Trouble unless the host of the runs answers a question."""
+def no_runs(path: Path, *, timeout: float = _TIMEOUT) -> str | None:
+    """Trouble unless the host of the runs answers a question within `timeout` seconds."""
     try:
-        ask(path, {"do": "state", "run_id": "none"}, timeout=_TIMEOUT)
+        ask(path, {"do": "state", "run_id": "none"}, timeout=timeout)
     except RunHostError as error:
         return str(error)
     return None

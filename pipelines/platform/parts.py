@@ -29,6 +29,10 @@ class Listens:
     """The environment variable that moves it."""
 
 
+_IMPORT_SECONDS = 30.0
+"""One large library, at low priority on a busy machine."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Part:
     """One supervised program."""
@@ -114,7 +118,8 @@ def _runs(settings: Settings) -> Part:
         name="runs",
         command=_alone(settings, "runs", _python("pipelines.platform.run_workers", path)),
         url="",
-        trouble=lambda: health.no_runs(path),
+        trouble=lambda: health.no_runs(path, timeout=_IMPORT_SECONDS),
+        own_trouble=lambda: health.no_runs(path),
         after="code",
         settle_seconds=180,  # it imports large libraries, at low priority, and answers between two of them
     )

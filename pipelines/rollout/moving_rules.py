@@ -1,6 +1,6 @@
 """Rules about the next step: what it waits for, and that it comes."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from pipelines.manifest.model import AfterTest
 from pipelines.rollout.case import Case, hold, in_words, promote, roll_back, wait
@@ -19,17 +19,35 @@ def paused(case: Case) -> Decision | None:
 
 
 def test_over(case: Case) -> Decision | None:
-    """An A/B test ends with its period: the champion stays, unless a better version was to take its place."""
+    """An A/B test ends with its period: the champion stays, unless a better version was to take its place.
+
+    Its last look is waited for, up to `max_unknown`.
+    """
     test = case.state.policy.ab_test
     if test is None or case.state.phase is not Phase.STEPPING:
         return None
-    if case.now - case.state.since < test.duration:
+    over = case.now - case.state.since - test.duration
+    if over < timedelta(0):
         return None
+    left = case.state.policy.max_unknown - over
+    unseen = _not_looked_at_since(case.now - over, case)
+    if unseen and left > timedelta(0):
+        return wait("last_look", f"the A/B test is over and waits for its last look, {words(left)} at most")
     if test.then is AfterTest.PROMOTE_IF_BETTER and not case.in_the_way:
         return None
     found = case.in_the_way if test.then is AfterTest.PROMOTE_IF_BETTER else case.standings
-    reason = f"the A/B test is over after {words(test.duration)}, the champion stays: {in_words(found)}"
+    blind = " (no look was taken since)" if unseen else ""
+    reason = (
+        f"the A/B test is over after {words(test.duration)}{blind}, the champion stays: {in_words(found)}"
+    )
     return roll_back("test_over", reason, end=End.COMPARED, evidence=found, severity="info")
+
+
+def _not_looked_at_since(end: datetime, case: Case) -> bool:
+    """The primary metric was not measured after `end`, or could not be."""
+    names = case.state.policy.required_to_promote
+    primary = [s for s in case.standings if s.name in names]
+    return any(s.at is None or s.at < end or s.status is Status.UNKNOWN for s in primary)
 
 
 def inconclusive(case: Case) -> Decision | None:

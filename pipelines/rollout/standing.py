@@ -32,6 +32,8 @@ class Standing:
     reason: str
     on_fail: OnFail
     needed_for: NeededFor
+    at: datetime | None = None
+    """When it was measured; None where it never was."""
 
     @property
     def words(self) -> str:
@@ -99,6 +101,7 @@ def _standing(state: RolloutState, item: Evidence, needed_for: NeededFor, now: d
         reason=reason,
         on_fail=item.on_fail,
         needed_for=NeededFor.ADVANCE if needed_for is NeededFor.ADVANCE else item.needed_for,
+        at=item.at,
     )
 
 

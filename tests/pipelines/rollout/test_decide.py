@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.errors import CorruptLedger, ManifestError
-from pipelines.manifest.model import OnUnknown
+from pipelines.manifest.model import AfterTest, OnUnknown
 from pipelines.rollout.decide import decide
 from pipelines.rollout.decision import DecisionKind
 from pipelines.rollout.events import (
@@ -25,7 +25,7 @@ from pipelines.rollout.events import (
 )
 from pipelines.rollout.evidence import Evidence, NeededFor, OnFail, Verdict
 from pipelines.rollout.fold import fold, step
-from pipelines.rollout.policy import FreezeWindow, Policy
+from pipelines.rollout.policy import AbTest, FreezeWindow, Policy
 from pipelines.rollout.state import RolloutState
 from tests.support.rollouts import evidence, good, harmful, manifest
 
@@ -169,6 +169,22 @@ def test_pending_counts_towards_max_duration_alone() -> None:
     assert (decision.kind, decision.rule) == (DecisionKind.ROLL_BACK, "inconclusive")
     assert rule(state, good(late), late) == "passed", "late evidence is still evidence"
     assert rule(ordered(state, Order.PAUSE), waiting, late) == "paused"
+
+
+@pytest.mark.parametrize("then", AfterTest)
+def test_an_ab_test_waits_for_its_last_look_up_to_max_unknown(then: AfterTest) -> None:
+    policy = replace(POLICY, steps=(50.0, 100.0), min_duration=HOUR, ab_test=AbTest(duration=HOUR, then=then))
+    state, end = at_step(0, policy), T0 + HOUR
+    early, blind = good(end - MINUTE), (evidence("cost", Verdict.UNKNOWN, end + MINUTE),)
+    assert rule(state, early, end - MINUTE) == "floor"
+    for seen in ((), early, (*early, *blind)):
+        assert rule(state, seen, end + 2 * MINUTE) == "last_look"
+    over = decide(state, good(end + MINUTE), end + 2 * MINUTE)
+    assert over.rule == ("test_over" if then is AfterTest.KEEP else "passed")
+    worse = evidence("cost", Verdict.FAIL, end + MINUTE, on_fail=OnFail.HOLD)
+    assert rule(state, (*good(end + MINUTE), worse), end + 2 * MINUTE) == "test_over"
+    never = decide(state, (), end + policy.max_unknown)
+    assert (never.rule, "no look was taken since" in never.reason) == ("test_over", True)
 
 
 def test_never_into_an_unhealthy_champion_whatever_asks_for_it() -> None:
