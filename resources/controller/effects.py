@@ -6,7 +6,7 @@ from pipelines.errors import ServingError
 from pipelines.rollout.events import Action, Intent
 from pipelines.rollout.state import RolloutState
 from resources.controller.registry import Registry, register
-from resources.serving.backend import ModelArtefact, ServingBackend
+from resources.serving.backend import NOTHING, ModelArtefact, ServingBackend
 
 
 class Effects:
@@ -32,8 +32,8 @@ class Effects:
                 share = intent.percent or 0.0
                 self._backend.set_canary_percent(model, version, share, expected=state.percent)
             case Action.PROMOTE:
-                self._require_sides(state)
-                self._backend.promote(model, version)
+                self._require_share(state)
+                self._backend.promote(model, version, replacing=_other_side(state))
             case Action.TRAFFIC_OFF:
                 self.traffic_off(model, version)
             case Action.RESTORE:
@@ -69,15 +69,9 @@ class Effects:
         if not self.is_stable(state):
             self._backend.roll_back(state.model, state.version)
 
-    def _require_sides(self, state: RolloutState) -> None:
-        """A promotion gives no traffic back that somebody has taken away, and takes the place of no stranger."""
-        status = self._backend.status(state.model)
-        stable, canary = status.stable, status.canary
-        if stable is not None and stable.version not in (state.champion, state.version) and not state.forcing:
-            raise ServingError(
-                f"{state.model}: version {stable.version} is served meanwhile, and version {state.version} was not"
-                f" compared with it, so it is not promoted"
-            )
+    def _require_share(self, state: RolloutState) -> None:
+        """A promotion gives no traffic back that somebody has taken away."""
+        canary = self._backend.status(state.model).canary
         if canary is not None and canary.version == state.version and canary.percent < state.percent:
             raise ServingError(
                 f"{state.model}: version {state.version} has {canary.percent:g} %, not the expected"
@@ -98,3 +92,10 @@ class Effects:
             digest=state.artefact.digest,
         )
         self._backend.deploy_canary(state.model, artefact, percent=0.0, salt=state.salt, mirror=mirror)
+
+
+def _other_side(state: RolloutState) -> str | None:
+    """The one version that a promotion may take the place of; None: any, by a person's order."""
+    if state.forcing:
+        return None
+    return NOTHING if state.champion is None else state.champion

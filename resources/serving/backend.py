@@ -15,6 +15,9 @@ import httpx
 
 from pipelines.errors import ServingError, VersionFailed
 
+NOTHING = ""
+"""In place of a version, where no version is served."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelArtefact:
@@ -125,8 +128,12 @@ class ServingBackend(Protocol):
         """
         ...
 
-    def promote(self, service: str, version: str) -> ServiceStatus:
-        """Make the version the stable one at 100 % and retire the previous one after draining it."""
+    def promote(self, service: str, version: str, *, replacing: str | None = None) -> ServiceStatus:
+        """Make the version the stable one at 100 % and retire the previous one after draining it.
+
+        `replacing`: the stable version that the caller knows of, `NOTHING` where none is. Where another one is stable
+        when the change is made, it is not made, and ServingError says so.
+        """
         ...
 
     def roll_back(self, service: str, version: str) -> ServiceStatus:
@@ -144,6 +151,22 @@ class ServingBackend(Protocol):
         it could not be asked: no connection, a timeout, an answer of something in front of it.
         """
         ...
+
+
+def version_of(revision: RevisionStatus | None) -> str | None:
+    """The revision's version; None where there is no revision."""
+    return None if revision is None else revision.version
+
+
+def not_replaced(service: str, version: str, *, stable: str | None, replacing: str | None) -> str:
+    """Why the stable version does not give way to `version`; empty if it may, or has."""
+    served = stable or NOTHING
+    if replacing is None or served in (replacing, version):
+        return ""
+    return (
+        f"{service}: version {served or '(none)'} is served meanwhile, and version {version} was not compared with it,"
+        f" so it is not promoted"
+    )
 
 
 def overtaken(service: str, version: str, *, share: float, expected: float | None, percent: float) -> str:

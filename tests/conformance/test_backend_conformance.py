@@ -8,7 +8,7 @@ import pytest
 import xxhash
 
 from pipelines.errors import ServingError, VersionFailed
-from resources.serving.backend import RevisionCounters
+from resources.serving.backend import NOTHING, RevisionCounters
 from tests.conformance.arena import Arena
 
 UNITS = [f"unit-{number}" for number in range(200)]
@@ -130,6 +130,19 @@ def test_promoting_twice_ends_in_the_same_place(stable: Arena) -> None:
     assert first.canary is None
     assert first.stable is not None
     assert (first.stable.version, first.stable.percent) == ("2", 100)
+
+
+def test_a_version_that_was_replaced_meanwhile_is_not_promoted_over(stable: Arena) -> None:
+    stable.backend.deploy_canary(stable.service, stable.artefact("2"), percent=50, salt="a")
+    for other in ("7", NOTHING):
+        with pytest.raises(
+            ServingError, match="version 1 is served meanwhile, and version 2 was not compared"
+        ):
+            stable.backend.promote(stable.service, "2", replacing=other)
+        assert share(stable) == 50
+    for _ in range(2):
+        status = stable.backend.promote(stable.service, "2", replacing="1")
+        assert (status.canary, status.stable and status.stable.version) == (None, "2")
 
 
 def test_promoting_what_is_not_there_is_refused(stable: Arena) -> None:

@@ -121,17 +121,28 @@ def run(path: Path_, rig: FaultyRig, crash_at: int | None) -> int:
     return made
 
 
-@pytest.mark.parametrize("name", PATHS)
-def test_a_crash_anywhere_changes_nothing_about_the_end(name: str, tmp_path: Path) -> None:
+def crash_at_every(stride: int, name: str, folder: Path) -> None:
+    """At each `stride`-th call; which ones, differs from path to path."""
     path = PATHS[name]
-    whole = prepared(path, tmp_path / "whole")
+    whole = prepared(path, folder / "whole")
     calls = run(path, whole, None)
     assert whole.check_end(ROLLOUT, path.champion) is path.end
     assert calls > 20
-    for crash_at in range(1, calls + 1):
-        rig = prepared(path, tmp_path / str(crash_at))
+    for crash_at in range(1 + list(PATHS).index(name) % stride, calls + 1, stride):
+        rig = prepared(path, folder / str(crash_at))
         run(path, rig, crash_at)
         assert rig.check_end(ROLLOUT, path.champion) is path.end, f"crash at call {crash_at}"
         assert rig.world.status == whole.world.status
         assert (rig.world.aliases, rig.world.tags) == (whole.world.aliases, whole.world.tags)
         rig.ledger.close()
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_a_crash_anywhere_changes_nothing_about_the_end(name: str, tmp_path: Path) -> None:
+    crash_at_every(4, name, tmp_path)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("name", PATHS)
+def test_a_crash_at_every_call_changes_nothing_about_the_end(name: str, tmp_path: Path) -> None:
+    crash_at_every(1, name, tmp_path)

@@ -15,7 +15,9 @@ from resources.serving.backend import (
     ModelArtefact,
     RevisionStatus,
     ServiceStatus,
+    not_replaced,
     overtaken,
+    version_of,
 )
 
 Hook = Callable[[str], None]
@@ -137,13 +139,17 @@ class MemoryBackend:
 
         return self._call("set_canary_percent", version, service, effect)
 
-    def promote(self, service: str, version: str) -> ServiceStatus:
+    def promote(self, service: str, version: str, *, replacing: str | None = None) -> ServiceStatus:
         def effect() -> ServiceStatus:
             status = self.world.of(service)
             if status.stable is not None and status.stable.version == version:
                 return status
             if status.canary is None or status.canary.version != version:
                 raise ServingError(f"{service}: version {version} is not the canary")
+            if problem := not_replaced(
+                service, version, stable=version_of(status.stable), replacing=replacing
+            ):
+                raise ServingError(problem)
             stable = replace(status.canary, percent=100.0)
             return replace(status, stable=stable, canary=None, mirror=False)
 

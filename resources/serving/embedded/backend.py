@@ -10,7 +10,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pipelines.errors import NotMeasured, ServingError
-from resources.serving.backend import Capabilities, Counters, ModelArtefact, ServiceStatus, overtaken
+from resources.serving.backend import (
+    Capabilities,
+    Counters,
+    ModelArtefact,
+    ServiceStatus,
+    not_replaced,
+    overtaken,
+)
 from resources.serving.embedded.artefacts import pin
 from resources.serving.embedded.counting import count, stats_pattern
 from resources.serving.embedded.definition import ServiceDefinition
@@ -154,13 +161,16 @@ class EmbeddedBackend:
         if not alone:
             self._gateway.publish("routes", instead=after)
 
-    def promote(self, service: str, version: str) -> ServiceStatus:
+    def promote(self, service: str, version: str, *, replacing: str | None = None) -> ServiceStatus:
         """Switch the routes, drain and stop the previous revision."""
         definition = self._definition(service)
         if not _is_stable(self._store.read(service), version):
             command = self._lifecycle.strengthen(service, version, definition)
             with self._store.changing(service) as state:
                 _require_current(state, version, command)
+                stable = state.stable.version if state.stable else None
+                if problem := not_replaced(service, version, stable=stable, replacing=replacing):
+                    raise ServingError(problem)
                 self._store.write(promoted(state, version))
         self._gateway.publish("routes")
         return self._settle(service)

@@ -15,7 +15,7 @@ from resources.serving.kserve.identity import Identity, logger
 from resources.serving.kserve.knative_view import KnativeView
 from resources.serving.kserve.mode import Installation, Mode, check_split, detect, read_installation
 from resources.serving.kserve.observe import Observers
-from resources.serving.kserve.overtaken import Deployment, Share
+from resources.serving.kserve.overtaken import Deployment, Promotion, Share
 from resources.serving.kserve.probe import Probe
 from resources.serving.kserve.prometheus import Measured, Prometheus
 from resources.serving.kserve.standard_view import StandardView
@@ -89,13 +89,10 @@ class KServeBackend:
             lambda view: standard.hold(view, version, percent),
         )
 
-    def promote(self, service: str, version: str) -> ServiceStatus:
+    def promote(self, service: str, version: str, *, replacing: str | None = None) -> ServiceStatus:
         """Make the version the stable one, and leave a spec that carries no trace of a canary."""
-        status = self._run(
-            service,
-            lambda view: knative.promote(view, version),
-            lambda view: standard.promote(view, version),
-        )
+        promotion = Promotion(version, replacing)
+        status = self._run(service, promotion.on_knative, promotion.on_standard)
         if self.commit_back is not None:
             commit_quietly(self.commit_back, service, self.cluster.read(service))
         return status

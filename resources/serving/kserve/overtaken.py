@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from resources.serving.backend import overtaken
-from resources.serving.kserve import knative, knative_view, standard
+from resources.serving.backend import not_replaced, overtaken, version_of
+from resources.serving.kserve import knative, knative_view, standard, standard_view
 from resources.serving.kserve.knative_view import KnativeView
 from resources.serving.kserve.standard_view import StandardView
 from resources.serving.kserve.steps import Refuse, Step, Wanted
@@ -59,4 +59,26 @@ class Share:
         if there is None:
             return None
         problem = overtaken(service, self.version, share=there, expected=self.expected, percent=self.percent)
+        return Refuse(problem) if problem else None
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """One call of `promote`. The check holds for the patch: it names the resourceVersion that was looked at."""
+
+    version: str
+    replacing: str | None
+
+    def on_knative(self, view: KnativeView) -> Step:
+        """The next step in Knative mode."""
+        stable = version_of(knative_view.status(view).stable)
+        return self._refusal(view.service, stable) or knative.promote(view, self.version)
+
+    def on_standard(self, view: StandardView) -> Step:
+        """The next step in Standard mode."""
+        stable = version_of(standard_view.status(view).stable)
+        return self._refusal(view.service, stable) or standard.promote(view, self.version)
+
+    def _refusal(self, service: str, stable: str | None) -> Refuse | None:
+        problem = not_replaced(service, self.version, stable=stable, replacing=self.replacing)
         return Refuse(problem) if problem else None

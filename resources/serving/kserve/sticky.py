@@ -17,7 +17,9 @@ from resources.serving.backend import (
     ModelArtefact,
     RevisionStatus,
     ServiceStatus,
+    not_replaced,
     overtaken,
+    version_of,
 )
 from resources.serving.envoy import TOTAL_WEIGHT
 from resources.serving.kserve.assignment import Assignment
@@ -109,13 +111,16 @@ class StickyBackend:
             raise ServingError(f"{service}: version {version} is the stable revision, not the canary")
         return status
 
-    def promote(self, service: str, version: str) -> ServiceStatus:
+    def promote(self, service: str, version: str, *, replacing: str | None = None) -> ServiceStatus:
         """Everything to the version at the gateway, then at KServe, which retires the previous one."""
+        stable = version_of(self.kserve.status(service).stable)
+        if problem := not_replaced(service, version, stable=stable, replacing=replacing):
+            raise ServingError(problem)
         if self._is_canary(service, version):
             self.kserve.hold(service, version, 100)
             self.assignments.change(service, lambda there: _commanded(there, version, 100))
             self._confirmed(service)
-        self.kserve.promote(service, version)
+        self.kserve.promote(service, version, replacing=replacing)
         return self._confirmed(service)
 
     def roll_back(self, service: str, version: str) -> ServiceStatus:

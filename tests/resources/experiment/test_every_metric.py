@@ -69,8 +69,9 @@ def accepted(folder: Path, **experiment: Any) -> Model:
     return model
 
 
-@pytest.mark.parametrize("unit", ["request", "customer"])
-@pytest.mark.parametrize("numbers", [{}, {"alpha": 1e-6, "power": 0.999}], ids=["usual", "strict"])
+@pytest.mark.parametrize(
+    ("unit", "numbers"), [("request", {}), ("customer", {"alpha": 1e-6, "power": 0.999})]
+)
 def test_no_metric_that_passes_the_manifest_check_makes_looks_unknown(
     tmp_path: Path, unit: str, numbers: dict[str, Any]
 ) -> None:

@@ -112,18 +112,41 @@ def converge(fake: FakeKubernetes, made: KServeBackend) -> None:
     assert not fake.world.outages(since=began)
 
 
-@pytest.mark.parametrize("mode", ["Knative", "Standard"])
-@given(
-    operations=st.lists(OPERATIONS, min_size=1, max_size=7),
-    slow=st.integers(1, 6),
-    broken=st.booleans(),
-    lag=st.integers(0, 2),
-)
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-def test_random_histories_never_leak(mode: str, operations: list[Any], slow: int, broken: bool, lag: int):
+def histories(count: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """So many of them, in both modes."""
+
+    def tried(test: Callable[..., None]) -> Callable[..., None]:
+        given_them = given(
+            operations=st.lists(OPERATIONS, min_size=1, max_size=7),
+            slow=st.integers(1, 6),
+            broken=st.booleans(),
+            lag=st.integers(0, 2),
+        )(test)
+        few = settings(max_examples=count, deadline=None, suppress_health_check=list(HealthCheck))
+        return pytest.mark.parametrize("mode", ["Knative", "Standard"])(few(given_them))
+
+    return tried
+
+
+def run(mode: str, operations: list[Any], slow: int, broken: bool, lag: int) -> None:
     world = World(default_mode=mode, created_lag=lag)
     world.models["s3://m/2"] = Behaviour(ready_after=slow)
     if broken:
         world.models["s3://m/3"] = Behaviour(ready_after=slow, failure=Failure("load", "bad"))
     with serving(world) as fake:
         play(fake, operations)
+
+
+@histories(20)
+def test_random_histories_never_leak(
+    mode: str, operations: list[Any], slow: int, broken: bool, lag: int
+) -> None:
+    run(mode, operations, slow, broken, lag)
+
+
+@pytest.mark.faults
+@histories(300)
+def test_many_random_histories_never_leak(
+    mode: str, operations: list[Any], slow: int, broken: bool, lag: int
+) -> None:
+    run(mode, operations, slow, broken, lag)

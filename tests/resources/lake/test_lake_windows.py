@@ -83,12 +83,12 @@ def test_a_sample_is_repeatable_and_depends_on_the_seed(hour: Lake) -> None:
 
 def test_sampling_is_uniform(hour: Lake) -> None:
     drawn = [
-        x for seed in range(60) for x in distances(window(hour, MODEL, START, START + 60 * MINUTE, sample=18, seed=seed))
+        x for seed in range(30) for x in distances(window(hour, MODEL, START, START + 60 * MINUTE, sample=18, seed=seed))
     ]  # fmt: skip
     times = pd.Series(drawn).value_counts()
     assert len(times) == 54
-    # Each row is drawn Binomial(60, 1/3) times: 20 +- 3.65.
-    assert times.between(20 - 5 * 3.65, 20 + 5 * 3.65).all()
+    # Each row is drawn Binomial(30, 1/3) times: 10 +- 2.58, and 54 of them must hold.
+    assert times.between(10 - 3.5 * 2.58, 10 + 5 * 2.58).all()
 
 
 def test_counts_per_version(hour: Lake) -> None:

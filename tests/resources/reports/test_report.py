@@ -117,6 +117,7 @@ def test_what_people_and_checks_write_stays_text(tmp_path: Path) -> None:
     assert "paused" in Reader(page).text
 
 
+@pytest.mark.faults
 def test_weeks_with_twenty_guardrails_stay_below_a_megabyte(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
     rollout_id = rig.start()
