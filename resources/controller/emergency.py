@@ -51,6 +51,8 @@ class EmergencyExit:
             raise
         except Exception as error:  # noqa: BLE001 -- the brake does not depend on what can be read and decided
             return self._blindly(emergency, error)
+        if _too_late(state):
+            return planned
         if planned.kind is DecisionKind.HOLD:
             self._hold(state, planned, emergency)
             return planned
@@ -160,6 +162,11 @@ def _not_away(emergency: Emergency, failure: str, decision: Decision) -> str:
     )
 
 
+def _too_late(state: RolloutState) -> bool:
+    """Ended, or promoted: there is nothing to take back, and nothing to tell the ledger."""
+    return state.phase is Phase.ENDED or Action.PROMOTE in state.done
+
+
 def _has_traffic(state: RolloutState) -> bool:
     gone = state.phase is Phase.ROLLING_BACK and Action.TRAFFIC_OFF in state.done
     promoted = state.phase is Phase.PROMOTING and Action.PROMOTE in state.done
@@ -182,7 +189,7 @@ def _preamble(state: RolloutState, emergency: Emergency) -> tuple[Event, ...]:
 
 def _decision(state: RolloutState, emergency: Emergency) -> Decision:
     """What would be decided; `hold` only where the champion must not get the traffic back."""
-    if state.phase in (Phase.ENDED, Phase.ROLLING_BACK) or Action.PROMOTE in state.done:
+    if state.phase is Phase.ROLLING_BACK or _too_late(state):
         return decide(state, (), emergency.at)
     state = before_promotion(state) if state.phase is Phase.PROMOTING else state
     for event in _preamble(state, emergency):

@@ -336,3 +336,19 @@ def test_a_share_that_a_slow_call_gives_after_the_rollback_does_not_stay(
 def _is_locked(rig: Rig) -> bool:
     with rig.ledger.exclusive(f"traffic:{MODEL}", wait=timedelta(0)) as free:
         return not free
+
+
+@pytest.mark.parametrize("at", range(1, 6))
+def test_an_emergency_that_comes_after_the_end_takes_nothing_back_whether_or_not_the_ledger_answers(
+    tmp_path: Path, at: int
+) -> None:
+    rig = FaultyRig(tmp_path)
+    rig.world.serving(MODEL, "1")
+    rollout = rig.controller().start(manifest(steps=[100]), "2", "1", artefact("2"))
+    rig.controller().drive(rollout, good(rig.clock.now))
+    rules: list[str] = []
+    with contextlib.suppress(StillInTraffic):
+        rig.do(lambda late: rules.append(late.roll_back_now(rollout, "late").rule), Fault("error", at))
+    assert rules == ([] if at == 1 else ["ended"])
+    assert rig.controller().state(rollout).end is End.PROMOTED
+    assert rig.world.share(MODEL, "2") == 100
