@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from resources.prediction_log.segments import closed_segments, seal_abandoned
 from resources.settings import Settings
+from resources.sink.tokens import model_token
 
 ROOT = Path(__file__).resolve().parent.parent
 BODY = json.dumps(
@@ -41,7 +42,7 @@ HEAD = (
     "ce-time: 2026-01-01T00:00:00.123456789Z\r\nce-inferenceservicename: flight-delay\r\nce-namespace: default\r\n"
     "ce-component: predictor\r\nce-metadata: {{\"X-Unit-Id\":[\"u-1\"],\"X-Assignment\":[\"weighted\"]}}\r\n"
     "ce-annotations: {{\"rampgate.io/version\":\"2\",\"rampgate.io/revision\":\"flight-delay-v2-0a1b2c\"}}\r\n"
-    "content-type: application/json\r\nauthorization: Bearer secret\r\ncontent-length: {size}\r\n\r\n"
+    "content-type: application/json\r\nauthorization: Bearer {token}\r\ncontent-length: {size}\r\n\r\n"
 )  # fmt: skip
 BARE = """
 import uvicorn, sys
@@ -152,10 +153,11 @@ class _Answer:
 
 async def _caller(port: int, number: int, until: float) -> list[str]:
     acknowledged: list[str] = []
+    token = model_token("secret", "flight-delay")
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     while time.monotonic() < until:
         name = f"c{number}-{len(acknowledged)}"
-        writer.write(HEAD.format(id=name, size=len(BODY)).encode() + BODY)
+        writer.write(HEAD.format(id=name, token=token, size=len(BODY)).encode() + BODY)
         answer = _Answer()
         parser = httptools.HttpResponseParser(answer)
         try:

@@ -9,17 +9,24 @@ from resources.settings import HOST, Settings
 from resources.sink.app import Sink
 from resources.sink.committer import Committer
 
+_SHORTEST = 16
+"""Characters of a token that cannot be found by trying."""
+
 
 def main(env: Mapping[str, str]) -> None:
     """Serve until SIGTERM, then write what waits and seal the segments."""
     host, token = env.get("RAMPGATE_SINK_HOST", HOST), env.get("RAMPGATE_SINK_TOKEN", "")
-    if host != HOST and not token:
-        raise SystemExit(f"RAMPGATE_SINK_HOST == {host!r} is open to others: RAMPGATE_SINK_TOKEN must be set")
+    if host != HOST and len(token) < _SHORTEST:
+        raise SystemExit(
+            f"RAMPGATE_SINK_HOST == {host!r} is open to others: RAMPGATE_SINK_TOKEN must be set, to {_SHORTEST} "
+            "characters or more, so that nobody finds it who has one model's token"
+        )
     power = env.get("RAMPGATE_SINK_DURABILITY", "power") == "power"
     directory = Settings.from_environment(env).prediction_log
     committer = Committer(directory, "power" if power else "process")
     port = int(env.get("RAMPGATE_SINK_PORT", "8080"))
-    uvicorn.run(Sink(committer, token), host=host, port=port, access_log=False, log_level="warning")
+    sink = Sink(committer, token, env.get("RAMPGATE_SINK_TOKEN_BEFORE", ""))
+    uvicorn.run(sink, host=host, port=port, access_log=False, log_level="warning")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import base64
 import binascii
-import hmac
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from resources.prediction_log.cloudevents import header_text
 from resources.prediction_log.segments import LogNotWritten
 from resources.sink.committer import Busy, Committer
 from resources.sink.event import BadEvent, parse
+from resources.sink.tokens import is_token
 
 _LOG = logging.getLogger(__name__)
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -32,7 +32,10 @@ class Sink:
 
     committer: Committer
     token: str = ""
-    """Where set, what callers must send: `Authorization: Bearer`, or as the password in the logger's URL."""
+    """Where set, what the models' tokens are made from. A caller sends that of the model whose event it is:
+    `Authorization: Bearer`, or as the password in the logger's URL."""
+    token_before: str = ""
+    """The one before it, while loggers still send that (see `tokens.is_token`)."""
     max_body: int = 4 * 1024 * 1024
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
@@ -69,8 +72,9 @@ class Sink:
 
     def _authorise(self, headers: Mapping[str, str]) -> None:
         given = _credential(headers.get("authorization", ""))
-        if self.token and not hmac.compare_digest(given.encode(), self.token.encode()):
-            raise Refused(401, "unauthorised", "a token is needed")
+        model = headers.get("ce-inferenceservicename", "")
+        if self.token and not is_token(given, model, key=self.token, before=self.token_before):
+            raise Refused(401, "unauthorised", "the token of this event's model is needed")
 
     async def _body(self, headers: Mapping[str, str], receive: Receive) -> bytes:
         chunks: list[bytes] = []

@@ -20,14 +20,10 @@ from resources.serving.kserve.assignments import Assignments
 from tests.fake_kubernetes.backends import applied, artefact, backend
 from tests.fake_kubernetes.server import FakeKubernetes, serving
 from tests.fake_kubernetes.world import Behaviour, World
+from tests.serving_manifests.platform import PLATFORM, documents
 from tests.serving_manifests.published_schemas import problems
 
-PLATFORM = Path(__file__).resolve().parents[2] / "serving_manifests" / "platform"
 Right = tuple[str, str, str]
-
-
-def documents(path: Path) -> list[dict[str, Any]]:
-    return [each for each in YAML(typ="safe").load_all(path.read_text()) if each]
 
 
 def rights(path: Path) -> set[Right]:
@@ -89,7 +85,12 @@ def test_the_gateway_needs_its_rights_and_no_others(mode: str):
         follower = Follower(cluster, Installed(cluster, "kserve"))
         follower.start()
         deadline = time.monotonic() + 10
-        while not (follower.complete and "m" in follower.splits()) and time.monotonic() < deadline:
+        watching = {(verb, "inferenceservices") for verb in ("list", "watch")}
+        while time.monotonic() < deadline and not (
+            follower.complete
+            and "m" in follower.splits()
+            and watching <= {(call.verb, call.resource) for call in fake.calls}
+        ):
             fake.run(1)
             time.sleep(0.02)
         assert follower.trouble == {}
@@ -112,45 +113,6 @@ def test_no_right_reaches_further_than_it_must():
     text = str(rules)
     assert "'*'" not in text and "secrets" not in text
     assert all("resourceNames" in rule for rule in rules if "configmaps" in rule["resources"])
-
-
-def pod_specs() -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-    for path in PLATFORM.glob("*.yaml"):
-        for document in documents(path):
-            if document.get("kind") == "Deployment":
-                found.append(document["spec"]["template"]["spec"])
-            if document.get("kind") == "ClusterServingRuntime":
-                found.append(document["spec"])
-    return found
-
-
-def test_containers_run_without_privileges():
-    containers = [container for spec in pod_specs() for container in spec["containers"]]
-    assert {container["name"] for container in containers} == {
-        "sink", "envoy", "sidecar", "kserve-container",
-    }  # fmt: skip
-    for container in containers:
-        context = container["securityContext"]
-        assert context["allowPrivilegeEscalation"] is False
-        assert context["capabilities"] == {"drop": ["ALL"]}
-        assert "memory" in container["resources"]["limits"]
-
-
-def test_no_secret_is_written_down():
-    for path in PLATFORM.rglob("*.yaml"):
-        for document in documents(path):
-            assert document.get("kind") != "Secret", path
-    sink = next(spec for spec in pod_specs() if "automountServiceAccountToken" in spec)
-    token = next(e for e in sink["containers"][0]["env"] if e["name"] == "RAMPGATE_SINK_TOKEN")
-    assert set(token) == {"name", "valueFrom"}
-
-
-def test_dagster_runs_rollouts_as_the_account_that_has_the_rights():
-    values = documents(PLATFORM / "dagster-values.yaml")[0]
-    binding = documents(PLATFORM / "models" / "rbac.yaml")[1]
-    assert values["global"]["serviceAccountName"] == binding["subjects"][0]["name"]
-    assert values["runLauncher"]["type"] == "K8sRunLauncher"
 
 
 @pytest.mark.parametrize("path", sorted(PLATFORM.rglob("*.yaml")), ids=lambda path: path.name)

@@ -20,6 +20,7 @@ from resources.serving.kserve.probe import Probe
 from resources.serving.kserve.prometheus import Measured, Prometheus
 from resources.serving.kserve.standard_view import StandardView
 from resources.serving.kserve.steps import Step, Wanted
+from resources.sink import tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +36,8 @@ class KServeBackend:
     """Where counters come from; without it they are not measured."""
     probe: Probe = Probe()
     logger_url: str = ""
-    """The prediction log's sink; where set, KServe's payload logger is switched on with every version."""
+    """The prediction log's sink; where set, KServe's payload logger is switched on with every version, and sends the
+    model's own token in place of the password in it."""
     installation: Installation | None = None
     """In place of reading KServe's config map, where that may not be read."""
     kserve_namespace: str = "kserve"
@@ -65,7 +67,7 @@ class KServeBackend:
         share = _whole(service, percent)
         allow = ",".join(self.allow.get(service, ()))
         identity = Identity(version=artefact.version, digest=artefact.digest, salt=salt, uri=uri, allow=allow)
-        extra = {"logger": logger(self.logger_url)} if self.logger_url else {}
+        extra = {"logger": logger(tokens.url_for(self.logger_url, service))} if self.logger_url else {}
         deployment = Deployment(Wanted(extra, artefact.version, artefact.digest, salt, uri, share, allow))
         return self._run(
             service,

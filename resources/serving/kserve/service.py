@@ -38,13 +38,17 @@ def build(
     identity: Identity,
     extra: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The manifest with the version-bound fields filled in; everything else passes through untouched."""
+    """The manifest with the version-bound fields filled in; everything else passes through untouched.
+
+    Its pods get no token of the API server, unless the manifest says `automountServiceAccountToken`.
+    """
     body: dict[str, Any] = copy.deepcopy(dict(manifest))
     predictor = checked_predictor(body, service)
     fields = owned(service, identity)
     predictor["model"] = {**predictor["model"], **fields["model"]}
     predictor["annotations"] = {**(predictor.get("annotations") or {}), **fields["annotations"]}
     predictor.update(extra)
+    predictor.setdefault("automountServiceAccountToken", False)
     annotations = {**(body["metadata"].get("annotations") or {}), MANAGED: "true"}
     if mode is Mode.KNATIVE:
         annotations.setdefault(TAG_ROUTING, "true")
