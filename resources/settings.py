@@ -18,7 +18,6 @@ class Ports:
     evidently: int
     reports: int
     gateway: int
-    gateway_admin: int
     code: int
     predictors: int
     """The first of a range of 100."""
@@ -75,7 +74,7 @@ def _ports(env: Mapping[str, str]) -> Ports:
     """`RAMPGATE_<NAME>_PORT`, or an offset from `RAMPGATE_PORT_BASE` where that is set."""
     defaults = {
         "dagster": 3000, "mlflow": 5000, "evidently": 8001, "reports": 8002,
-        "gateway": 9000, "gateway_admin": 9901, "code": 4266, "predictors": 9100,
+        "gateway": 9000, "code": 4266, "predictors": 9100,
     }  # fmt: skip
     base = env.get("RAMPGATE_PORT_BASE")
     if base is not None:

@@ -8,6 +8,8 @@ from typing import Any
 import httpx
 
 from pipelines.platform.run_workers.client import RunHostError, ask
+from resources.serving.embedded.admin import Admin
+from resources.serving.envoy.bootstrap import GATEWAY_HEALTH_PATH
 from resources.settings import HOST
 
 _TIMEOUT = 3.0
@@ -31,13 +33,10 @@ def no_answer(url: str) -> str | None:
     return None if answer.is_success else f"{url} answers {answer.status_code}"
 
 
-def no_gateway(admin: str, traffic: str) -> str | None:
-    """Trouble unless the gateway is ready, and answers where its callers ask; "no such model" is an answer."""
-    try:
-        _client().get(traffic)
-    except httpx.HTTPError as error:
-        return f"{traffic} does not answer: {error}"
-    return no_answer(f"{admin}/ready")
+def no_gateway(admin: Path, traffic: str) -> str | None:
+    """Trouble unless the gateway answers where its callers ask, and where it is asked what it has counted."""
+    silent = None if Admin(admin).ready() else f"{admin} does not answer that the gateway is ready"
+    return no_answer(f"{traffic}{GATEWAY_HEALTH_PATH}") or silent
 
 
 def no_code(port: int) -> str | None:

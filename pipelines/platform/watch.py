@@ -5,12 +5,13 @@ A frozen process does not end, and a code server whose child has gone still list
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from pipelines.errors import RampgateError, ServingError
 from pipelines.platform.parts import Part, beat_file, parts, predictor
 from resources.serving.embedded import Layout
+from resources.serving.embedded.gateway import turn_log_over
 from resources.serving.embedded.supervisor import Process, Supervisor
 from resources.settings import Settings
 
@@ -100,13 +101,23 @@ def main() -> None:
     others = [part for part in parts(settings) if part.name != "watch"]
     while True:
         try:
-            predictors = [found for name in watch.supervisor.processes() if (found := predictor(name))]
-            for sentence in watch.look([*others, *predictors]):
-                _say(settings, sentence)
-            beat_file(settings).touch()
+            one_round(settings, watch, others)
         except (OSError, ServingError) as error:  # a full disk, a supervisord that is busy: look again
             log.warning("%s", error)
         time.sleep(EVERY_SECONDS)
+
+
+def one_round(settings: Settings, watch: Watch, others: Sequence[Part]) -> None:
+    """Look at these parts and the predictors, then after the access log, which grows with traffic.
+
+    Raises OSError and ServingError.
+    """
+    predictors = [found for name in watch.supervisor.processes() if (found := predictor(name))]
+    for sentence in watch.look([*others, *predictors]):
+        _say(settings, sentence)
+    beat_file(settings).touch()
+    if settings.serving == "embedded":
+        turn_log_over(settings)
 
 
 def _say(settings: Settings, sentence: str) -> None:

@@ -124,7 +124,6 @@ def running(made: StickyGateway) -> Iterator[Sidecar]:
     gateway = Gateway(
         host="127.0.0.1",
         port=made.ports,
-        admin_port=made.ports + 1,
         discovery=made.home / "gateway",
         access_log=made.home / "access.jsonl",
     )
@@ -132,7 +131,7 @@ def running(made: StickyGateway) -> Iterator[Sidecar]:
         envoy = subprocess.Popen(prepare(gateway), stderr=log)
     installation = Installation(default_mode=made.fake.world.default_mode, gateway_api=True)
     follower = Follower(Cluster.at(made.fake.url), lambda: installation)
-    sidecar = Sidecar(follower, Publisher(gateway, Admin(gateway.admin_port), made.address, TOKEN))
+    sidecar = Sidecar(follower, Publisher(gateway, Admin(gateway.admin), made.address, TOKEN))
     control = Control("127.0.0.1", made.ports + 2, TOKEN, sidecar.answer)
     threading.Thread(target=control.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     try:

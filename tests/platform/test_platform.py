@@ -94,7 +94,7 @@ def test_telemetry_is_off_for_every_part(settings: Settings) -> None:
         environment
     )
     bootstrap = json.loads((settings.home / "gateway" / "envoy.json").read_text())
-    assert bootstrap["admin"]["address"]["socket_address"]["address"] == HOST
+    assert bootstrap["static_resources"]["listeners"][0]["address"]["socket_address"]["address"] == HOST
 
 
 def test_a_home_that_cannot_be_written_is_told_in_words(

@@ -231,7 +231,7 @@ def test_a_predictor_that_never_worked_is_left_to_whoever_deploys_it() -> None:
 QUESTIONS: dict[str, Callable[[str], str | None]] = {
     "code": lambda _: health.no_code(1),
     "runs": lambda _: health.no_runs(Path("/nowhere/runs.sock")),
-    "gateway": lambda url: health.no_gateway(url, url),
+    "gateway": lambda url: health.no_gateway(Path("/nowhere/admin"), url),
     "watch": lambda _: health.stale(Path("/nowhere/watch.beat"), 1.0),
     **dict.fromkeys(("mlflow", "reports", "dagster", "evidently"), health.no_answer),
 }

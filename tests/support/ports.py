@@ -16,7 +16,7 @@ from typing import BinaryIO
 from resources.serving.embedded.ports import is_free
 
 _BLOCK = 120
-"""The platform's eight, then room for its predictors."""
+"""The platform's own, then room for its predictors."""
 _BLOCKS = range(12_000, 32_000, _BLOCK)
 """Below the ephemeral range, whose ports outgoing connections take."""
 _OWN = 32

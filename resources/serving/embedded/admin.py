@@ -1,15 +1,18 @@
-"""Envoy's admin port: what the gateway has applied, who is well, what was counted."""
+"""Envoy's admin socket: what the gateway has applied, who is well, what was counted."""
 
+import http.client
+import json
+import socket
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
-
-import httpx
+from urllib.parse import urlencode
 
 from pipelines.errors import ServingError
-from resources.certificates import certificates
-from resources.settings import HOST
 
+_TIMEOUT = 5.0
 _VERSIONS = {
     "clusters": "cluster_manager.cds.version_text",
     "routes": "http.gateway.rds.rampgate.version_text",
@@ -26,54 +29,73 @@ class Stats:
 
 
 class Admin:
-    """Raises `ServingError` when the gateway does not answer."""
+    """Raises `ServingError` when the gateway does not answer. Every question has its own connection."""
 
-    def __init__(self, port: int) -> None:
-        self._where = f"http://{HOST}:{port}"
-        # One connection per question: nothing to close, nothing that a fork could share.
-        limits = httpx.Limits(max_keepalive_connections=0)
-        self._http = httpx.Client(
-            base_url=self._where, trust_env=False, timeout=5, limits=limits, verify=certificates()
-        )
+    def __init__(self, place: Path) -> None:
+        self._place = place
 
     def ready(self) -> bool:
         """Whether the gateway has its clusters and routes and takes traffic."""
         try:
-            return self._http.get("/ready").is_success
-        except httpx.HTTPError:
+            self._ask("GET", "/ready")
+        except ServingError:
             return False
+        return True
 
     def applied_version(self, kind: str) -> str:
         """The version of `clusters` or `routes` in force; empty before the first."""
         name = _VERSIONS[kind]
-        text = self._get("/stats", filter=f"^{name.replace('.', '[.]')}$", type="TextReadouts").text
+        text = self._ask("GET", "/stats", filter=f"^{name.replace('.', '[.]')}$", type="TextReadouts")
         _, _, value = text.strip().partition(": ")
         return value.strip('"')
 
     def instance(self) -> str:
         """A name that every start of the gateway has for itself."""
-        return str(self._get("/server_info").json()["node"]["id"])
+        return str(json.loads(self._ask("GET", "/server_info"))["node"]["id"])
 
     def health(self) -> dict[str, dict[int, bool]]:
         """Active clusters: name -> port -> whether requests may be sent there."""
-        rows: list[dict[str, Any]] = self._get("/clusters", format="json").json().get("cluster_statuses", [])
+        found = json.loads(self._ask("GET", "/clusters", format="json"))
+        rows: list[dict[str, Any]] = found.get("cluster_statuses", [])
         return {row["name"]: dict(map(_host, row.get("host_statuses", []))) for row in rows}
 
     def stats(self, pattern: str) -> Stats:
         """Counters, gauges and cumulative histograms whose names match the regular expression."""
-        answer = self._get("/stats", filter=pattern, format="json", histogram_buckets="cumulative")
-        rows: list[dict[str, Any]] = answer.json()["stats"]
+        answer = self._ask("GET", "/stats", filter=pattern, format="json", histogram_buckets="cumulative")
+        rows: list[dict[str, Any]] = json.loads(answer)["stats"]
         histograms = [each for row in rows for each in row.get("histograms", [])]
         return Stats(
             counters={row["name"]: int(row["value"]) for row in rows if isinstance(row.get("value"), int)},
             histograms={each["name"]: _buckets(each["buckets"]) for each in histograms},
         )
 
-    def _get(self, path: str, **parameters: str) -> httpx.Response:
+    def reopen_logs(self) -> None:
+        """Have logs that were moved written to new files."""
+        self._ask("POST", "/reopen_logs")
+
+    def _ask(self, method: str, path: str, **parameters: str) -> str:
         try:
-            return self._http.get(path, params=parameters).raise_for_status()
-        except httpx.HTTPError as error:
-            raise ServingError(f"the gateway does not answer at {self._where}{path}: {error}") from error
+            with closing(_Connection(self._place)) as connection:
+                connection.request(method, f"{path}?{urlencode(parameters)}")
+                answer = connection.getresponse()
+                text = answer.read().decode()
+        except (OSError, http.client.HTTPException) as error:
+            raise ServingError(f"the gateway does not answer at {self._place}: {path}: {error}") from error
+        if answer.status != http.client.OK:
+            raise ServingError(f"the gateway answers {answer.status} at {self._place}: {path}: {text[:200]}")
+        return text
+
+
+class _Connection(http.client.HTTPConnection):
+    def __init__(self, place: Path) -> None:
+        super().__init__("gateway", timeout=_TIMEOUT)
+        self._place = place
+
+    def connect(self) -> None:
+        """Through the socket instead of a port."""
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(_TIMEOUT)
+        self.sock.connect(str(self._place))
 
 
 def _host(row: dict[str, Any]) -> tuple[int, bool]:

@@ -36,14 +36,16 @@ from resources.serving.envoy.routes import (
 from resources.settings import HOST, Settings
 
 _FILES = {"clusters": CDS, "routes": RDS}
+MOST_LOG_BYTES = 64 * 1024 * 1024
+"""An access log of this size becomes the former one, in place of the one before."""
 
 
 class EmbeddedGateway:
     """Publishes from the states of all services, so that whoever publishes last publishes everything."""
 
     def __init__(self, settings: Settings, store: StateStore, *, apply_seconds: float = 5.0) -> None:
-        self.admin = Admin(settings.ports.gateway_admin)
         self._gateway = gateway_of(settings)
+        self.admin = Admin(self._gateway.admin)
         self._layout = Layout(settings.home)
         self._store = store
         self._apply_seconds = apply_seconds
@@ -129,6 +131,19 @@ class EmbeddedGateway:
         except httpx.HTTPError as error:
             raise ServingError(f"{revision.name}: no answer through the gateway at {url}: {error}") from error
         return prediction(revision.name, answer, served=answer.headers.get(REVISION_HEADER, ""))
+
+
+def turn_log_over(settings: Settings) -> None:
+    """Move a full access log to `<name>.1` and have the gateway begin another; no line is lost.
+
+    Raises `ServingError` where the gateway could not be told, and OSError; the next call does what is left.
+    """
+    gateway = gateway_of(settings)
+    log = gateway.access_log
+    if log.exists() and log.stat().st_size >= MOST_LOG_BYTES:
+        log.replace(log.with_name(f"{log.name}.1"))
+    if not log.exists():
+        Admin(gateway.admin).reopen_logs()
 
 
 def describe(state: ServiceState) -> Service:

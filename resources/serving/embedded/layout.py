@@ -9,7 +9,7 @@ from pipelines.errors import ServingError
 from resources.serving.envoy import Gateway
 from resources.settings import HOST, Settings
 
-_LONGEST_SOCKET_PATH = 107
+LONGEST_SOCKET_PATH = 107
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Layout:
 
     @property
     def discovery(self) -> Path:
-        """The files that Envoy watches."""
+        """The files that Envoy watches, and its admin socket."""
         return self.home / "gateway"
 
     @property
@@ -47,10 +47,10 @@ class Layout:
     def socket(self) -> Path:
         """Supervisord's socket. Raises `ServingError` where the kernel could not open such a path."""
         path = self.home / "supervisor.sock"
-        if len(os.fsencode(path)) > _LONGEST_SOCKET_PATH:
+        if len(os.fsencode(path)) > LONGEST_SOCKET_PATH:
             raise ServingError(
                 f"RAMPGATE_HOME: the socket path {path} has {len(os.fsencode(path))} bytes,"
-                f" must be at most {_LONGEST_SOCKET_PATH}: choose a shorter home"
+                f" must be at most {LONGEST_SOCKET_PATH}: choose a shorter home"
             )
         return path
 
@@ -58,6 +58,7 @@ class Layout:
         """Make the directories that the backend writes to."""
         for folder in (self.states, self.models, self.programs, self.discovery, self.logs):
             folder.mkdir(parents=True, exist_ok=True)
+        self.discovery.chmod(0o700)
 
     def probe_token(self) -> str:
         """The secret that lets a request choose its revision; made on first use, for the owner's eyes."""
@@ -76,7 +77,6 @@ def gateway_of(settings: Settings) -> Gateway:
     return Gateway(
         host=HOST,
         port=settings.ports.gateway,
-        admin_port=settings.ports.gateway_admin,
         discovery=layout.discovery,
         access_log=layout.logs / "gateway-access.jsonl",
     )

@@ -1,32 +1,35 @@
-"""Envoy's bootstrap: one listener, file discovery, a JSON access log, an admin port on loopback."""
+"""Envoy's bootstrap: one listener, file discovery, a JSON access log, an admin socket."""
 
 from typing import Any
 
-from resources.serving.envoy.description import THRESHOLDS_MS, Gateway
+from resources.serving.envoy.callers import BUFFER_BYTES, connection_limits, overload_manager, request_limits
+from resources.serving.envoy.description import MOST_ID_BYTES, THRESHOLDS_MS, Gateway
 from resources.serving.envoy.discovery import CDS, RDS, ROUTES
-from resources.serving.envoy.routes import UNIT_HEADER
 from resources.serving.envoy.types import typed
 
 LISTENER = "gateway"
 ZONE = "gateway"
 """The gateway's own zone: statistics per revision need one (`clusters`)."""
 STATS_FLUSH = "0.5s"
-"""Histograms reach the admin port once per flush: this bounds how old `over_slo` is."""
+"""Histograms reach the admin interface once per flush: this bounds how old `over_slo` is."""
 LONGEST_MS = 3_600_000
 """Upper bound of the last latency bucket: everything that was counted lies below it."""
-_LONGEST_REQUEST = "600s"
-_UNIT_AS_SENT = "x-unit-id-as-sent"
+GATEWAY_HEALTH_PATH = "/gateway/health"
+"""Answered by the gateway itself, on the port of its callers: it needs no model."""
+_RUNTIME = {"re2.max_program_size.error_level": 1_000}
+"""A pattern that counts to `MOST_ID_BYTES` is larger than Envoy lets one be by default."""
 
+# What callers write is cut off: a line has at most two kilobytes or so.
 _ACCESS_LOG_FIELDS = {
     "time": "%START_TIME(%Y-%m-%dT%H:%M:%S.%6fZ)%",
-    "request_id": "%REQ(X-REQUEST-ID)%",
-    "call_id": "%REQ(X-CALL-ID)%",
-    "unit_id": "%REQ(X-UNIT-ID)%",
-    "assignment": "%REQ(X-ASSIGNMENT)%",
+    "request_id": f"%REQ(X-REQUEST-ID):{MOST_ID_BYTES}%",
+    "call_id": f"%REQ(X-CALL-ID):{MOST_ID_BYTES}%",
+    "unit_id": f"%REQ(X-UNIT-ID):{MOST_ID_BYTES}%",
+    "assignment": "%REQ(X-ASSIGNMENT):16%",
     "salt": "%METADATA(ROUTE:rampgate:salt)%",
     "service": "%METADATA(ROUTE:rampgate:service)%",
-    "method": "%REQ(:METHOD)%",
-    "path": "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%",
+    "method": "%REQ(:METHOD):16%",
+    "path": "%REQ(:PATH):512%",
     "revision": "%UPSTREAM_METADATA(envoy.lb:revision)%",
     "cluster": "%UPSTREAM_CLUSTER%",
     "upstream": "%UPSTREAM_HOST%",
@@ -45,7 +48,12 @@ def bootstrap(gateway: Gateway) -> dict[str, Any]:
     """The whole static configuration; everything about services arrives through discovery."""
     return {
         "node": {"id": "gateway", "cluster": "rampgate", "locality": {"zone": ZONE}},
-        "admin": {"address": _address("127.0.0.1", gateway.admin_port)},
+        "admin": {
+            "address": {"pipe": {"path": str(gateway.admin), "mode": 0o600}},
+            "ignore_global_conn_limit": True,
+        },
+        "overload_manager": overload_manager(),
+        "layered_runtime": {"layers": [{"name": "rampgate", "static_layer": _RUNTIME}]},
         "stats_flush_interval": STATS_FLUSH,
         "stats_config": {"histogram_bucket_settings": [_latency_buckets()]},
         "dynamic_resources": {"cds_config": _from_file(str(gateway.discovery / CDS))},
@@ -61,6 +69,7 @@ def _listener(gateway: Gateway) -> dict[str, Any]:
     return {
         "name": LISTENER,
         "address": _address(gateway.host, gateway.port),
+        "per_connection_buffer_limit_bytes": BUFFER_BYTES,
         "filter_chains": [{"filters": [_connection_manager(gateway)]}],
     }
 
@@ -72,47 +81,17 @@ def _connection_manager(gateway: Gateway) -> dict[str, Any]:
         generate_request_id=True,
         # A caller's own request id survives, so that it can join its answers to ours.
         preserve_external_request_id=True,
-        # No caller counts as internal, so that nobody's x-envoy-* headers change retries or timeouts.
-        use_remote_address=True,
-        internal_address_config={"unix_sockets": False},
         server_header_transformation="PASS_THROUGH",
         normalize_path=True,
         merge_slashes=True,
         path_with_escaped_slashes_action="REJECT_REQUEST",
-        request_timeout=_LONGEST_REQUEST,
-        stream_idle_timeout=_LONGEST_REQUEST,
         drain_timeout="5s",
         rds={"route_config_name": ROUTES, "config_source": _from_file(str(gateway.discovery / RDS))},
         access_log=[_access_log(gateway)],
-        early_header_mutation_extensions=[_one_unit()],
-        http_filters=[_router()],
+        http_filters=[_own_health(), *request_limits(), _router()],
+        **connection_limits(),
     )
     return {"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}
-
-
-def _one_unit() -> dict[str, Any]:
-    """Before a request is assigned: an empty unit id is none, and of several the first counts.
-
-    An empty one would be a unit like any other: all anonymous traffic would move as one.
-    """
-    mutations = [
-        {"remove": _UNIT_AS_SENT},
-        _copied(UNIT_HEADER, _UNIT_AS_SENT),
-        {"remove": UNIT_HEADER},
-        _copied(_UNIT_AS_SENT, UNIT_HEADER),
-        {"remove": _UNIT_AS_SENT},
-    ]
-    name = "envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation"
-    return {
-        "name": "envoy.http.early_header_mutation.header_mutation",
-        "typed_config": typed(name, mutations=mutations),
-    }
-
-
-def _copied(source: str, target: str) -> dict[str, Any]:
-    """The first value of `source`; nothing where that is empty."""
-    header = {"key": target, "value": f"%REQ({source})%"}
-    return {"append": {"header": header, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}}
 
 
 def _access_log(gateway: Gateway) -> dict[str, Any]:
@@ -122,6 +101,14 @@ def _access_log(gateway: Gateway) -> dict[str, Any]:
         log_format={"json_format": _ACCESS_LOG_FIELDS},
     )
     return {"name": "envoy.access_loggers.file", "typed_config": log}
+
+
+def _own_health() -> dict[str, Any]:
+    path = {"name": ":path", "string_match": {"exact": GATEWAY_HEALTH_PATH}}
+    check = typed(
+        "envoy.extensions.filters.http.health_check.v3.HealthCheck", pass_through_mode=False, headers=[path]
+    )
+    return {"name": "envoy.filters.http.health_check", "typed_config": check}
 
 
 def _router() -> dict[str, Any]:

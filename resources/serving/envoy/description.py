@@ -13,6 +13,11 @@ THRESHOLDS_MS = (
 )  # fmt: skip
 """Latency bounds that the gateway counts against; a manifest's `slo` is one of them."""
 
+MOST_BODY_BYTES = 8 * 1024 * 1024
+"""The largest body of a request that is passed on: 8 MiB. No manifest raises it."""
+MOST_ID_BYTES = 256
+"""The longest unit id and request id."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Endpoint:
@@ -74,8 +79,12 @@ class Gateway:
 
     host: str
     port: int
-    admin_port: int
     discovery: Path
     """Directory of cds.json and rds.json, replaced atomically."""
     access_log: Path
     """A file, or /dev/stdout."""
+
+    @property
+    def admin(self) -> Path:
+        """Envoy's admin interface: a socket, for it closes the gateway and shows the probe token to whoever asks."""
+        return self.discovery / "admin"

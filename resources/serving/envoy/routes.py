@@ -1,10 +1,11 @@
 """Routes: probes to a named revision, everything else by a sticky weighted split."""
 
+import json
 from collections.abc import Iterable
 from typing import Any
 
 from resources.serving.envoy.clusters import absent_cluster, failover_cluster, probe_cluster, shadow_cluster
-from resources.serving.envoy.description import TOTAL_WEIGHT, Revision, Service
+from resources.serving.envoy.description import MOST_ID_BYTES, TOTAL_WEIGHT, Revision, Service
 from resources.serving.envoy.discovery import ROUTES
 from resources.serving.envoy.types import typed
 
@@ -17,6 +18,7 @@ REQUEST_ID_HEADER = "x-request-id"
 CALL_HEADER = "x-call-id"
 """Made by the gateway, one for every call: the same for all attempts at it and for its copy. A caller's own request
 id may name many calls."""
+_UNREAD_MS = 5_000
 
 
 def route_configuration(services: Iterable[Service], *, probe_token: str | None) -> dict[str, Any]:
@@ -40,7 +42,7 @@ def _virtual_host(routes: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "name": "services",
         "domains": ["*"],
-        "routes": routes,
+        "routes": [*map(_too_long, (UNIT_HEADER, REQUEST_ID_HEADER)), *routes],
         "include_request_attempt_count": True,
         # Without a caller's Ce-Id, KServe's payload logger makes one for every answer.
         "request_headers_to_remove": [PIN_HEADER, TOKEN_HEADER, "ce-id"],
@@ -48,6 +50,20 @@ def _virtual_host(routes: list[dict[str, Any]]) -> dict[str, Any]:
             _set(REVISION_HEADER, "%UPSTREAM_METADATA(envoy.lb:revision)%"),
             _set(REQUEST_ID_HEADER, "%REQ(X-REQUEST-ID)%"),
         ],
+    }
+
+
+def _too_long(header: str) -> dict[str, Any]:
+    """Refused by the gateway, and counted for nobody: to cut an id off would make one unit of many."""
+    regex = rf"\C{{{MOST_ID_BYTES + 1},}}"
+    error = json.dumps({"error": f"{header} has more than {MOST_ID_BYTES} bytes"})
+    return {
+        "match": {
+            "prefix": "/",
+            "headers": [{"name": header, "string_match": {"safe_regex": {"regex": regex}}}],
+        },
+        "direct_response": {"status": 400, "body": {"inline_string": error}},
+        "response_headers_to_add": [_set("content-type", "application/json")],
     }
 
 
@@ -69,7 +85,7 @@ def _pinned(
     service: Service, revision: Revision, match: dict[str, Any], probe_token: str | None
 ) -> dict[str, Any]:
     headers = [_is(PIN_HEADER, revision.name), _is(TOKEN_HEADER, probe_token)]
-    action = {"cluster": probe_cluster(revision), "timeout": _seconds(service.timeout_ms), **_host(service)}
+    action = {"cluster": probe_cluster(revision), **_patience(service), **_host(service)}
     return _route(service, match | {"headers": headers}, action, assignment="pinned")
 
 
@@ -77,7 +93,7 @@ def _weighted(service: Service, match: dict[str, Any]) -> dict[str, Any]:
     action: dict[str, Any] = {
         "weighted_clusters": _split(service),
         "hash_policy": [_unit_hash(service.salt)],
-        "timeout": _seconds(service.timeout_ms),
+        **_patience(service),
         "retry_policy": _retry(service.timeout_ms),
         **_host(service),
     }
@@ -101,7 +117,12 @@ def _route(
 def routes_of(resources: Iterable[dict[str, Any]], services: set[str]) -> list[dict[str, Any]]:
     """Those services' routes in published resources."""
     routes = [route for each in resources for host in each["virtual_hosts"] for route in host["routes"]]
-    return [r for r in routes if r["metadata"]["filter_metadata"]["rampgate"]["service"] in services]
+    return [route for route in routes if _service_of(route) in services]
+
+
+def _service_of(route: dict[str, Any]) -> str | None:
+    """None for a route that is no service's."""
+    return route["metadata"]["filter_metadata"]["rampgate"]["service"] if "metadata" in route else None
 
 
 def give_nothing_to_the_canary(route: dict[str, Any]) -> None:
@@ -150,6 +171,14 @@ def _retry(timeout_ms: int) -> dict[str, Any]:
             {"name": "envoy.retry_host_predicates.previous_hosts", "typed_config": hosts}
         ],
         "host_selection_retry_max_attempts": 40,
+    }
+
+
+def _patience(service: Service) -> dict[str, Any]:
+    """An answer may take the service's timeout; a caller that does not read it has a little longer."""
+    return {
+        "timeout": _seconds(service.timeout_ms),
+        "idle_timeout": _seconds(service.timeout_ms + _UNREAD_MS),
     }
 
 

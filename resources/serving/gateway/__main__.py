@@ -23,11 +23,11 @@ def main(env: Mapping[str, str]) -> None:
     """Run what `env` describes."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     options = Options.from_environment(env)
-    options.gateway.discovery.mkdir(parents=True, exist_ok=True)
+    options.gateway.discovery.mkdir(mode=0o700, parents=True, exist_ok=True)
     cluster = Cluster.connect(namespace=options.namespace)
     installed = Installed(cluster, options.kserve_namespace)
     publisher = Publisher(
-        options.gateway, Admin(options.gateway.admin_port), _addresses(options, installed), options.token
+        options.gateway, Admin(options.gateway.admin), _addresses(options, installed), options.token
     )
     sidecar = Sidecar(Follower(cluster, installed), publisher)
     control = Control(options.gateway.host, options.control_port, options.token, sidecar.answer)

@@ -14,7 +14,7 @@ def prepare(gateway: Gateway) -> list[str]:
     """Write the configuration, and empty discovery files where the sidecar was not faster; returns the command."""
     import envoy
 
-    gateway.discovery.mkdir(parents=True, exist_ok=True)
+    gateway.discovery.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not (gateway.discovery / CDS).exists():
         publish(gateway.discovery / CDS, [])
     if not (gateway.discovery / RDS).exists():

@@ -1,10 +1,12 @@
 """A gateway pod as environment variables describe it (docs/kubernetes.md lists them)."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.errors import ServingError
+from resources.serving.embedded.layout import LONGEST_SOCKET_PATH
 from resources.serving.envoy import Gateway
 from resources.settings import HOST
 
@@ -24,21 +26,14 @@ class Options:
 
     @classmethod
     def from_environment(cls, env: Mapping[str, str]) -> "Options":
-        """Raises ServingError where others could reach the gateway without a token."""
+        """Raises ServingError where others could reach the gateway without a token, or its socket has no room."""
         host, token = env.get("RAMPGATE_GATEWAY_HOST", HOST), env.get("RAMPGATE_GATEWAY_TOKEN", "")
         if host != HOST and not token:
             raise ServingError(
                 f"RAMPGATE_GATEWAY_HOST == {host!r} is open to others: RAMPGATE_GATEWAY_TOKEN must be set"
             )
-        discovery = Path(env.get("RAMPGATE_GATEWAY_DISCOVERY", "/tmp/rampgate-gateway"))
         return cls(
-            gateway=Gateway(
-                host=host,
-                port=int(env.get("RAMPGATE_GATEWAY_PORT", "8080")),
-                admin_port=int(env.get("RAMPGATE_GATEWAY_ADMIN_PORT", "9901")),
-                discovery=discovery,
-                access_log=Path(env.get("RAMPGATE_GATEWAY_ACCESS_LOG", "/dev/stdout")),
-            ),
+            gateway=_gateway(env, host),
             control_port=int(env.get("RAMPGATE_GATEWAY_CONTROL_PORT", "8081")),
             token=token,
             namespace=env.get("RAMPGATE_NAMESPACE", "default"),
@@ -46,3 +41,18 @@ class Options:
             kserve_namespace=env.get("RAMPGATE_KSERVE_NAMESPACE", "kserve"),
             upstream=env.get("RAMPGATE_GATEWAY_UPSTREAM", ""),
         )
+
+
+def _gateway(env: Mapping[str, str], host: str) -> Gateway:
+    found = Gateway(
+        host=host,
+        port=int(env.get("RAMPGATE_GATEWAY_PORT", "8080")),
+        discovery=Path(env.get("RAMPGATE_GATEWAY_DISCOVERY", "/tmp/rampgate-gateway")),
+        access_log=Path(env.get("RAMPGATE_GATEWAY_ACCESS_LOG", "/dev/stdout")),
+    )
+    if (length := len(os.fsencode(found.admin))) > LONGEST_SOCKET_PATH:
+        raise ServingError(
+            f"RAMPGATE_GATEWAY_DISCOVERY: the socket path {found.admin} has {length} bytes,"
+            f" must be at most {LONGEST_SOCKET_PATH}: choose a shorter one"
+        )
+    return found

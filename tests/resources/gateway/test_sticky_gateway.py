@@ -18,6 +18,7 @@ import pytest
 
 from pipelines.errors import NotMeasured, ServingError
 from resources.certificates import certificates
+from resources.serving.gateway.options import Options
 from resources.serving.kserve.gateways import Gateways
 from tests.conformance.arena import establish
 from tests.conformance.kserve_arena import StickyArena
@@ -254,7 +255,6 @@ def test_the_two_programs_of_a_pod(tmp_path: Path) -> None:
             "KUBECONFIG": str(tmp_path / "kubeconfig"),
             "RAMPGATE_GATEWAY_DISCOVERY": str(tmp_path / "xds"),
             "RAMPGATE_GATEWAY_PORT": str(base),
-            "RAMPGATE_GATEWAY_ADMIN_PORT": str(base + 1),
             "RAMPGATE_GATEWAY_CONTROL_PORT": str(base + 2),
             "RAMPGATE_GATEWAY_TOKEN": TOKEN,
             "RAMPGATE_GATEWAY_UPSTREAM": f"127.0.0.1:{upstream.getsockname()[1]}",
@@ -268,6 +268,12 @@ def test_the_two_programs_of_a_pod(tmp_path: Path) -> None:
                 time.sleep(0.1)
     stable = report.splits["m"].stable
     assert stable is not None and stable.name == "m-predictor-00001"
+
+
+def test_a_discovery_folder_too_deep_for_a_socket_is_refused() -> None:
+    deep = {"RAMPGATE_GATEWAY_DISCOVERY": "/tmp/" + "d" * 100}
+    with pytest.raises(ServingError, match=r"RAMPGATE_GATEWAY_DISCOVERY.*111 bytes, must be at most 107"):
+        Options.from_environment(deep)
 
 
 def test_a_gateway_open_to_others_needs_a_token() -> None:

@@ -65,7 +65,7 @@ def test_a_probe_is_marked_and_its_token_stays_in_the_gateway(arena: EmbeddedAre
 
 def test_units_of_any_bytes_go_where_their_bytes_say_and_an_empty_one_is_none(arena: EmbeddedArena) -> None:
     arena.backend.deploy_canary(arena.service, arena.artefact("2"), percent=50, salt="s")
-    odd = (b"Zo\xc3\xab", b"Zo\xeb", b"a,b", b"\\1", b"x" * 9000)
+    odd = (b"Zo\xc3\xab", b"Zo\xeb", b"a,b", b"\\1", b"\xff" * 255)
     for unit in (unit + str(number).encode() for unit in odd for number in range(6)):
         belongs = xxhash.xxh64(b"s:" + unit).intdigest() % 10_000 < 5000
         assert served(arena, b"x-unit-id: " + unit) == ("2" if belongs else "1"), unit[:20]
@@ -207,7 +207,7 @@ def test_after_a_killed_gateway_the_same_units_are_assigned_and_counters_start_a
     with pytest.raises(NotMeasured, match="gateway"):
         arena.backend.counters(arena.service)
     eventually(lambda: arena.backend.status(arena.service).canary.ready)  # type: ignore[union-attr]
-    eventually(lambda: not is_free(arena.settings.ports.gateway))  # its admin port answers a moment earlier
+    eventually(lambda: not is_free(arena.settings.ports.gateway))  # its admin socket answers a moment earlier
     assert [arena.send(unit).version for unit in UNITS] == before
     again = arena.backend.counters(arena.service)
     assert again.epoch != counted.epoch
