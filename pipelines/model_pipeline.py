@@ -57,8 +57,10 @@ def model_definitions(model: Model) -> dg.Definitions:
         assets=assets,
         jobs=[*jobs, look, windows, *control_jobs(model)],
         schedules=[
-            _schedule(model, "ingest", _INGEST_CRON[model.rollout.tier]),
-            _schedule(model, "windows", _MONITOR_CRON[model.rollout.tier]),
+            _schedule(
+                model, "ingest", _INGEST_CRON[model.rollout.tier], "Loads what was logged into the lake"
+            ),
+            _schedule(model, "windows", _MONITOR_CRON[model.rollout.tier], "Looks for bad data and drift"),
         ],
         sensors=[
             challenger_sensor(model, f"{slug(model.name)}_start"),
@@ -85,11 +87,12 @@ def _acting(model: Model) -> dict[str, str]:
     return {CARRIES_ON_TAG: model.name, **Turn.ROLLOUT.tags}
 
 
-def _schedule(model: Model, job: str, cron: str) -> dg.ScheduleDefinition:
+def _schedule(model: Model, job: str, cron: str, does: str) -> dg.ScheduleDefinition:
     name = f"{slug(model.name)}_{job}"
     return dg.ScheduleDefinition(
         name=f"{name}_schedule",
         job_name=name,
         cron_schedule=cron,
+        description=f"{does}, for {model.name}.",
         default_status=dg.DefaultScheduleStatus.RUNNING,
     )

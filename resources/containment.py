@@ -1,12 +1,19 @@
 """Boundaries: what one model, alert or report raises ends there, is said, and stops nobody else."""
 
 import logging
+import os
+import traceback
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
+from pipelines.errors import RampgateError
 from resources.ledger import Ledger
 from resources.platform_alerts import platform_alert
+from resources.settings import ROOT
+
+MOST_WORDS = 1000
+"""Characters of an error in an alert."""
 
 
 @dataclass
@@ -47,5 +54,22 @@ def say(log: logging.Logger, level: int, message: str, error: Exception | None =
 
 
 def in_words(error: Exception) -> str:
-    """The error's type and text."""
-    return f"{type(error).__name__}: {error}"
+    """The error's type, and its text where we or the system wrote it; of others where it was raised.
+
+    What a library says may quote rows, and these words go into alerts and the ledger. The log has all of it.
+    """
+    kind = type(error).__name__
+    if isinstance(error, RampgateError | OSError):
+        return f"{kind}: {error}"[:MOST_WORDS]
+    return f"{kind}{_place(error)}; its text is in the log"
+
+
+def _place(error: Exception) -> str:
+    """The last line of ours on the error's way."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [
+        frame
+        for frame in frames
+        if frame.filename.startswith(f"{ROOT}{os.sep}") and ".venv" not in frame.filename
+    ]
+    return f" at {os.path.relpath(ours[-1].filename, ROOT)}:{ours[-1].lineno}" if ours else ""

@@ -1,12 +1,16 @@
 """Settings: environment variables with documented defaults (docs/settings.md), read once per process."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipelines.errors import RampgateError
+
 ROOT = Path(__file__).resolve().parent.parent
 HOST = "127.0.0.1"
+_HOST_NAME = re.compile(r"([a-z0-9]([a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +22,6 @@ class Ports:
     evidently: int
     reports: int
     gateway: int
-    code: int
     predictors: int
     """The first of a range of 100."""
 
@@ -45,10 +48,15 @@ class Settings:
     outcomes: Path
     """Outcome files: <outcomes>/<model>/*.jsonl."""
     alert_urls: tuple[str, ...]
+    hosts: tuple[str, ...]
+    """Names beside the loopback ones under which the web parts are reached: `name` or `name:port`, in lower case."""
 
     @classmethod
     def from_environment(cls, env: Mapping[str, str] | None = None) -> "Settings":
-        """Read `RAMPGATE_*`; everything has a default that works on one machine."""
+        """Read `RAMPGATE_*`; everything has a default that works on one machine.
+
+        Raises RampgateError for a `RAMPGATE_HOSTS` that holds no names.
+        """
         env = os.environ if env is None else env
         home = Path(env.get("RAMPGATE_HOME", ROOT / "var")).resolve()
         ports = _ports(env)
@@ -67,14 +75,26 @@ class Settings:
             log_blobs=env.get("RAMPGATE_PREDICTION_LOG_BLOBS", "").rstrip("/"),
             outcomes=Path(env.get("RAMPGATE_OUTCOMES", home / "log" / "outcomes")),
             alert_urls=tuple(url for url in alerts.split() if url),
+            hosts=_hosts(env.get("RAMPGATE_HOSTS", "")),
         )
+
+
+def _hosts(words: str) -> tuple[str, ...]:
+    """Separated by blanks."""
+    found = tuple(words.lower().split())
+    for word in found:
+        if not _HOST_NAME.fullmatch(word):
+            raise RampgateError(
+                f"RAMPGATE_HOSTS: {word!r} is no host name, must be like mlops.example or mlops.example:8443"
+            )
+    return found
 
 
 def _ports(env: Mapping[str, str]) -> Ports:
     """`RAMPGATE_<NAME>_PORT`, or an offset from `RAMPGATE_PORT_BASE` where that is set."""
     defaults = {
         "dagster": 3000, "mlflow": 5000, "evidently": 8001, "reports": 8002,
-        "gateway": 9000, "code": 4266, "predictors": 9100,
+        "gateway": 9000, "predictors": 9100,
     }  # fmt: skip
     base = env.get("RAMPGATE_PORT_BASE")
     if base is not None:

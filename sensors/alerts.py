@@ -1,20 +1,28 @@
 """Delivers alerts, and turns failed runs into alerts."""
 
 import logging
+import time
+from collections.abc import Iterator
 
 import dagster as dg
+from dagster._core.scheduler.instigation import InstigatorStatus
 
 from pipelines.errors import LedgerError, RampgateError
 from pipelines.rollout.alerts import Alert
-from resources.containment import contained, say
+from resources.containment import MOST_WORDS, contained, say
 from resources.naming import ROLLOUTS_TAG, VERSION_TAG
-from resources.platform_alerts import platform_alert
+from resources.platform_alerts import alert_switched_off, platform_alert
 from resources.reports import report_name, write_report
 from resources.systems import Systems
+
+_TO_RUN = (dg.DefaultSensorStatus.RUNNING, dg.DefaultScheduleStatus.RUNNING)
+SWITCHES_SECONDS = 60.0
+"""How often it is looked whether a sensor or schedule is off."""
 
 
 def alert_sensor() -> dg.SensorDefinition:
     """Sends what is waiting in the ledger's outbox; at least once, to each channel."""
+    looked: list[float] = []
 
     @dg.sensor(
         name="alert_sensor",
@@ -28,6 +36,10 @@ def alert_sensor() -> dg.SensorDefinition:
     def sensor(context: dg.SensorEvaluationContext, systems: dg.ResourceParam[Systems]) -> dg.SkipReason:
         with contained(systems.ledger, context.log, where="writing reports"):
             _write_reports(context, systems)
+        if not looked or time.monotonic() - looked[0] > SWITCHES_SECONDS:
+            looked[:] = [time.monotonic()]
+            with contained(systems.ledger, context.log, where="looking for sensors that are off"):
+                _tell_of_those_off(context, systems)
         try:
             delivered = systems.notifier.deliver()
         except LedgerError as error:
@@ -35,6 +47,24 @@ def alert_sensor() -> dg.SensorDefinition:
         return dg.SkipReason(f"sent {delivered.sent}, failed {delivered.failed}, waiting {delivered.waiting}")
 
     return sensor
+
+
+def _tell_of_those_off(context: dg.SensorEvaluationContext, systems: Systems) -> None:
+    """The watch of `make up` does the same, even where this sensor is off; on a cluster there is no watch."""
+    for name, does in _switched_off(context):
+        alert_switched_off(systems.ledger, name, does, f"{systems.dagster_url}/automation")
+
+
+def _switched_off(context: dg.SensorEvaluationContext) -> Iterator[tuple[str, str]]:
+    """Name and description of what is to run, as its definition says, and was turned off."""
+    repository = context.repository_def
+    if repository is None:
+        return
+    states = {state.instigator_name: state for state in context.instance.all_instigator_state()}
+    for each in (*repository.sensor_defs, *repository.schedule_defs):
+        state = states.get(each.name)
+        if state is not None and state.status is InstigatorStatus.STOPPED and each.default_status in _TO_RUN:
+            yield each.name, each.description or ""
 
 
 def _write_reports(context: dg.SensorEvaluationContext, systems: Systems) -> None:
@@ -90,17 +120,37 @@ def failure_sensor() -> dg.SensorDefinition:
 
 
 def _reasons(context: dg.RunFailureSensorContext) -> str:
-    """Why its steps failed, in their own words (a refused order's reason); else what Dagster says of the run."""
+    """Why its steps failed, in their own words (a refused order's reason); else what Dagster says of the run.
+
+    A library's words may quote rows: of those the alert has the error's kind, and the run its text.
+    """
     found = [_reason(event) for event in context.get_step_failure_events()]
-    return "\n".join(filter(None, found)) or context.failure_event.message or "no message"
+    return "\n".join(filter(None, found)) or (context.failure_event.message or "no message")[:MOST_WORDS]
 
 
 def _reason(event: dg.DagsterEvent) -> str:
     failure = event.step_failure_data
     told = failure.user_failure_data
     if told is not None and told.description:
-        return told.description
+        return told.description[:MOST_WORDS]
     error = failure.error
     if error is not None and error.cause is not None and (error.cls_name or "").startswith("Dagster"):
         error = error.cause  # what the step raised; Dagster only wraps it
-    return "" if error is None else error.message.strip()
+    if error is None:
+        return ""
+    if error.cls_name in _known():
+        return error.message.strip()[:MOST_WORDS]
+    return f"{error.cls_name} in step {event.step_key}; the run's log has its text"
+
+
+def _known() -> set[str]:
+    """Errors whose words we or the system wrote. (Dagster tells an error's class by its name alone.)"""
+    found: set[str] = set()
+    waiting: list[type[BaseException]] = [RampgateError, OSError]
+    while waiting:
+        one = waiting.pop()
+        found.add(one.__name__)
+        waiting += [
+            each for each in one.__subclasses__() if one is not OSError or each.__module__ == "builtins"
+        ]
+    return found

@@ -31,6 +31,7 @@ LAKE_PATIENCE_SECONDS = 150.0
 
 def main() -> int:
     """Run the story; 0 when everything ended as it should, and the platform is left running to look at."""
+    os.umask(0o077)
     os.environ["RAMPGATE_HOME"] = str(Path(os.environ.get("RAMPGATE_HOME", ROOT / "var")).resolve() / "demo")
     settings = Settings.from_environment()
     console = Console(steps=STEPS)

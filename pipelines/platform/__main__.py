@@ -1,6 +1,7 @@
 """`python -m pipelines.platform up|down|status`."""
 
 import argparse
+import os
 import sys
 import time
 
@@ -17,8 +18,9 @@ def main() -> int:
     parser.add_argument("action", choices=["up", "down", "status"])
     parser.add_argument("--definitions", default=DEFINITIONS, help="module of the Dagster code location")
     given = parser.parse_args()
-    settings = Settings.from_environment()
+    os.umask(0o077)
     try:
+        settings = Settings.from_environment()
         return _run(given.action, settings, definitions=given.definitions)
     except (RampgateError, OSError) as error:
         print(error, file=sys.stderr)

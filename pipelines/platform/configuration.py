@@ -2,11 +2,13 @@
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from pipelines.platform.parts import Part, runs_socket
+from pipelines.platform.parts import Part, code_socket, runs_socket
+from resources.environment import confined
 from resources.serving.embedded import Layout
 from resources.serving.embedded.predictors import escape
 from resources.settings import ROOT, Settings
@@ -63,14 +65,20 @@ run_launcher:
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """What every part and predictor finds in its environment, on top of what `up` was started with."""
+    """What supervisord has in its environment, on top of what `up` was started with; of both each part gets its own.
+
+    Addresses may hold passwords: one that was given stays out of supervisord's file.
+    """
+    inherited = os.environ.get("MLFLOW_TRACKING_URI") == settings.mlflow_uri
+    registry = {} if inherited else {"MLFLOW_TRACKING_URI": settings.mlflow_uri}
     ports = {f"RAMPGATE_{name.upper()}_PORT": str(port) for name, port in vars(settings.ports).items()}
     return {
         **TELEMETRY_OFF,
         **ports,
         "RAMPGATE_HOME": str(settings.home),
+        "RAMPGATE_CODE_SOCKET": str(code_socket(settings)),
         "RAMPGATE_MANIFESTS": str(settings.manifests),
-        "MLFLOW_TRACKING_URI": settings.mlflow_uri,
+        **registry,
         "DAGSTER_HOME": str(settings.home / "dagster"),
         "PYTHONPATH": str(ROOT),
         "PYTHONUNBUFFERED": "1",
@@ -96,6 +104,7 @@ logfile_backups=2
 pidfile={escape(str(folder / "supervisord.pid"))}
 childlogdir={escape(str(layout.logs))}
 directory={escape(str(ROOT))}
+umask=077
 environment={_pairs(environment(settings))}
 
 [include]
@@ -108,7 +117,7 @@ def _program(part: Part, logs: Path) -> str:
     extra = f"environment={_pairs(part.environment)}\n" if part.environment else ""
     return f"""\
 [program:{part.name}]
-command={escape(part.command)}
+command={escape(f"{shlex.join(confined(part.name, part.environment))} {part.command}")}
 {extra}autostart=false
 autorestart=true
 startsecs=2

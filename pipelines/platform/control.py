@@ -1,6 +1,7 @@
 """Up and down: one supervisord, every part answering; then nothing left running."""
 
 import os
+import stat
 import subprocess
 import sys
 import time
@@ -22,12 +23,37 @@ from resources.settings import HOST, Settings
 Say = Callable[[str], None]
 _POLL_SECONDS = 0.25
 _MEND_SECONDS = 10.0
+_OURS = {"supervisor", "ledger.db", "lake", "demo", "bench"}
+"""Names in a home by which it is known for one."""
 _OLD_SECONDS = 90.0
 """A part that was started longer ago than this is not starting any more."""
 
 
 class PlatformError(RampgateError):
     """The platform could not be started or stopped; the message names the part."""
+
+
+def private_home(settings: Settings, say: Say) -> None:
+    """Make the home, for its owner alone. One that is open to others is closed and told, if it is Rampgate's own.
+
+    Raises `PlatformError` for one that is open and holds other things.
+    """
+    home = settings.home
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = home.stat()
+    mode = stat.S_IMODE(status.st_mode)
+    if status.st_uid != os.geteuid():
+        say(f"{home} belongs to user {status.st_uid}, who can change everything in it")
+    if not mode & 0o077:
+        return
+    found = {each.name for each in home.iterdir()}
+    if found and not found & _OURS:
+        raise PlatformError(
+            f"RAMPGATE_HOME {home} is open to other users (mode {mode:04o}) and holds other things than Rampgate's:"
+            " choose a folder of its own, or close this one with chmod 700"
+        )
+    home.chmod(0o700)
+    say(f"{home} was open to other users (mode {mode:04o}): it is yours alone now (0700)")
 
 
 def up(settings: Settings, parts: Sequence[Part], *, say: Say = print, seconds: float = 180.0) -> None:
@@ -37,6 +63,7 @@ def up(settings: Settings, parts: Sequence[Part], *, say: Say = print, seconds: 
     words. Repeating it is safe: parts that work are left alone, one that runs and does not work is started again.
     """
     supervisor = Supervisor(Layout(settings.home).socket)
+    private_home(settings, say)
     _require_no_frozen_supervisord(settings, supervisor)
     running = _running(supervisor)
     _require_free_ports([part for part in parts if part.name not in running])

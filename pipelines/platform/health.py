@@ -1,16 +1,16 @@
 """Whether a part does its work, asked over the network as its users would. None means yes."""
 
 import time
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 
 from pipelines.platform.run_workers.client import RunHostError, ask
 from resources.serving.embedded.admin import Admin
 from resources.serving.envoy.bootstrap import GATEWAY_HEALTH_PATH
-from resources.settings import HOST
 
 _TIMEOUT = 3.0
 HEARTBEAT_SECONDS = 100.0
@@ -19,6 +19,10 @@ _LOCATIONS = """{ workspaceOrError { __typename ... on Workspace { locationEntri
   name loadStatus locationOrLoadError { __typename ... on PythonError { message } } } } } }"""
 _DAEMONS = """{ instance { daemonHealth { allDaemonStatuses {
   daemonType required healthy lastHeartbeatTime lastHeartbeatErrors { message } } } } }"""
+_SWITCHES = """{ workspaceOrError { ... on Workspace { locationEntries { name locationOrLoadError {
+  ... on RepositoryLocation { repositories {
+    sensors { name description defaultStatus sensorState { status } }
+    schedules { name description defaultStatus scheduleState { status } } } } } } } } }"""
 _NO_PING = {"UNAVAILABLE": "nothing listens", "DEADLINE_EXCEEDED": f"silent for {_TIMEOUT:g} s"}
 _NO_CODE = "the process that holds the code is gone"
 _RELOAD = "mutation { reloadWorkspace { __typename } }"
@@ -39,16 +43,16 @@ def no_gateway(admin: Path, traffic: str) -> str | None:
     return no_answer(f"{traffic}{GATEWAY_HEALTH_PATH}") or silent
 
 
-def no_code(port: int) -> str | None:
+def no_code(socket: Path) -> str | None:
     """Trouble unless the process that holds the loaded code answers a ping: its parent only passes it on."""
     import grpc
 
-    with grpc.insecure_channel(f"{HOST}:{port}") as channel:
+    with grpc.insecure_channel(f"unix:{socket}") as channel:
         ping = channel.unary_unary("/api.DagsterApi/Ping")
         try:
             ping(b"", timeout=_TIMEOUT)
         except grpc.RpcError as error:
-            return f"grpc://{HOST}:{port} does not answer: {_NO_PING.get(error.code().name, _NO_CODE)}"
+            return f"{socket} does not answer: {_NO_PING.get(error.code().name, _NO_CODE)}"
     return None
 
 
@@ -89,6 +93,35 @@ def daemons(url: str) -> str | None:
         return data
     failing = [row["daemonType"] for row in _required_daemons(data) if not row["healthy"]]
     return f"no good heartbeat from: {', '.join(failing)}" if failing else None
+
+
+class SwitchedOff(NamedTuple):
+    """A sensor or schedule that is to run and does not: somebody turned it off."""
+
+    name: str
+    does: str
+    """Its description."""
+    url: str
+    """Where it is turned on."""
+
+
+def switched_off(url: str) -> tuple[SwitchedOff, ...]:
+    """Every sensor and schedule that is off; none where the webserver cannot say, which is trouble of its own."""
+    data = _query(url, _SWITCHES)
+    entries: list[dict[str, Any]] = (
+        [] if isinstance(data, str) else data["workspaceOrError"].get("locationEntries", [])
+    )
+    return tuple(found for entry in entries for found in _off_in(url, entry))
+
+
+def _off_in(url: str, entry: dict[str, Any]) -> Iterator[SwitchedOff]:
+    for repository in (entry["locationOrLoadError"] or {}).get("repositories", ()):
+        for kind in ("sensor", "schedule"):
+            for row in repository[f"{kind}s"]:
+                state = (row[f"{kind}State"] or {}).get("status")
+                if row["defaultStatus"] == "RUNNING" and state != "RUNNING":
+                    where = f"{url}/locations/{entry['name']}/{kind}s/{row['name']}"
+                    yield SwitchedOff(row["name"], row["description"] or "", where)
 
 
 def stale(beat: Path, seconds: float) -> str | None:

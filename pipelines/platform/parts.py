@@ -92,19 +92,23 @@ def predictor(program: str) -> Part | None:
     )
 
 
+def code_socket(settings: Settings) -> Path:
+    """Where the code location listens: a port would answer every user of the machine."""
+    return settings.home / "code.sock"
+
+
 def _code(settings: Settings, definitions: str) -> Part:
-    port = settings.ports.code
+    socket = code_socket(settings)
     server = _tool(
-        "dagster", "code-server", "start", "--host", HOST, "--port", port, "--module-name", definitions,
+        "dagster", "code-server", "start", "--socket", socket, "--module-name", definitions,
         "--working-directory", ROOT, "--use-python-environment-entry-point",
         "--inject-env-vars-from-instance",
     )  # fmt: skip
     return Part(
         name="code",
         command=_alone(settings, "code", server),
-        url=f"grpc://{HOST}:{port}",
-        trouble=lambda: health.no_code(port),
-        ports=(Listens(port=port, setting="RAMPGATE_CODE_PORT"),),
+        url=f"unix:{socket}",
+        trouble=lambda: health.no_code(socket),
     )
 
 
@@ -127,16 +131,11 @@ def _runs(settings: Settings) -> Part:
 
 
 def _mlflow(settings: Settings) -> Part:
-    port, home = settings.ports.mlflow, settings.home / "mlflow"
-    server = _tool(
-        "mlflow", "server", "--host", HOST, "--port", port, "--workers", 1,
-        "--backend-store-uri", f"sqlite:///{home / 'mlflow.db'}",
-        "--artifacts-destination", (home / "artifacts").as_uri(),
-    )  # fmt: skip
+    port = settings.ports.mlflow
     url = f"http://{HOST}:{port}"
     return Part(
         name="mlflow",
-        command=_alone(settings, "mlflow", server),
+        command=_alone(settings, "mlflow", _web("mlflow")),
         url=url,
         trouble=lambda: health.no_answer(f"{url}/health"),
         ports=(Listens(port=port, setting="RAMPGATE_MLFLOW_PORT"),),
@@ -167,7 +166,7 @@ def _reports(settings: Settings) -> Part:
     port, url = settings.ports.reports, f"http://{HOST}:{settings.ports.reports}"
     return Part(
         name="reports",
-        command=_python("pipelines.platform.report_server"),
+        command=_web("reports"),
         url=url,
         trouble=lambda: health.no_answer(url),
         ports=(Listens(port=port, setting="RAMPGATE_REPORTS_PORT"),),
@@ -177,10 +176,9 @@ def _reports(settings: Settings) -> Part:
 def _dagster(settings: Settings) -> Part:
     port = settings.ports.dagster
     url = f"http://{HOST}:{port}"
-    command = _tool("dagster-webserver", "-h", HOST, "-p", port, "-w", ROOT / "workspace.yaml")
     return Part(
         name="dagster",
-        command=command,
+        command=_web("dagster"),
         url=url,
         trouble=lambda: health.code_location(url),
         own_trouble=lambda: health.no_answer(f"{url}/server_info"),
@@ -203,12 +201,9 @@ def _daemon(settings: Settings) -> Part:
 
 def _evidently(settings: Settings) -> Part:
     port, url = settings.ports.evidently, f"http://{HOST}:{settings.ports.evidently}"
-    command = _tool(
-        "evidently", "ui", "--host", HOST, "--port", port, "--workspace", settings.home / "evidently"
-    )
     return Part(
         name="evidently",
-        command=command,
+        command=_web("evidently"),
         url=url,
         trouble=lambda: health.no_answer(url),
         ports=(Listens(port=port, setting="RAMPGATE_EVIDENTLY_PORT"),),
@@ -234,6 +229,10 @@ def _watch(settings: Settings) -> Part:
 
 def _alone(settings: Settings, name: str, command: str) -> str:
     return f"{_python('pipelines.platform.alone', f'{name} {settings.home}')} {command}"
+
+
+def _web(name: str) -> str:
+    return _python("pipelines.platform.web", name)
 
 
 def _tool(name: str, *arguments: object) -> str:

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipelines.errors import ServingError
+from pipelines.platform import health
 from pipelines.platform.parts import Part, predictor
+from resources.platform_alerts import switched_off
 from resources.serving.embedded import Layout
 from resources.serving.embedded.supervisor import Process, Supervisor
 from resources.settings import Settings
@@ -22,13 +24,14 @@ class PartStatus:
 
 
 def status(settings: Settings, parts: Sequence[Part]) -> list[PartStatus]:
-    """The parts, then the predictor processes; everything is `down` without a supervisord."""
+    """The parts, the predictor processes, the sensors and schedules that are off; all `down` without a supervisord."""
     try:
         processes = Supervisor(Layout(settings.home).socket).processes()
     except ServingError:
         processes = {}
     rows = [_of_part(part, processes.pop(part.name, None)) for part in parts]
-    return rows + [_of_process(process) for process in processes.values()]
+    rows += [_of_process(process) for process in processes.values()]
+    return rows + [_of_switch(off) for off in _switches(rows)]
 
 
 def table(rows: Sequence[PartStatus]) -> str:
@@ -39,6 +42,15 @@ def table(rows: Sequence[PartStatus]) -> str:
         for row in rows
     ]
     return "\n".join([f"{'part':<{width}}  {'state':<8}  {'pid':>7}  health, address", *lines])
+
+
+def _switches(rows: Sequence[PartStatus]) -> tuple[health.SwitchedOff, ...]:
+    webserver = next((row for row in rows if row.name == "dagster" and row.pid), None)
+    return () if webserver is None else health.switched_off(webserver.url)
+
+
+def _of_switch(off: health.SwitchedOff) -> PartStatus:
+    return PartStatus(name=off.name, state="off", pid=0, trouble=switched_off(off.does), url=off.url)
 
 
 def _of_part(part: Part, process: Process | None) -> PartStatus:

@@ -9,15 +9,18 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from pipelines.errors import RampgateError, ServingError
+from pipelines.platform import health
 from pipelines.platform.parts import Part, beat_file, parts, predictor
 from resources.serving.embedded import Layout
 from resources.serving.embedded.gateway import turn_log_over
 from resources.serving.embedded.supervisor import Process, Supervisor
-from resources.settings import Settings
+from resources.settings import HOST, Settings
 
 log = logging.getLogger(__name__)
 
 EVERY_SECONDS = 10.0
+SWITCHES_SECONDS = 60.0
+"""How often Dagster is asked whether a sensor or schedule is off."""
 STEADY_SECONDS = 600.0
 _MOST_DOUBLINGS = 5
 
@@ -99,9 +102,11 @@ def main() -> None:
     settings = Settings.from_environment()
     watch = Watch(supervisor=Supervisor(Layout(settings.home).socket))
     others = [part for part in parts(settings) if part.name != "watch"]
+    switches = Switches(settings)
     while True:
         try:
             one_round(settings, watch, others)
+            switches.look()
         except (OSError, ServingError) as error:  # a full disk, a supervisord that is busy: look again
             log.warning("%s", error)
         time.sleep(EVERY_SECONDS)
@@ -118,6 +123,38 @@ def one_round(settings: Settings, watch: Watch, others: Sequence[Part]) -> None:
     beat_file(settings).touch()
     if settings.serving == "embedded":
         turn_log_over(settings)
+
+
+class Switches:
+    """Alerts about sensors and schedules that are off: `guardrail_sensor` off protects nobody, and cannot say so."""
+
+    def __init__(self, settings: Settings, clock: Clock = time.monotonic) -> None:
+        self._settings, self._clock = settings, clock
+        self._next = 0.0
+
+    def look(self) -> None:
+        """Once a minute. Where the sensor that delivers alerts is off, they are delivered from here."""
+        if self._clock() < self._next:
+            return
+        self._next = self._clock() + SWITCHES_SECONDS
+        off = health.switched_off(f"http://{HOST}:{self._settings.ports.dagster}")
+        try:
+            if off:
+                self._tell(off)
+        except RampgateError as error:
+            log.warning("no alert about %s, off: %s", ", ".join(each.name for each in off), error)
+
+    def _tell(self, off: Sequence[health.SwitchedOff]) -> None:
+        from resources.controller.controller import utc_now
+        from resources.ledger import Ledger
+        from resources.notifier import Notifier
+        from resources.platform_alerts import alert_switched_off
+
+        ledger = Ledger(self._settings.ledger_url)
+        for each in off:
+            alert_switched_off(ledger, each.name, each.does, each.url)
+        if any(each.name == "alert_sensor" for each in off):
+            Notifier(ledger, self._settings, clock=utc_now).deliver()
 
 
 def _say(settings: Settings, sentence: str) -> None:

@@ -99,7 +99,16 @@ class Lake:
         try:
             yield
         except duckdb.Error as error:
-            raise LakeError(f"lake: {self.location.redact(str(error))}") from error
+            raise LakeError(f"lake: {self.location.redact(_told(error))}") from error
+
+
+_OF_VALUES = (duckdb.DataError, duckdb.IntegrityError, duckdb.InvalidInputException)
+"""Errors whose text quotes the values that they are about, such as one that cannot be converted."""
+
+
+def _told(error: duckdb.Error) -> str:
+    kind = type(error).__name__
+    return f"{kind}: a value does not fit; the log has it" if isinstance(error, _OF_VALUES) else str(error)
 
 
 def _is_conflict(error: duckdb.Error) -> bool:

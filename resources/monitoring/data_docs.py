@@ -13,7 +13,7 @@ import numpy as np
 from pipelines.rollout.evidence import Verdict
 from resources.monitoring.expectations import CheckResult
 from resources.monitoring.folder import keep_newest, report_folder, stamp, write_whole
-from resources.monitoring.page_style import PAGE_STYLE
+from resources.monitoring.page_style import NO_SCRIPT, PAGE_STYLE
 
 _REMOTE = (
     re.compile(r"<link\b[^>]*\bhref=\"https?://[^>]*>"),
@@ -52,12 +52,13 @@ def _render(record: Any) -> str:
     for outcome in record.results:
         outcome.result = _harmless(outcome.result)
         outcome.exception_info = _harmless(outcome.exception_info)
+        outcome.expectation_config.kwargs.update(_harmless(outcome.expectation_config.kwargs))
     document = ValidationResultsPageRenderer().render(record)
     return DefaultJinjaPageView().render(document)
 
 
 def _harmless(value: Any) -> Any:
-    """The renderer puts values that callers sent into the page as they are, and chokes on numpy 2 scalars."""
+    """The renderer puts names and values that others chose into the page as they are, and chokes on numpy 2 scalars."""
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, str):
@@ -72,6 +73,7 @@ def _offline(html: str, summary: str) -> str:
     for remote in _REMOTE:
         html = remote.sub("", html)
     html = _ELSEWHERE.sub("", html)
+    html = html.replace("<head>", f"<head>{NO_SCRIPT}", 1)
     html = html.replace("</head>", f"<style>{PAGE_STYLE}</style></head>", 1)
     return html.replace("<body>", f"<body>{summary}", 1)
 
@@ -92,7 +94,7 @@ def _summary(results: Sequence[CheckResult]) -> str:
 def _index(model: str, pages: list[Path]) -> str:
     rows = "".join(_row(match, page) for page in pages if (match := _FILE.fullmatch(page.name)))
     return (
-        f"<!DOCTYPE html><html><head><meta charset='utf-8'><title>{escape(model)}: data checks</title>"
+        f"<!DOCTYPE html><html><head><meta charset='utf-8'>{NO_SCRIPT}<title>{escape(model)}: data checks</title>"
         f"<style>{PAGE_STYLE}</style></head><body><div class='container-fluid'>"
         f"<h2>{escape(model)}: data checks</h2><table class='table'><thead><tr><th>Window from (UTC)</th>"
         f"<th>Failed</th><th>Unknown</th><th>Passed</th></tr></thead><tbody>{rows}</tbody></table></div></body></html>"

@@ -12,6 +12,12 @@ from resources.monitoring.columns import Column
 from resources.monitoring.drift_report import DriftReport
 from resources.monitoring.folder import keep_newest, report_folder, stamp, write_whole
 
+_OFFLINE = (
+    "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline';"
+    " img-src data: blob:; font-src data:; script-src 'unsafe-inline'\">"
+)
+"""Tells a browser that the page loads and sends nothing, wherever it is opened from."""
+
 
 def run_report(
     columns: Sequence[Column], thresholds: Sequence[float], *, at: datetime, title: str, tags: Sequence[str]
@@ -56,6 +62,23 @@ def save_html(snapshot: Any, reports: Path, about: DriftReport, *, keep: int) ->
     """`reports/<model>/<comparison>/<window end>.html`: one self-contained file of about 4 MB."""
     folder = report_folder(reports, about.model, about.comparison.value)
     page = folder / f"{stamp(about.window_end)}.html"
-    write_whole(page, snapshot.get_html_str(as_iframe=False))
+    write_whole(page, _inert(snapshot.get_html_str(as_iframe=False)))
     keep_newest(folder, keep)
     return page
+
+
+def _inert(html: str) -> str:
+    """The page with its data as text that ends no script: Evidently writes it between tags as it is.
+
+    The data begin at the first script, and end where the one before the page's root does, whose name is random.
+    Raises ValueError for a page of another shape.
+    """
+    before, opening, rest = html.partition("<script>\n    var ")
+    data, root, after = rest.partition(f'<div id="root_{rest.partition(" ")[0]}">')
+    data, closing, between = data.rpartition("</script>")
+    if not (opening and root and closing):
+        raise ValueError(
+            "Evidently's page has another shape than the one that is known: its data are not made safe"
+        )
+    before = before.replace("<head>", f"<head>{_OFFLINE}", 1)
+    return "".join((before, opening, data.replace("<", "\\u003c"), closing, between, root, after))

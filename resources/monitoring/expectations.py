@@ -1,5 +1,6 @@
 """A manifest's data checks as Great Expectations expectations, and their results as verdicts."""
 
+import logging
 import math
 import re
 from collections import Counter
@@ -14,6 +15,11 @@ from pipelines.errors import NotMeasured
 from pipelines.manifest.model import Check
 from pipelines.rollout.evidence import OnFail, Verdict
 from resources.monitoring.columns import ColumnKind, kind_of, numbers, series
+
+log = logging.getLogger(__name__)
+
+_KIND = re.compile(r"[A-Za-z_][\w.]{0,99}(?=:|$)")
+"""An exception's class, as the last line of its traceback begins."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,8 +239,11 @@ def _decided(
 
 
 def _exception(info: Mapping[str, Any]) -> str | None:
-    """The first exception in an `exception_info`, flat or keyed by metric; cut short: it may quote data."""
+    """The kind of the first exception in an `exception_info`, flat or keyed by metric. Its text may quote data."""
     for entry in (info, *(value for value in info.values() if isinstance(value, Mapping))):
         if entry.get("raised_exception"):
-            return str(entry.get("exception_message") or "no message").strip()[:120]
+            log.warning("%s", entry.get("exception_traceback") or entry.get("exception_message"))
+            lines = str(entry.get("exception_traceback") or "").strip().splitlines()
+            found = _KIND.match(lines[-1]) if lines else None
+            return found[0] if found else "an error that the run's log tells"
     return None

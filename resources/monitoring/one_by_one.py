@@ -1,12 +1,13 @@
 """What a library raises over one column or check is said of that one; the others are judged."""
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 R = TypeVar("R")
-_SHORT = 120
-"""Characters of an exception's text: it may quote data."""
 
 
 def as_many_as_possible(
@@ -29,9 +30,13 @@ def as_many_as_possible(
 
 
 def in_short(error: Exception) -> str:
-    """An exception in one short line."""
-    told = next(iter(str(error).strip().splitlines()), "")
-    return f"{type(error).__name__}: {told}"[:_SHORT] if told else type(error).__name__
+    """The exception's kind. Its text, which may quote data, goes to the log of the run and nowhere else."""
+    log.warning("%s", type(error).__name__, exc_info=error)
+    return (
+        f"OSError: {error.strerror}"
+        if isinstance(error, OSError) and error.strerror
+        else type(error).__name__
+    )
 
 
 def _tried(items: Mapping[str, T], run: Callable[[Mapping[str, T]], R]) -> tuple[R | None, str | None]:

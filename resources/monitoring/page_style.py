@@ -1,5 +1,11 @@
 """The look of Data Docs without a network: the few Bootstrap classes that their templates use."""
 
+NO_SCRIPT = (
+    '<meta http-equiv="Content-Security-Policy"'
+    " content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">"
+)
+"""Tells a browser to run and to load nothing, wherever the page is opened from."""
+
 PAGE_STYLE = """
 body{font:15px/1.45 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;color:#212529;background:#fff;margin:0}
 a{color:#0b5cad;text-decoration:none} a:hover{text-decoration:underline}

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from pipelines.rollout.decision import DecisionKind
 from pipelines.rollout.evidence import Evidence, Verdict
 from pipelines.statistics.binomial import Counts
+from resources.monitoring.page_style import NO_SCRIPT
 from resources.reports.counted import evidence_path, total
 from resources.reports.html import Markup, badge, join, link, table, tag
 from resources.reports.peers_table import peers_section
@@ -37,6 +38,7 @@ def page(story: Story, links: Sequence[Link], *, written: datetime) -> str:
     head = tag(
         "head",
         Markup('<meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'),
+        Markup(NO_SCRIPT),
         tag("title", title),
         tag("style", Markup(STYLE)),
     )

@@ -81,7 +81,7 @@ class _Asking:
             if isinstance(score, int | float) and math.isfinite(score):
                 self.answers.scores[index] = float(score)
             elif self.score is not None:
-                self._failed(1, f"output {self.score!r} is {score!r}, expected a finite number")
+                self._failed(1, f"output {self.score!r} is {_kind(score)}, expected a finite number")
         return None
 
     def _scores(self, batch: list[int]) -> Sequence[Any]:
@@ -94,7 +94,7 @@ class _Asking:
                 values = tensor.get("data", ())
                 if not isinstance(values, list):
                     raise VersionFailed(
-                        f"output {self.score!r} has no list of values as its data: {values!r}"
+                        f"output {self.score!r} has {_kind(values)} as its data, expected a list of values"
                     )
                 if len(values) != len(batch):
                     raise VersionFailed(
@@ -113,6 +113,13 @@ class _Asking:
     def _failed(self, rows: int, error: str) -> None:
         self.answers.failed += rows
         self.answers.first_error = self.answers.first_error or error
+
+
+def _kind(value: Any) -> str:
+    """What it is, and not which: it may be what a caller sent."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return "null" if value is None else "not finite"
+    return f"a value of type {type(value).__name__}"
 
 
 def _form(row: Mapping[str, Any]) -> frozenset[tuple[str, tuple[int, ...]]]:

@@ -26,4 +26,34 @@ def napping() -> None:
     nap()
 
 
-defs = dg.Definitions(assets=[something], jobs=[napping])
+@dg.sensor(
+    minimum_interval_seconds=600, default_status=dg.DefaultSensorStatus.RUNNING, description="Watches. Often."
+)
+def guardrail_sensor() -> dg.SkipReason:
+    return dg.SkipReason("nothing to watch")
+
+
+@dg.sensor(minimum_interval_seconds=600, default_status=dg.DefaultSensorStatus.RUNNING)
+def alert_sensor() -> dg.SkipReason:
+    return dg.SkipReason("nothing to tell")
+
+
+@dg.sensor(minimum_interval_seconds=600, job=napping)
+def optional_sensor() -> dg.SkipReason:
+    """As its author ships it, it is off."""
+    return dg.SkipReason("nothing to do")
+
+
+hourly = dg.ScheduleDefinition(
+    name="nap_schedule",
+    job=napping,
+    cron_schedule="0 0 1 1 *",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+)
+
+defs = dg.Definitions(
+    assets=[something],
+    jobs=[napping],
+    sensors=[guardrail_sensor, alert_sensor, optional_sensor],
+    schedules=[hourly],
+)

@@ -1,16 +1,30 @@
 """Alerts, failed runs and manifests that cannot be read."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.remote_origin import (
+    RegisteredCodeLocationOrigin,
+    RemoteInstigatorOrigin,
+    RemoteRepositoryOrigin,
+)
+from dagster._core.scheduler.instigation import (
+    InstigatorState,
+    InstigatorStatus,
+    InstigatorType,
+    ScheduleInstigatorData,
+    SensorInstigatorData,
+)
 
 from pipelines.control_jobs import control_jobs
 from pipelines.errors import LedgerError
 from pipelines.rollout.events import Order
 from resources.naming import ROLLOUTS_TAG, VERSION_TAG
 from sensors.alerts import alert_sensor, failure_sensor
+from sensors.guardrail import guardrail_sensor
 from sensors.manifests import manifest_sensor
 from tests.support.memory_systems import MemorySystems, start_rollout, write_model
 from tests.support.rollouts import MODEL
@@ -140,3 +154,39 @@ def alerted(systems: MemorySystems, instance: dg.DagsterInstance, job: dg.JobDef
     failure_sensor()(context)
     (alert,) = systems.ledger.outbox.all()
     return alert.body
+
+
+def off(instance: dg.DagsterInstance, name: str, kind: InstigatorType) -> None:
+    """What Dagster remembers when somebody turns it off."""
+    location = RegisteredCodeLocationOrigin("rampgate")
+    origin = RemoteInstigatorOrigin(RemoteRepositoryOrigin(location, "__repository__"), name)
+    data = ScheduleInstigatorData("0 0 * * *") if kind is InstigatorType.SCHEDULE else SensorInstigatorData()
+    instance.add_instigator_state(InstigatorState(origin, kind, InstigatorStatus.STOPPED, data))
+
+
+def test_sensors_and_schedules_that_are_off_are_alerted_once_a_day_and_those_meant_to_be_off_are_not(
+    systems: MemorySystems, tmp_path: Path
+) -> None:
+    instance = dg.DagsterInstance.local_temp(str(tmp_path))
+    job = dg.define_asset_job("job")
+    running = {"default_status": dg.DefaultScheduleStatus.RUNNING}
+    definitions = dg.Definitions(
+        jobs=[job],
+        sensors=[guardrail_sensor([]), manifest_sensor(), alert_sensor()],
+        schedules=[
+            dg.ScheduleDefinition(name="nightly", job=job, cron_schedule="0 0 * * *", **running),
+            dg.ScheduleDefinition(name="optional", job=job, cron_schedule="0 0 * * *"),
+        ],
+    )
+    off(instance, "guardrail_sensor", InstigatorType.SENSOR)
+    off(instance, "forgotten_sensor", InstigatorType.SENSOR)
+    for name in ("nightly", "optional"):
+        off(instance, name, InstigatorType.SCHEDULE)
+    for _ in range(2):
+        context = dg.build_sensor_context(
+            instance=instance, definitions=definitions, resources={"systems": systems}
+        )
+        alert_sensor()(context)
+    assert sorted(systems.titles()) == ["guardrail_sensor is off", "nightly is off"]
+    told = {alert.title: alert.body for alert in systems.ledger.outbox.all()}
+    assert "nobody does this: Watches every canary while it takes traffic" in told["guardrail_sensor is off"]

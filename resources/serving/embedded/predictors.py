@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.errors import ServingError, VersionFailed
+from resources.environment import PREDICTOR, confined
 from resources.serving.embedded.layout import Layout
 from resources.serving.embedded.state import Deployed
 from resources.serving.embedded.supervisor import FAILED, Process, Supervisor, last_lines
 from resources.settings import ROOT
 
 _STOP_SECONDS = 20
+_NAMED = re.compile(r'(?:^environment=|",)(\w+)="')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +129,18 @@ def tell_digest(layout: Layout, revision: Deployed, allow: Sequence[str]) -> boo
     return bool(untold)
 
 
+def confine(layout: Layout, revision: Deployed) -> None:
+    """Have predictors that were deployed when they inherited every variable started as they are now."""
+    for port in revision.ports:
+        file = layout.programs / f"{program_name(revision, port)}.conf"
+        lines = file.read_text().splitlines() if file.is_file() else []
+        named = [name for line in lines if line.startswith("environment=") for name in _NAMED.findall(line)]
+        before = f"command={escape(shlex.join(confined(PREDICTOR, named)))} "
+        old = [line for line in lines if line.startswith("command=") and " -IS " not in line]
+        for line in old:
+            file.write_text(file.read_text().replace(line, before + line.removeprefix("command=")))
+
+
 def program_name(revision: Deployed, port: int) -> str:
     """Supervisord's name for the process on this port."""
     return f"{revision.name}.{port}"
@@ -136,7 +150,7 @@ def _program(name: str, command: Sequence[str], environment: Mapping[str, str], 
     return "\n".join(
         [
             f"[program:{name}]",
-            f"command={escape(shlex.join(command))}",
+            f"command={escape(shlex.join([*confined(PREDICTOR, sorted(environment)), *command]))}",
             f"directory={escape(str(ROOT))}",
             f"environment={','.join(_assignment(key, environment[key]) for key in sorted(environment))}",
             "priority=500",

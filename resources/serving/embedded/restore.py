@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from resources.serving.embedded.artefacts import drop_bytecode, pinned_path
 from resources.serving.embedded.gateway import EmbeddedGateway
 from resources.serving.embedded.layout import Layout, gateway_of
-from resources.serving.embedded.predictors import Predictors, forget_unknown, tell_digest
+from resources.serving.embedded.predictors import Predictors, confine, forget_unknown, tell_digest
 from resources.serving.embedded.report import report
 from resources.serving.embedded.store import StateStore
 from resources.serving.embedded.supervisor import Supervisor
@@ -29,6 +29,7 @@ def restore(settings: Settings, allow: Mapping[str, tuple[str, ...]] | None = No
     revisions = [revision for state in store.read_all() for revision in state.deployed()]
     forget_unknown(layout, revisions)
     for revision in revisions:
+        confine(layout, revision)
         if tell_digest(layout, revision, (allow or {}).get(revision.model, ())):
             place = pinned_path(
                 layout.models, model=revision.model, version=revision.version, digest=revision.digest

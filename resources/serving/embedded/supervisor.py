@@ -11,6 +11,7 @@ from typing import Any, cast
 from pipelines.errors import ServingError
 
 STOPPED = frozenset({"STOPPED", "EXITED", "FATAL", "UNKNOWN"})
+_LINE = 300
 _TIMEOUT = 15.0
 """Every call is answered at once, unless supervisord itself stands still."""
 FAILED = frozenset({"BACKOFF", "EXITED", "FATAL"})
@@ -115,10 +116,10 @@ def wait_until(done: Callable[[], bool], *, seconds: float, every: float = 0.05)
 
 
 def last_lines(log: Path, count: int = 15) -> str:
-    """The end of what a program printed, or a note that it printed nothing."""
+    """The end of what a program printed, each line cut at 300 characters, or a note that it printed nothing."""
     if not log.is_file() or not (text := log.read_text(errors="replace").strip()):
         return f"(nothing in {log})"
-    return "\n".join(text.splitlines()[-count:])
+    return "\n".join(line[:_LINE] for line in text.splitlines()[-count:])
 
 
 def _process(row: dict[str, Any]) -> Process:

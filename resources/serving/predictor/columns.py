@@ -85,10 +85,10 @@ class Inputs:
             name = names.get(tensor.name.lower())
             if name is None:
                 raise BadInput(
-                    f"column {tensor.name!r} is not in the signature; expected {', '.join(names.values())}"
+                    f"column {_shown(tensor.name)} is not in the signature; expected {', '.join(names.values())}"
                 )
             if name in given:
-                raise BadInput(f"a column is given twice: {[tensor.name for tensor in tensors]}")
+                raise BadInput(f"column {name!r} is given twice")
             given[name] = tensor
         for column in self.columns:
             if column.required and column.name not in given:
@@ -135,10 +135,10 @@ def _check(column: Column, data: Sequence[Any], each: int) -> None:
         infinite = next((i for i, v in enumerate(data) if type(v) is float and math.isinf(v)), None)
         if infinite is None:
             return
-        raise _wrong(column, f"has {data[infinite]!r} in row {infinite // each}")
+        raise _wrong(column, f"has an infinite value in row {infinite // each}")
     for place, value in enumerate(data):
         if type(value) not in allowed:
-            raise _wrong(column, f"has {value!r:.80} ({type(value).__name__}) in row {place // each}")
+            raise _wrong(column, f"has a value of type {type(value).__name__} in row {place // each}")
 
 
 def _converted(column: Column, data: Sequence[Any]) -> _Array:
@@ -148,8 +148,10 @@ def _converted(column: Column, data: Sequence[Any]) -> _Array:
     try:
         with np.errstate(over="raise"):
             return np.array(_parsed(column, data), dtype=dtype)
-    except (ValueError, OverflowError, FloatingPointError, binascii.Error) as error:
-        raise _wrong(column, f"cannot be read: {str(error).splitlines()[0]}") from error
+    except (OverflowError, FloatingPointError) as error:
+        raise _wrong(column, "has a value that is out of range") from error
+    except (ValueError, binascii.Error) as error:  # its text would quote the value
+        raise _wrong(column, "has a value that cannot be read") from error
 
 
 def _parsed(column: Column, data: Sequence[Any]) -> Any:
@@ -173,7 +175,7 @@ def _with_offset(text: str) -> str:
     """pandas would read a time that has none by the offset of the row before it."""
     found = _MOMENT.fullmatch(text)
     if found is None:
-        raise ValueError(f"{text!r:.80} is not like 2026-01-31T12:00:00Z")
+        raise ValueError("not like 2026-01-31T12:00:00Z")
     if found["offset"]:
         return text
     return f"{text}Z" if found["time"] else f"{text}T00:00Z"
@@ -190,19 +192,26 @@ def _flat(column: Column, tensor: Tensor) -> Sequence[Any]:
     shape = list(tensor.shape)
     if not shape or min(shape) < 1 or not column.fits(shape):
         raise BadInput(
-            f"column {tensor.name!r} has shape {shape}; expected"
+            f"column {column.name!r} has shape {_shown(shape)}; expected"
             f" {column.dimensions if column.many else '[n] or [n, 1]'}, one row or more"
         )
     data = tensor.data
     while data and all(isinstance(value, list) for value in data):
         if len({len(value) for value in data}) > 1:
-            raise BadInput(f"column {tensor.name!r} has lists of different lengths; expected shape {shape}")
+            raise BadInput(
+                f"column {column.name!r} has lists of different lengths; expected shape {_shown(shape)}"
+            )
         data = [item for value in data for item in value]
     if len(data) != math.prod(shape):
-        count = f"{len(data)} values; its shape {shape} says {math.prod(shape)}"
-        raise BadInput(f"column {tensor.name!r} has {count}")
+        count = f"{len(data)} values; its shape {_shown(shape)} says {_shown(math.prod(shape))}"
+        raise BadInput(f"column {column.name!r} has {count}")
     return data
 
 
 def _wrong(column: Column, what: str) -> BadInput:
     return BadInput(f"column {column.name!r} {what}; expected {expected(column)}")
+
+
+def _shown(given: object) -> str:
+    """What a caller chose, cut short."""
+    return f"{given!r:.80}"

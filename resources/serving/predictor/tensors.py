@@ -45,7 +45,7 @@ def _named(predictions: Any, columns: Sequence[Column]) -> Mapping[str, Any]:
         case tuple():
             return _of_tuple(predictions, columns)
         case None | str() | bytes():
-            raise PredictionFailed(f"the model returned {predictions!r:.80}, expected one value per row")
+            raise PredictionFailed(f"the model returned {_kind(predictions)}, expected one value per row")
         case _:
             return _of_array(predictions, columns)
 
@@ -139,9 +139,13 @@ def _value(column: Column, value: Any) -> Any:
         return _VALUES[column.type](column.type, value)
     except (TypeError, ValueError, OverflowError):
         raise PredictionFailed(
-            f"the model returned {value!r:.80} ({type(value).__name__}) in {column.name!r}, which the signature calls"
-            f" {column.type}"
+            f"the model returned {_kind(value)} in {column.name!r}, which the signature calls {column.type}"
         ) from None
+
+
+def _kind(value: Any) -> str:
+    """What it is, and not which: it may be what the caller sent."""
+    return "None" if value is None else f"a value of type {type(value).__name__}"
 
 
 def _boolean(_: str, value: Any) -> bool:

@@ -281,7 +281,7 @@ def test_what_great_expectations_raises_on_one_check_makes_that_one_unknown(chec
     monkeypatch.setattr(data_checks, "to_expectation", picky)
     report = checked(table(1), *(Check(column="features.steady", type=t) for t in ("unique", "not_null")))
     assert [r.verdict for r in report.results] == [Verdict.UNKNOWN, Verdict.PASS]
-    assert "broke: TypeError: not that one" in report.results[0].reason
+    assert report.results[0].reason.endswith("broke: TypeError"), "its text may quote data"
     assert report.page is not None
 
 

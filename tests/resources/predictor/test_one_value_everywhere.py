@@ -292,5 +292,5 @@ def test_an_optional_integer_that_is_left_out_or_null_reaches_the_model_as_no_co
             served.ask(x, tensor("n", "INT64", [1], [1]), *more[1:])  # the model gives `n` back
         assert served.ask(x, *more) == {"x": [1.0]}
         assert list(served.seen.columns) == ["x"]
-    with pytest.raises(BadInput, match=r"'n' has None \(NoneType\) in row 1"):
+    with pytest.raises(BadInput, match="'n' has a value of type NoneType in row 1"):
         served.ask(tensor("x", "FP64", [2], [1.0, 2.0]), tensor("n", "INT64", [2], [1, None]))

@@ -43,16 +43,16 @@ mlflow.models.set_model(Model())
 GOOD = ("dict", "records", "tuple", "frame", "array")
 BAD = {
     "none": "the model returned None, expected one value per row",
-    "text": "the model returned '0.5', expected one value per row",
-    "texts": "the model returned '0.5' (str) in 'y', which the signature calls double",
+    "text": "the model returned a value of type str, expected one value per row",
+    "texts": "the model returned a value of type str in 'y', which the signature calls double",
     "ragged": "the model returned 'y' with rows of different lengths",
     "transposed": "the model returned 'y' with shape [3, 2], expected [2]",
     "generator": "the model returned 'y' with shape [], expected [2]",
     "other": "the model returned 'z'; its signature has 'y'",
-    "exit": "the model failed: SystemExit: bye",
-    "interrupt": "the model failed: KeyboardInterrupt",
-    "surrogate": "the model failed: ValueError: ?",
-    "no words": "the model failed: ValueError",
+    "exit": "the model failed: SystemExit; ",
+    "interrupt": "the model failed: KeyboardInterrupt; ",
+    "surrogate": "the model failed: ValueError; ",
+    "no words": "the model failed: ValueError; ",
     "deep": "the model failed: RecursionError",
 }
 

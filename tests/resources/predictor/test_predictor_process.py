@@ -15,6 +15,7 @@ import orjson
 import pandas as pd
 import pytest
 
+from resources.serving.embedded.supervisor import wait_until
 from tests.resources.predictor.conftest import NAME, named, v2_inputs
 
 Start = Callable[..., Any]
@@ -122,7 +123,8 @@ def test_a_unit_id_is_logged_as_it_was_written_and_a_blank_one_is_none(
 def test_an_input_the_model_fails_on_is_a_logged_500(predictor: Any, flights: pd.DataFrame) -> None:
     response = predictor.infer(flights.head(1).assign(carrier="ZZ"), x_request_id="r-broken")
     assert response.status_code == 500
-    assert response.json()["error"].startswith("the model failed: ValueError: Found unknown categories")
+    assert response.json()["error"] == "the model failed: ValueError; the predictor's log has its text"
+    assert wait_until(lambda: "Found unknown categories" in predictor.stderr.read_text(), seconds=5)
     _, answer = predictor.logged("r-broken")
     assert (answer["status"], answer["data"]) == (500, response.json())
 

@@ -1,0 +1,112 @@
+"""python -m pipelines.platform.web dagster|evidently|mlflow|reports: a web part behind its guard.
+
+The programs of Dagster, MLflow and Evidently listen by themselves. Here they do not: each gives its application, and what
+listens is the guard.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager
+
+import uvicorn
+
+from pipelines.platform.guard import JSON, App, Guard, Rules
+from pipelines.platform.report_server import application
+from resources.settings import HOST, ROOT, Settings
+
+_LIVE_MILLISECONDS = 2000
+_STATEMENT_MILLISECONDS, _RECYCLE_SECONDS, _MORE_CONNECTIONS = 15_000, 3600, 20
+"""What `dagster-webserver` sets where nobody says otherwise."""
+_STOP_SECONDS = 5
+"""How long pages that are open, with a websocket that never ends, hold up a stop."""
+_MLFLOW_TYPES = JSON | {"application/octet-stream", "application/x-protobuf"}
+"""Artefacts and traces; a page may send neither to another site unasked."""
+
+
+@contextmanager
+def _dagster(settings: Settings) -> Generator[App]:
+    from dagster import DagsterInstance
+    from dagster._core.workspace.context import WorkspaceProcessContext
+    from dagster._core.workspace.load_target import WorkspaceFileTarget
+    from dagster_webserver.app import create_app_from_workspace_process_context
+    from dagster_webserver.version import __version__
+
+    with DagsterInstance.get() as instance:
+        instance.optimize_for_webserver(_STATEMENT_MILLISECONDS, _RECYCLE_SECONDS, _MORE_CONNECTIONS)
+        target = WorkspaceFileTarget(paths=[str(ROOT / "workspace.yaml")])
+        with WorkspaceProcessContext(instance, target, version=__version__) as context:
+            yield create_app_from_workspace_process_context(context, "", _LIVE_MILLISECONDS)
+
+
+@contextmanager
+def _evidently(settings: Settings) -> Generator[App]:
+    from evidently.ui.service.app import create_app, get_config
+
+    workspace = str(settings.home / "evidently")
+    yield create_app(get_config(host=HOST, port=settings.ports.evidently, workspace=workspace))
+
+
+@contextmanager
+def _mlflow(settings: Settings) -> Generator[App]:
+    """As `mlflow server` does before it starts uvicorn on this application."""
+    from mlflow.server import constants
+    from mlflow.server.handlers import initialize_backend_stores
+
+    home, root = settings.home / "mlflow", "mlflow-artifacts:/"
+    store = f"sqlite:///{home / 'mlflow.db'}"
+    initialize_backend_stores(store, store, root)
+    os.environ |= {
+        constants.BACKEND_STORE_URI_ENV_VAR: store,
+        constants.REGISTRY_STORE_URI_ENV_VAR: store,
+        constants.ARTIFACT_ROOT_ENV_VAR: root,
+        constants.ARTIFACTS_DESTINATION_ENV_VAR: (home / "artifacts").as_uri(),
+        constants.SERVE_ARTIFACTS_ENV_VAR: "true",
+        # It knows neither our names nor our rules: any page on this machine may write, and /graphql is left out.
+        "MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE": "true",
+    }
+    from mlflow.server.fastapi_app import app
+
+    yield app
+
+
+@contextmanager
+def _reports(settings: Settings) -> Generator[App]:
+    yield application(settings)
+
+
+def _port(name: str, settings: Settings) -> int:
+    return {
+        "dagster": settings.ports.dagster,
+        "evidently": settings.ports.evidently,
+        "mlflow": settings.ports.mlflow,
+        "reports": settings.ports.reports,
+    }[name]
+
+
+_APPLICATIONS: dict[str, Callable[[Settings], AbstractContextManager[App]]] = {
+    "dagster": _dagster,
+    "evidently": _evidently,
+    "mlflow": _mlflow,
+    "reports": _reports,
+}
+
+
+def main() -> None:
+    """Serve until SIGTERM."""
+    name, settings = sys.argv[1], Settings.from_environment()
+    types = _MLFLOW_TYPES if name == "mlflow" else JSON
+    rules = Rules(port=_port(name, settings), hosts=settings.hosts, types=types)
+    with _APPLICATIONS[name](settings) as app:
+        uvicorn.run(
+            Guard(app, rules),
+            host=HOST,
+            port=rules.port,
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=_STOP_SECONDS,
+        )
+
+
+if __name__ == "__main__":
+    main()
