@@ -27,9 +27,9 @@ def prediction_log(model: Model) -> dg.AssetsDefinition:
 
         The serving side writes each prediction to a log segment before the answer leaves. This asset loads the
         closed segments into the lake, each exactly once, whatever dies in between. Lines that cannot be read go
-        to the quarantine table with file, line and reason. A failed prediction is kept with its status.
+        to the quarantine table with file, line and reason, a segment that breaks the loading goes there whole. A failed prediction is kept with its status.
         """
-        fetched, report = load_predictions(systems.lake, systems.settings, model.name)
+        fetched, report = load_predictions(systems, model.name, model.rollout.prediction_log)
         return dg.MaterializeResult(
             metadata={
                 "fetched from object stores": fetched,
@@ -59,7 +59,7 @@ def outcomes(model: Model) -> dg.AssetsDefinition:
 
         NaN, duplicates and outcomes of unknown units are counted, named and kept out of every analysis.
         """
-        report = load_outcomes(systems.lake, systems.settings, model.name)
+        report = load_outcomes(systems, model.name)
         return dg.MaterializeResult(
             metadata={
                 "dagster/row_count": report.rows,

@@ -195,7 +195,7 @@ def _columns(side: str, written: Any) -> tuple[Column, ...]:
     try:
         specs = json.loads(written) if isinstance(written, str) else written
         return tuple(_column(side, spec, place) for place, spec in enumerate(specs))
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise VersionRefused(f"the signature's {side}s cannot be read: {error!r}; {_HOW}") from error
 
 

@@ -260,14 +260,14 @@ def _compared(
         reason = f"what callers send to version {champion} is not known: {error}"
         yield from (impossible(name, model.rollout, reason) for name in (REPLAY, COMPARISON))
         return
-    load_predictions(systems.lake, systems.settings, state.model)
+    load_predictions(systems, state.model, model.rollout.prediction_log)
     if model.rollout.validation.replay:
         replayed = replay(systems.lake, model.rollout, champion=champion, schema=old, predict=predict)
         yield replayed
         if replayed.verdict is Verdict.FAIL:
             return
     if model.rollout.validation.label is not None:
-        load_outcomes(systems.lake, systems.settings, state.model)
+        load_outcomes(systems, state.model)
     schemas = (old, systems.registry.signature(state.model, state.version))
     compared = compare_offline(
         systems.lake, model.rollout, champion=champion, schemas=schemas, predict=predict

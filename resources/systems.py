@@ -47,7 +47,8 @@ class Systems:
             from resources.serving.embedded import EmbeddedBackend
 
             durability = {model.name: model.rollout.durability for model in self.catalogue.models}
-            return EmbeddedBackend(self.settings, services, durability=durability, allow=allow)
+            limits = {model.name: model.rollout.prediction_log for model in self.catalogue.models}
+            return EmbeddedBackend(self.settings, services, durability=durability, allow=allow, limits=limits)
         if self.settings.serving == "kserve":
             from resources.serving.kserve import connect
 

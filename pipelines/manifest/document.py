@@ -8,7 +8,9 @@ from typing import Any, cast
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.composer import MaxDepthExceededError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.scanner import RoundTripScanner
 
 from pipelines.manifest.problem import Location, ManifestProblem, dotted, line_of, shown
 
@@ -76,11 +78,17 @@ def _read(path: Path) -> bytes:
 def _parse(path: Path, content: bytes) -> object:
     yaml = YAML(typ="rt", pure=True)
     yaml.allow_duplicate_keys = False
+    # Both take time that grows with the square of the depth: they must stop by themselves.
+    yaml.Scanner = _Scanner
+    yaml.max_depth = MAX_DEPTH + 1
     try:
         return yaml.load(io.StringIO(content.decode("utf-8")))
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ManifestProblem(f"not UTF-8 text: {error.reason}", file=path, line=line) from error
+    except MaxDepthExceededError as error:
+        line = error.problem_mark.line + 1
+        raise ManifestProblem(f"nested more than {MAX_DEPTH} deep", file=path, line=line) from error
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark is not None else 1
@@ -90,6 +98,14 @@ def _parse(path: Path, content: bytes) -> object:
     except (YAMLError, ValueError, ArithmeticError, TypeError, AttributeError, LookupError,
             NotImplementedError, AssertionError, RecursionError) as error:  # fmt: skip
         raise ManifestProblem(f"not valid YAML: {shown(str(error))}", file=path, line=1) from error
+
+
+class _Scanner(RoundTripScanner):
+    def fetch_flow_collection_start(self, TokenClass: Any, to_push: str) -> None:
+        """`[` or `{`."""
+        if self.flow_level > MAX_DEPTH:
+            raise MaxDepthExceededError(None, None, None, self.reader.get_mark())
+        super().fetch_flow_collection_start(TokenClass, to_push)
 
 
 @dataclass

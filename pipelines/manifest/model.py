@@ -136,6 +136,16 @@ class Artefact(_Frozen):
     """Formats that execute code on load and are accepted for this model."""
 
 
+class PredictionLog(_Frozen):
+    """How much one request may hold. A larger one is answered with 413, and what another server logged of one is not
+    loaded."""
+
+    max_rows: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
+    """Rows of one request."""
+    max_bytes: Annotated[int, Field(ge=1024, le=256 * 1024 * 1024)] = 8 * 1024 * 1024
+    """Bytes of one request's body. The gateway has a limit of its own, which is the same where nothing else is said."""
+
+
 class Check(_Frozen):
     """One data check on a window of the prediction log."""
 
@@ -241,4 +251,5 @@ class RolloutManifest(_Frozen):
     training: Training | None = None
     durability: Literal["process", "power"] = "process"
     """Prediction log: survives process death (`process`), or power loss too (`power`: fdatasync group commit)."""
+    prediction_log: PredictionLog = PredictionLog()
     alerts: Alerts = Alerts()

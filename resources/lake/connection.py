@@ -43,6 +43,11 @@ class Lake:
     def location(self) -> Location:
         return Location(self.catalog, self.data_path)
 
+    @property
+    def scratch(self) -> Path:
+        """Where DuckDB spills, and where other files may lie for as long as they are read; there once connected."""
+        return self.home / "duckdb"
+
     @contextmanager
     def connect(self) -> Generator[DuckDBPyConnection]:
         """A connection of its own (temporary tables included), closed at the end.
@@ -53,7 +58,7 @@ class Lake:
         """
         with self._errors():
             connection = instance(
-                self.location, self.home / "duckdb", memory_limit=self.memory_limit, threads=self.threads
+                self.location, self.scratch, memory_limit=self.memory_limit, threads=self.threads
             ).cursor()
             try:
                 yield connection

@@ -1,5 +1,6 @@
 """Loads prediction segments into the lake, exactly once."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
@@ -7,6 +8,7 @@ from pathlib import Path
 
 from duckdb import DuckDBPyConnection
 
+from pipelines.manifest.model import PredictionLog
 from resources.lake import quarantine, segments
 from resources.lake.connection import Lake
 from resources.lake.events import problem, read_events
@@ -16,6 +18,9 @@ from resources.lake.schema import Fields, ensure_tables, exists, fields, upgrade
 from resources.signature import ModelSchema
 
 SOURCE = "predictions"
+DEFAULT = PredictionLog()
+_PORTION = 32 * 1024 * 1024
+"""Bytes of the segments that are loaded at once; parsed they take many times that."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,14 +44,17 @@ def ingest_predictions(
     schema: ModelSchema | None,
     directory: Path,
     *,
+    limits: PredictionLog = DEFAULT,
     duplicates_within: timedelta = timedelta(hours=3),
-    portion_bytes: int = 128 * 1024 * 1024,
+    portion_bytes: int = _PORTION,
 ) -> IngestReport:
     """Load the closed segments of `directory` that are not in the lake yet, oldest first.
 
     `schema` makes or grows the model's tables first; None takes them as they are and loads nothing where there are none.
     Segments of dead writers are sealed first. Each portion and the record that it was loaded are one
-    transaction; a second ingester on the same segments loses the race and finds them loaded. Raises `LakeError`.
+    transaction; a second ingester on the same segments loses the race and finds them loaded. A segment whose content
+    breaks the loading goes to the quarantine as a whole, and what comes after it is loaded; a record with more rows than
+    `limits` allow goes there alone. Raises `LakeError`.
     """
     from resources.prediction_log.segments import seal_abandoned
 
@@ -60,29 +68,47 @@ def ingest_predictions(
             return report
         else:
             upgrade_tables(lake, connection, model)
-        columns = fields(connection, model)
+        loading = _Loading(lake, connection, model, fields(connection, model), limits, duplicates_within)
         waiting = segments.not_loaded(connection, model, SOURCE, directory)
         for paths in segments.portions(waiting, portion_bytes):
-            report = _plus(report, _load(lake, connection, model, columns, paths, duplicates_within))
+            for part in quarantine.load_what_can_be(lake, connection, model, SOURCE, paths, loading.load):
+                report = _plus(report, part or IngestReport(segments=1, bad=1))
         return replace(report, unpaired=waiting_halves(connection, model))
 
 
-def _load(
-    lake: Lake,
-    connection: DuckDBPyConnection,
-    model: str,
-    columns: tuple[Fields, Fields],
-    paths: list[Path],
-    duplicates_within: timedelta,
-) -> IngestReport:
-    """One portion. All parsing is done before the transaction: while it is open, others wait."""
-    read_events(connection, paths, *columns)
-    found = dict(connection.execute("SELECT segment, lines FROM malformed").fetchall())
-    bad = quarantine.explain(paths, found, problem)
-    commit = partial(
-        _commit, model=model, columns=columns, paths=paths, bad=bad, duplicates_within=duplicates_within
-    )
-    return lake.transaction(commit, connection)
+@dataclass(frozen=True)
+class _Loading:
+    """What is the same for all portions of one call."""
+
+    lake: Lake
+    connection: DuckDBPyConnection
+    model: str
+    columns: tuple[Fields, Fields]
+    limits: PredictionLog
+    duplicates_within: timedelta
+
+    def load(self, paths: Sequence[Path]) -> IngestReport:
+        """One portion. All parsing is done before the transaction: while it is open, others wait."""
+        bad = self._read(paths)
+        commit = partial(
+            _commit,
+            model=self.model,
+            columns=self.columns,
+            paths=paths,
+            bad=bad,
+            duplicates_within=self.duplicates_within,
+        )
+        return self.lake.transaction(commit, self.connection)
+
+    def _read(self, paths: Sequence[Path]) -> Unusable:
+        """Fill `events`; returns what went to the quarantine instead."""
+        longest = max(segments.LONGEST_LINE, 4 * self.limits.max_bytes)
+        with quarantine.short_lines(paths, longest, self.lake.scratch) as (readable, long):
+            limit = segments.line_limit(readable, longest)
+            read_events(self.connection, readable, *self.columns, limits=self.limits, longest_line=limit)
+            found = dict(self.connection.execute("SELECT segment, lines FROM malformed").fetchall())
+            why = partial(problem, max_rows=self.limits.max_rows)
+            return quarantine.explain(readable, found, why).with_more(long)
 
 
 def _commit(
@@ -90,7 +116,7 @@ def _commit(
     *,
     model: str,
     columns: tuple[Fields, Fields],
-    paths: list[Path],
+    paths: Sequence[Path],
     bad: Unusable,
     duplicates_within: timedelta,
 ) -> IngestReport:

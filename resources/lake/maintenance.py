@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from duckdb import DuckDBPyConnection
 
-from resources.lake import segments
+from resources.lake import quarantine, segments
 from resources.lake.connection import Lake
 from resources.lake.names import table
 from resources.lake.schema import exists
@@ -61,14 +61,18 @@ def remove_loaded(
 ) -> int:
     """Delete closed segments (`source`: predictions | outcomes) that the lake loaded and that are that old.
 
-    Keeps the directory small, which every ingestion lists. Returns how many files were removed.
+    Keeps the directory small, which every ingestion lists. A segment that is in the quarantine as a whole stays: its
+    content is nowhere else. Returns how many files were removed.
     """
     if not directory.is_dir():
         return 0
     limit = time.time() - older_than.total_seconds()
     old = {path.name: path for path in directory.glob("*.jsonl") if path.stat().st_mtime < limit}
     with lake.connect() as connection:
-        names = segments.loaded(connection, model, source, list(old)) if exists(connection, model) else []
+        if not exists(connection, model):
+            return 0
+        kept = quarantine.whole_segments(connection, model, source)
+        names = [name for name in segments.loaded(connection, model, source, list(old)) if name not in kept]
     for name in names:
         old[name].unlink(missing_ok=True)
     return len(names)

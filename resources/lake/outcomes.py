@@ -1,6 +1,7 @@
 """Loads outcomes (labels, conversions, revenue) into the lake in long form, exactly once."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import fields as dataclass_fields
 from datetime import UTC, datetime, timedelta
@@ -50,31 +51,48 @@ def ingest_outcomes(
     now: datetime | None = None,
     duplicates_within: timedelta = timedelta(days=7),
     exposed_within: timedelta = timedelta(days=30),
-    portion_bytes: int = 128 * 1024 * 1024,
+    portion_bytes: int = 32 * 1024 * 1024,
 ) -> OutcomeReport:
     """Load the closed outcome files of `directory` that are not in the lake yet, oldest first.
 
     A repeated id is recognised when its `at` lies within `duplicates_within` of the first; exposures are looked
-    for `exposed_within` before the oldest outcome. Raises `LakeError`.
+    for `exposed_within` before the oldest outcome. A file whose content breaks the loading goes to the quarantine as a
+    whole, and what comes after it is loaded. Raises `LakeError`.
     """
-    now = now or datetime.now(UTC)
+    latest = (now or datetime.now(UTC)) + SKEW
     report = OutcomeReport()
     with lake.connect() as connection:
         if not exists(connection, model):
             found = len(list(directory.glob("*.jsonl"))) if directory.is_dir() else 0
             return OutcomeReport(postponed=found)
         upgrade_tables(lake, connection, model)
+        loading = _Loading(lake, connection, model, latest, (duplicates_within, exposed_within))
         waiting = segments.not_loaded(connection, model, SOURCE, directory)
         for paths in segments.portions(waiting, portion_bytes):
-            bad = _read(connection, paths, now + SKEW)
-            commit = partial(
-                _commit, model=model, paths=paths, bad=bad, windows=(duplicates_within, exposed_within)
-            )
-            report = _plus(report, lake.transaction(commit, connection))
+            for part in quarantine.load_what_can_be(lake, connection, model, SOURCE, paths, loading.load):
+                report = _plus(report, part or OutcomeReport(segments=1, bad=1))
     return report
 
 
-def _read(connection: DuckDBPyConnection, paths: list[Path], latest: datetime) -> Unusable:
+@dataclass(frozen=True)
+class _Loading:
+    """What is the same for all portions of one call."""
+
+    lake: Lake
+    connection: DuckDBPyConnection
+    model: str
+    latest: datetime
+    windows: tuple[timedelta, timedelta]
+
+    def load(self, paths: Sequence[Path]) -> OutcomeReport:
+        """One portion, in one transaction."""
+        with quarantine.short_lines(paths, segments.LONGEST_LINE, self.lake.scratch) as (readable, long):
+            bad = _read(self.connection, readable, self.latest).with_more(long)
+        commit = partial(_commit, model=self.model, paths=paths, bad=bad, windows=self.windows)
+        return self.lake.transaction(commit, self.connection)
+
+
+def _read(connection: DuckDBPyConnection, paths: Sequence[Path], latest: datetime) -> Unusable:
     """Fill the temporary table `items` (a row per value); returns the lines that are no outcome at all."""
     connection.execute(
         f"""
@@ -84,7 +102,7 @@ def _read(connection: DuckDBPyConnection, paths: list[Path], latest: datetime) -
         FROM (
             SELECT id, key, TRY_CAST("at" AS TIMESTAMPTZ) AS seen_at, "values", parse_filename(filename) AS segment
             FROM read_json($paths, format = 'newline_delimited', columns = {_LINE}, ignore_errors = true,
-                filename = true, maximum_object_size = {segments.line_limit(paths)})
+                filename = true, maximum_object_size = {segments.line_limit(paths, segments.LONGEST_LINE)})
         )""",
         {"paths": [str(path) for path in paths]},
     )
@@ -101,7 +119,7 @@ def _read(connection: DuckDBPyConnection, paths: list[Path], latest: datetime) -
             SELECT id, key, seen_at, segment, item.key AS metric, item.value AS text,
                 CASE lower(item.value) WHEN 'true' THEN 1 WHEN 'false' THEN 0
                     ELSE TRY_CAST(item.value AS DOUBLE) END AS value
-            FROM (SELECT *, unnest(map_entries("values")) AS item FROM parsed WHERE usable)
+            FROM (SELECT id, key, seen_at, segment, unnest(map_entries("values")) AS item FROM parsed WHERE usable)
         )""",
         {"latest": latest},
     )
@@ -115,7 +133,7 @@ def _commit(
     connection: DuckDBPyConnection,
     *,
     model: str,
-    paths: list[Path],
+    paths: Sequence[Path],
     bad: Unusable,
     windows: tuple[timedelta, timedelta],
 ) -> OutcomeReport:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from duckdb import DuckDBPyConnection
 
-from resources.lake.events import TENSOR_LISTS, tensor_struct
+from resources.lake.events import place, tensor_struct
 from resources.lake.names import table
 from resources.lake.schema import ANSWERED, Fields
 
@@ -83,7 +83,8 @@ def _find_pairs(connection: DuckDBPyConnection, model: str, duplicates_within: t
         f"""
         CREATE OR REPLACE TEMP TABLE pairs AS
         SELECT min(half) FILTER (kind = 'request') AS request, min(half) FILTER (kind = 'response') AS response
-        FROM (SELECT *, {_NTH_USE if used_again else "1"} AS nth FROM fresh)
+        FROM (SELECT *, {_NTH_USE if used_again else "1"} AS nth FROM fresh
+            WINDOW used AS (PARTITION BY record_id, revision))
         GROUP BY record_id, revision, nth"""
     )
     connection.execute(
@@ -99,8 +100,13 @@ def _find_pairs(connection: DuckDBPyConnection, model: str, duplicates_within: t
     )
 
 
-_NTH_USE = """greatest(1, count(*) FILTER (kind = 'request') OVER (
-    PARTITION BY record_id, revision ORDER BY seen_at, kind ROWS UNBOUNDED PRECEDING))"""
+_NTH_USE = """CASE
+    WHEN count(*) FILTER (kind = 'request') OVER used = count(*) FILTER (kind = 'response') OVER used
+    THEN row_number() OVER (PARTITION BY record_id, revision, kind ORDER BY seen_at)
+    ELSE greatest(1, count(*) FILTER (kind = 'request') OVER (
+        PARTITION BY record_id, revision ORDER BY seen_at, kind ROWS UNBOUNDED PRECEDING)) END"""
+"""Which use of an id a half belongs to: in the order they came, if none is missing; else a response belongs to the last
+request before it, for KServe's logger keeps no response that is not 200."""
 _BOTH = "whole JOIN events r ON r.rowid = request JOIN events s ON s.rowid = response"
 _SHARED = """
     r.request_id, coalesce(r.caller_id, s.caller_id) AS caller_id, r.revision,
@@ -120,21 +126,37 @@ _MISFITS = """
 
 
 def _load_batches(connection: DuckDBPyConnection, model: str, columns: tuple[Fields, Fields]) -> None:
-    """The rows after the first of predictions with several."""
-    features, wrong_feature = tensor_struct("features", columns[0], row="i", scope="r_")
-    outputs, wrong_output = tensor_struct("outputs", columns[1], row="i", scope="s_")
-    lists = [TENSOR_LISTS.format(tensors=f"{side}.tensors", scope=f"{side}_") for side in "rs"]
+    """The rows after the first of predictions with several.
+
+    Each column's values are unnested beside those of the others: to look into a whole tensor for each of its rows would
+    take memory that grows with the square of the rows.
+    """
+    sides = [_Side("r", columns[0]), _Side("s", columns[1])]
+    features, wrong_feature = tensor_struct("features", columns[0], sides[0].names)
+    outputs, wrong_output = tensor_struct("outputs", columns[1], sides[1].names)
+    tensors = ", ".join(tensor for side in sides for tensor in side.tensors())
+    values = ", ".join(value for side in sides for value in side.values())
+    regrouped = [name for side in sides for name in side.lists()]
+    lists = "".join(f", {name}_rows AS ({_regrouped(name)})" for name in regrouped)
+    joins = " ".join(f"LEFT JOIN {name}_rows USING (batch, i)" for name in regrouped)
+    names = ", ".join(name for side in sides for name in side.names)
+    flags = "".join(f", has_{name}" for name in regrouped)
     connection.execute(
         f"""
         CREATE OR REPLACE TEMP TABLE later_rows AS
-        SELECT * EXCLUDE (r_names, r_datas, r_rows, s_names, s_datas, s_rows, i), i::INTEGER AS "row",
+        WITH batches AS (
+            SELECT {_SHARED}, request AS batch, r."rows" AS r_rows, s."rows" AS s_rows, {tensors}
+            FROM {_BOTH} WHERE r."rows" > 1
+        ), single AS (
+            SELECT * EXCLUDE (r_rows, s_rows, {names}), unnest(range(1, r_rows)) AS i, {values} FROM batches
+        ){lists}
+        SELECT * EXCLUDE (batch, i, {names}{flags}), i::INTEGER AS "row",
             {features} AS features,
             CASE WHEN {ANSWERED} THEN {outputs} END AS outputs,
             concat_ws('; ', {wrong_feature}, CASE WHEN {ANSWERED} THEN {wrong_output} END) AS wrong
         FROM (
-            SELECT {_SHARED}, {", ".join(lists)}, r."rows" AS r_rows, s."rows" AS s_rows,
-                unnest(range(1, r."rows")) AS i
-            FROM {_BOTH} WHERE r."rows" > 1
+            SELECT single.*{"".join(f", coalesce({name}_list, CASE WHEN has_{name} THEN [] END) AS {name}" for name in regrouped)}
+            FROM single {joins}
         )"""
     )
     connection.execute(
@@ -144,6 +166,48 @@ def _load_batches(connection: DuckDBPyConnection, model: str, columns: tuple[Fie
         "INSERT INTO misfits SELECT segment, request_id, wrong FROM later_rows WHERE wrong <> ''"
     )
     connection.execute("DROP TABLE later_rows")
+
+
+class _Side(NamedTuple):
+    """Requests (`r`) or responses (`s`): SQL for the columns of one, named `r0`, `r1`, ..."""
+
+    letter: str
+    columns: Fields
+
+    @property
+    def names(self) -> list[str]:
+        return [f"{self.letter}{i}" for i in range(len(self.columns))]
+
+    def lists(self) -> list[str]:
+        """Names of the columns with several values in a row."""
+        return [
+            name for name, kind in zip(self.names, self.columns.values(), strict=True) if kind.endswith("[]")
+        ]
+
+    def tensors(self) -> list[str]:
+        """Each column's texts, of all rows in one list."""
+        of = f"{self.letter}.tensors"
+        names = f"list_transform({of}, lambda t: lower(t.name))"
+        found = (place(names, name, only=len(self.columns) == 1) for name in self.columns)
+        return [f"{of}[{at}].data AS {name}" for at, name in zip(found, self.names, strict=True)]
+
+    def values(self) -> list[str]:
+        """Each column's text in one row, from the second on; for a list, whether there are any."""
+        lists = self.lists()
+        return [
+            f"{name} IS NOT NULL AS has_{name}" if name in lists else f"unnest({name}[2:r_rows]) AS {name}"
+            for name in self.names
+        ]
+
+
+def _regrouped(name: str) -> str:
+    """A flat tensor's values as one list per row (from 0)."""
+    return f"""
+        SELECT batch, nth // size AS i, list(text ORDER BY nth) AS {name}_list FROM (
+            SELECT batch, len({name}) // {name[0]}_rows AS size, unnest({name}) AS text,
+                generate_subscripts({name}, 1) - 1 AS nth
+            FROM batches
+        ) WHERE size > 0 AND nth >= size GROUP BY ALL"""
 
 
 def _keep_waiting(connection: DuckDBPyConnection, model: str, *, rewrite: bool) -> None:

@@ -7,7 +7,9 @@ from duckdb import DuckDBPyConnection
 
 from resources.lake.names import table
 
-_SHORTEST_LIMIT, _LONGEST_LIMIT = 1 << 20, 32 << 20
+LONGEST_LINE = 32 << 20
+"""Bytes of a line: of a request as large as any may be, and of its answer. A longer one is not loaded."""
+_SHORTEST_LIMIT = 1 << 20
 
 
 def not_loaded(connection: DuckDBPyConnection, model: str, source: str, directory: Path) -> list[Path]:
@@ -46,9 +48,12 @@ def portions(paths: Sequence[Path], max_bytes: int) -> Iterator[list[Path]]:
         yield group
 
 
-def line_limit(paths: Sequence[Path]) -> int:
-    """Bytes that a line may have. DuckDB reads in buffers of twice that: small ones let its threads share a file."""
-    return max(_SHORTEST_LIMIT, min(_LONGEST_LIMIT, max(path.stat().st_size for path in paths)))
+def line_limit(paths: Sequence[Path], longest: int) -> int:
+    """Bytes that DuckDB must be ready for in a line of `paths`, of which none has more than `longest`.
+
+    It reads in buffers of twice that: small ones let its threads share a file.
+    """
+    return max(_SHORTEST_LIMIT, min(longest, max((path.stat().st_size for path in paths), default=0)))
 
 
 def take_fence(connection: DuckDBPyConnection, model: str) -> None:

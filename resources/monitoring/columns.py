@@ -9,6 +9,7 @@ from typing import Literal, assert_never, cast
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 _LEVELS = 50
 _RARE = 5
@@ -18,6 +19,13 @@ _HUGE = 1e12
 """Beyond it squares leave the range of the arithmetic: of floats in Evidently, of float32 in the shuffles."""
 _FAR = 1e6
 """Standard deviations of the reference; a value further out counts as this far."""
+_OUTSIDE = 25.0
+"""Widths of the middle of both windows; a value further out counts as this far, or one caller's single value would be the
+reference's standard deviation, which every distance is held against."""
+_MIDDLES = ((0.25, 0.75), (0.1, 0.9), (0.05, 0.95), (0.01, 0.99))
+"""Quantiles between which the middle lies: the first pair that are not the same."""
+_ROUNDING = 16
+"""Units in the last place by which values may differ and still be the same: sums in another order differ by some."""
 _LONG = 60
 OTHER = "(rare)"
 
@@ -104,7 +112,9 @@ def prepare(
             ready.append(_nulls(name, was, now, taken=wanted))
         if now.count():
             ready.append(
-                _numbers(name, was, now) if kind is ColumnKind.NUMBERS else _categories(name, was, now)
+                _numbers(name, was, now, precision=_precision(series(reference, name), series(current, name)))
+                if kind is ColumnKind.NUMBERS
+                else _categories(name, was, now)
             )
     return tuple(ready), skipped
 
@@ -189,31 +199,81 @@ def _nulls(name: str, was: pd.Series, now: pd.Series, *, taken: Sequence[str]) -
     )
 
 
-def _numbers(name: str, was: pd.Series, now: pd.Series) -> Column:
-    note = ""
-    if was.min() == was.max():
+def _precision(*sides: pd.Series) -> float:
+    """The relative difference that is none, of the coarser side."""
+    single = any(side.dtype in (np.float32, "Float32") for side in sides)
+    return _ROUNDING * float(np.finfo(np.float32 if single else np.float64).eps)
+
+
+def _numbers(name: str, was: pd.Series, now: pd.Series, *, precision: float) -> Column:
+    was, now, far = _within_reach(*_rounded(was, now, precision), precision)
+    note = f"{far} values far outside count as {_OUTSIDE:g} widths away" if far else ""
+    constant = was.min() == was.max()
+    if constant:
         still = set(now.dropna()) == set(was.dropna())
-        note = "constant" if still else "constant in the reference, not any more"
+        note += f"{'; ' if note else ''}{'constant' if still else 'constant in the reference, not any more'}"
     largest = float(max(was.abs().max(), now.abs().max()))
     # A constant has no spread: it is as fine as it is near 0.
-    size = largest if note else largest * float(np.std(was.dropna() / largest))
+    size = largest if constant else _spread(was)
     if largest > _HUGE or 0 < size < _FINE:
         was, now, unit = _standardised(was, now, largest)
         note += f"{'; ' if note else ''}shown as the distance from its mean in units of {unit:.3g}"
     return Column(column=name, label=name, method="wasserstein", reference=was, current=now, note=note)
 
 
+def _spread(values: pd.Series) -> float:
+    scale = float(values.abs().max())
+    return scale * float(np.std(values.dropna() / scale)) if scale else 0.0
+
+
+def _rounded(was: pd.Series, now: pd.Series, precision: float) -> tuple[pd.Series, pd.Series]:
+    """With what differs from the reference's median by rounding alone set to it: else the last place were the spread."""
+    middle = float(np.quantile(was.dropna(), 0.5, method="lower"))
+    with np.errstate(over="ignore"):
+        was, now = (
+            side.where(~((side - middle).abs() <= precision * abs(middle)), middle) for side in (was, now)
+        )
+    return was, now
+
+
+def _within_reach(was: pd.Series, now: pd.Series, precision: float) -> tuple[pd.Series, pd.Series, int]:
+    """Both sides with their far values brought nearer, by the same bounds, and how many there were."""
+    both = np.concatenate([was.dropna(), now.dropna()])
+    with np.errstate(over="ignore"):
+        middle, width = _middle(both, precision)
+        low, high = middle - _OUTSIDE * width, middle + _OUTSIDE * width
+    far = int(((both < low) | (both > high)).sum())
+    return (was.clip(low, high), now.clip(low, high), far) if far else (was, now, 0)
+
+
+def _middle(values: NDArray[np.float64], precision: float) -> tuple[float, float]:
+    """The median, and the width of the middle; where almost all are the same, how far the others usually are from it."""
+    median = float(np.quantile(values, 0.5, method="lower"))
+    for low, high in _MIDDLES:
+        a, b = (float(np.quantile(values, q, method="lower")) for q in (low, high))
+        if b - a > precision * max(abs(a), abs(b)):
+            return median, b - a
+    others = np.abs(values[values != median] - median)
+    if not len(others):
+        return median, 0.0
+    usual = float(np.quantile(others, 0.5, method="lower"))
+    return median, min(usual, abs(median)) if median and len(others) < _RARE else usual
+
+
 def _standardised(was: pd.Series, now: pd.Series, largest: float) -> tuple[pd.Series, pd.Series, float]:
     """Distances from the reference's mean in its standard deviations, and what one of these is.
 
-    The score is the same by definition. First everything is brought to -1 to 1, so that no square overflows or
-    vanishes; of a constant reference that is the scale.
+    The score is the same by definition. First everything is brought to the reference's size, so that no square overflows
+    or vanishes; of a constant reference the largest of both sides is the scale.
     """
-    was, now = was / largest, now / largest
+    constant = was.min() == was.max()
+    scale = largest if constant else float(was.abs().max())
+    with np.errstate(over="ignore"):
+        was, now = was / scale, now / scale
     middle = was.mean()
-    spread = 1.0 if was.min() == was.max() else float(np.std(was.dropna()))
+    spread = 1.0 if constant else float(np.std(was.dropna()))
     was, now = (((side - middle) / spread).clip(-_FAR, _FAR) for side in (was, now))
-    return was, now, spread * largest
+    return was, now, spread * scale
 
 
 def _categories(name: str, was: pd.Series, now: pd.Series) -> Column:

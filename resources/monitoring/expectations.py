@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, assert_never
 
 import numpy as np
@@ -14,12 +15,14 @@ import pandas as pd
 from pipelines.errors import NotMeasured
 from pipelines.manifest.model import Check
 from pipelines.rollout.evidence import OnFail, Verdict
+from resources.lake.names import literal
 from resources.monitoring.columns import ColumnKind, kind_of, numbers, series
 
 log = logging.getLogger(__name__)
 
 _KIND = re.compile(r"[A-Za-z_][\w.]{0,99}(?=:|$)")
 """An exception's class, as the last line of its traceback begins."""
+_LONGEST_TEXT = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,9 +192,45 @@ def to_expectation(check: Check, name: str) -> Any:
         case "in_set":
             return gxe.ExpectColumnValuesToBeInSet(value_set=list(check.values or ()), **common)
         case "matches":
+            _match_in_linear_time()
             return gxe.ExpectColumnValuesToMatchRegex(regex=str(check.regex), **common)
         case _:
             assert_never(check.type)
+
+
+@cache
+def _match_in_linear_time() -> None:
+    """Have Great Expectations match by RE2: with pandas' own engine, one value can take hours."""
+    from great_expectations.execution_engine import PandasExecutionEngine
+    from great_expectations.expectations.metrics.map_metric_provider import (
+        ColumnMapMetricProvider,
+        column_condition_partial,
+    )
+
+    class ColumnValuesMatchRegex(ColumnMapMetricProvider):  # pyright: ignore[reportUnusedClass] -- registers itself
+        condition_metric_name = "column_values.match_regex"
+        condition_value_keys = ("regex",)
+
+        @column_condition_partial(engine=PandasExecutionEngine)
+        def _pandas(cls, column: pd.Series, regex: str, **_: Any) -> pd.Series:
+            return matches(column, regex)
+
+
+def matches(values: pd.Series, pattern: str) -> pd.Series:
+    """Which texts hold a match of the RE2 `pattern`; one of more than 10,000 characters holds none.
+
+    Raises `duckdb.Error` where the pattern is none.
+    """
+    import duckdb
+
+    texts = pd.DataFrame({"place": np.arange(len(values)), "text": values.astype(str).to_numpy()})
+    with duckdb.connect() as connection:
+        connection.register("texts", texts)
+        # As a literal it is compiled once, as a parameter once a row.
+        found = f"length(text) <= {_LONGEST_TEXT} AND regexp_matches(left(text, {_LONGEST_TEXT}), {literal(pattern)})"
+        query = f"SELECT {found} AS found FROM texts ORDER BY place"
+        found = connection.execute(query).df()["found"]
+    return pd.Series(found.to_numpy(dtype=bool), index=values.index)
 
 
 def read_result(check: Check, name: str, outcome: Any) -> CheckResult:

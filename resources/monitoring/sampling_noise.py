@@ -28,6 +28,9 @@ _UNEVEN = 4.0
 """Deviations from the mean at which a column's score is reached by chance in `FAMILY_WISE` of the shuffles, from
 which it is ruled by a few far values: of a score near normal it is 2.3."""
 
+_ROUNDING = 1e-3
+"""What Evidently's score and that of a shuffle may differ by: a score that chance reaches as well is no drift."""
+
 Labels = NDArray[np.float32]
 """rows x shuffles: 1 where the row counts as current."""
 
@@ -52,7 +55,7 @@ def noise_thresholds(
     shrink = np.sqrt(
         _per_row(sizes) / _per_row((int((kept < sizes[0]).sum()), int((kept >= sizes[0]).sum())))
     )
-    return tuple(float(t) for t in _family_wise(scores) * shrink)
+    return tuple(float(t) for t in _family_wise(scores) * shrink * (1 + _ROUNDING))
 
 
 def _per_row(sizes: tuple[int, int]) -> float:

@@ -3,7 +3,13 @@
 `segments` writes and seals files of complete lines; `cloudevents` builds the lines.
 """
 
-from resources.prediction_log.cloudevents import Origin, Prediction, header_text, prediction_lines
+from resources.prediction_log.cloudevents import (
+    Origin,
+    Prediction,
+    header_text,
+    prediction_lines,
+    usable_ids,
+)
 from resources.prediction_log.segments import (
     Durability,
     LogNotWritten,
@@ -22,4 +28,5 @@ __all__ = [
     "header_text",
     "prediction_lines",
     "seal_abandoned",
+    "usable_ids",
 ]

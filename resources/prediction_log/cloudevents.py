@@ -14,6 +14,10 @@ REQUEST = "org.kubeflow.serving.inference.request"
 RESPONSE = "org.kubeflow.serving.inference.response"
 VERSION_ANNOTATION = "rampgate.io/version"
 REVISION_ANNOTATION = "rampgate.io/revision"
+LONGEST_ID = 256
+"""Bytes of a unit's or a request's id; what is longer names nothing."""
+LEFT_OUT = "x-left-out"
+"""In a record's metadata, beside the headers: which of them were too long to be an id."""
 _BLANKS = " \t"
 
 
@@ -97,6 +101,14 @@ def header_text(value: str) -> str:
         return value.encode("latin-1").decode().strip(_BLANKS)
     except UnicodeError:
         return value.strip(_BLANKS)
+
+
+def usable_ids(headers: Mapping[str, str]) -> dict[str, str]:
+    """Those of `headers` (name -> text) that can be ids; under `LEFT_OUT`, in words, those that are longer."""
+    sizes = {name: len(text.encode(errors="surrogatepass")) for name, text in headers.items()}
+    long = [f"{name} of {size} bytes" for name, size in sizes.items() if size > LONGEST_ID]
+    usable = {name: text for name, text in headers.items() if text and sizes[name] <= LONGEST_ID}
+    return usable | ({LEFT_OUT: ", ".join(long)} if long else {})
 
 
 def _line(event: Mapping[str, Any]) -> bytes:

@@ -71,7 +71,7 @@ def blob_lines(text: str, *, at: str) -> list[str]:
     """
     try:
         held = json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return [text.replace("\n", " ") + "\n"]
     return [_line(record, at) for record in (held if isinstance(held, list) else [held])]
 
@@ -102,10 +102,10 @@ def _line(record: Any, at: str) -> str:
 
 
 def _data(content: Any) -> Any:
-    """The body: base64 of JSON. What is neither stays a string, for the quarantine."""
+    """The body: base64 of JSON. What is neither, or is nested too deep, stays a string, for the quarantine."""
     try:
         return json.loads(base64.b64decode(str(content or ""), validate=True))
-    except ValueError:
+    except (ValueError, RecursionError):
         return str(content)
 
 

@@ -47,7 +47,7 @@ class LoggedModel:
         name = Path(str(request or alone)).name
         try:
             saved = json.loads((self.directory / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise VersionRefused(f"the version's input example {name} cannot be read: {error}") from error
         example = saved if request else _as_request(saved, info)
         if not isinstance(example, dict):

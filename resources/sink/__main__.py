@@ -11,6 +11,8 @@ from resources.sink.committer import Committer
 
 _SHORTEST = 16
 """Characters of a token that cannot be found by trying."""
+_CONNECTIONS = 1_000
+"""Beyond it 503: each may hold some headers before it is known who asks."""
 
 
 def main(env: Mapping[str, str]) -> None:
@@ -25,8 +27,16 @@ def main(env: Mapping[str, str]) -> None:
     directory = Settings.from_environment(env).prediction_log
     committer = Committer(directory, "power" if power else "process")
     port = int(env.get("RAMPGATE_SINK_PORT", "8080"))
-    sink = Sink(committer, token, env.get("RAMPGATE_SINK_TOKEN_BEFORE", ""))
-    uvicorn.run(sink, host=host, port=port, access_log=False, log_level="warning")
+    # h11 takes 64 KiB of headers a request, and no more; httptools takes whatever comes.
+    uvicorn.run(
+        Sink(committer, token, env.get("RAMPGATE_SINK_TOKEN_BEFORE", "")),
+        host=host,
+        port=port,
+        http="h11",
+        limit_concurrency=_CONNECTIONS,
+        access_log=False,
+        log_level="warning",
+    )
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The sink as an ASGI application: POST / takes an event, GET /metrics and GET /healthz tell how it goes."""
 
+import asyncio
 import base64
 import binascii
 import logging
@@ -7,9 +8,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pipelines.manifest.model import PredictionLog
 from resources.prediction_log.cloudevents import header_text
 from resources.prediction_log.segments import LogNotWritten
-from resources.sink.committer import Busy, Committer
+from resources.sink.committer import Busy, Committer, Held
 from resources.sink.event import BadEvent, parse
 from resources.sink.tokens import is_token
 
@@ -36,7 +38,9 @@ class Sink:
     `Authorization: Bearer`, or as the password in the logger's URL."""
     token_before: str = ""
     """The one before it, while loggers still send that (see `tokens.is_token`)."""
-    max_body: int = 4 * 1024 * 1024
+    max_body: int = PredictionLog().max_bytes
+    body_seconds: float = 30.0
+    """How long a body may take to arrive: for as long it holds memory that others want."""
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -56,8 +60,10 @@ class Sink:
         }
         try:
             self._authorise(headers)
-            event = parse(headers, await self._body(headers, receive))
-            await self.committer.commit(event)
+            with self.committer.holding() as held:
+                event = parse(headers, await self._body(receive, held))
+                held.grow(len(event.line))
+                await self.committer.commit(event)
         except Refused as refused:
             await self._refuse(send, refused)
         except BadEvent as error:
@@ -76,7 +82,14 @@ class Sink:
         if self.token and not is_token(given, model, key=self.token, before=self.token_before):
             raise Refused(401, "unauthorised", "the token of this event's model is needed")
 
-    async def _body(self, headers: Mapping[str, str], receive: Receive) -> bytes:
+    async def _body(self, receive: Receive, held: Held) -> bytes:
+        try:
+            async with asyncio.timeout(self.body_seconds):
+                return await self._received(receive, held)
+        except TimeoutError as error:
+            raise Refused(408, "too_slow", f"the body took more than {self.body_seconds:g} s") from error
+
+    async def _received(self, receive: Receive, held: Held) -> bytes:
         chunks: list[bytes] = []
         size = 0
         while True:
@@ -87,12 +100,15 @@ class Sink:
             size += len(chunks[-1])
             if size > self.max_body:
                 raise Refused(413, "too_large", f"more than {self.max_body} bytes")
+            held.grow(size)
             if not message.get("more_body", False):
                 return b"".join(chunks)
 
     async def _refuse(self, send: Send, refused: Refused) -> None:
         counts = self.committer.counts.refused
-        counts[refused.reason] = counts.get(refused.reason, 0) + 1
+        counts[refused.reason] = number = counts.get(refused.reason, 0) + 1
+        if number & (number - 1) == 0:  # the logger that posts reads no answers, and the disk is finite
+            _LOG.warning("event refused (%s, number %d): %s", refused.reason, number, refused)
         await _respond(send, refused.status, str(refused))
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
@@ -119,9 +135,8 @@ def metrics(committer: Committer) -> str:
     lines = [f"# TYPE {name} counter\n{name} {value}" for name, value in values.items()]
     lines.append("# TYPE rampgate_sink_events_refused_total counter")
     lines += [f'rampgate_sink_events_refused_total{{reason="{r}"}} {n}' for r, n in counts.refused.items()]
-    lines.append(
-        f"# TYPE rampgate_sink_events_pending gauge\nrampgate_sink_events_pending {committer.pending}"
-    )
+    gauges = {"rampgate_sink_events_pending": committer.pending, "rampgate_sink_bytes_held": committer.held}
+    lines += [f"# TYPE {name} gauge\n{name} {value}" for name, value in gauges.items()]
     return "\n".join(lines) + "\n"
 
 

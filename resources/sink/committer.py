@@ -4,7 +4,9 @@ import asyncio
 import contextlib
 import logging
 from collections import OrderedDict
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +18,22 @@ _LOG = logging.getLogger(__name__)
 
 class Busy(Exception):
     """More is waiting than may wait; come back later."""
+
+
+@dataclass
+class Held:
+    """The bytes that one request holds, counted among those of all."""
+
+    committer: "Committer"
+    size: int = 0
+
+    def grow(self, size: int) -> None:
+        """From now on it holds `size` bytes, if that is more. Raises Busy where all together would hold too many."""
+        more = max(0, size - self.size)
+        if self.committer.held + more > self.committer.max_held:
+            raise Busy
+        self.committer.held += more
+        self.size += more
 
 
 @dataclass
@@ -38,6 +56,9 @@ class Committer:
     durability: Durability = "power"
     max_pending: int = 10_000
     """Events that may wait; beyond it `commit` raises Busy."""
+    max_held: int = 64 * 1024 * 1024
+    """Bytes of all events that are being received or wait; beyond it Busy is raised. What is written takes as much again."""
+    held: int = 0
     max_writers: int = 64
     """Open segments; the revision that was quiet longest is closed first."""
     counts: Counts = field(default_factory=Counts)
@@ -49,6 +70,15 @@ class Committer:
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._in_flight = 0
+
+    @contextmanager
+    def holding(self) -> Generator[Held]:
+        """What a request holds while the context lasts."""
+        held = Held(self)
+        try:
+            yield held
+        finally:
+            self.held -= held.size
 
     @property
     def pending(self) -> int:

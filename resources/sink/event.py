@@ -14,6 +14,8 @@ from resources.prediction_log.cloudevents import REQUEST, RESPONSE, REVISION_ANN
 _MODEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _REVISION = re.compile(r"[a-z0-9]([-a-z0-9]{0,126}[a-z0-9])?")
 """The model's name, its version and a digest: longer than a DNS label where the name is. It is a file name here."""
+_DEEPEST = 250
+"""orjson reads 1,024 levels and writes 254, of which the line itself has some."""
 _ATTRIBUTES = {
     "ce-id": "id",
     "ce-type": "type",
@@ -50,7 +52,7 @@ def parse(headers: Mapping[str, str], body: bytes) -> Event:
     if headers["ce-type"] not in (REQUEST, RESPONSE):
         raise BadEvent(f"ce-type == {headers['ce-type']!r}, must be {REQUEST} or {RESPONSE}")
     model = _named(headers, "ce-inferenceservicename")
-    annotations = _json_object(headers, "ce-annotations")
+    annotations = _texts(headers, "ce-annotations")
     revision = str(annotations.get(REVISION_ANNOTATION) or model)
     if _REVISION.fullmatch(revision) is None:
         raise BadEvent(
@@ -62,11 +64,14 @@ def parse(headers: Mapping[str, str], body: bytes) -> Event:
         **attributes,
         "source": revision,
         "datacontenttype": "application/json",
-        "metadata": _lower(_json_object(headers, "ce-metadata")),
+        "metadata": _lists(headers, "ce-metadata"),
         "annotations": {**annotations, REVISION_ANNOTATION: revision},
         "data": _data(body),
     }
-    return Event(model, revision, orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+    try:
+        return Event(model, revision, orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+    except orjson.JSONEncodeError as error:
+        raise BadEvent(f"body: {error}; at most {_DEEPEST} levels of lists and objects are taken") from error
 
 
 def _named(headers: Mapping[str, str], name: str) -> str:
@@ -93,12 +98,23 @@ def _json_object(headers: Mapping[str, str], name: str) -> dict[str, Any]:
     return value
 
 
-def _lower(metadata: Mapping[str, Any]) -> dict[str, list[str]]:
+def _texts(headers: Mapping[str, str], name: str) -> dict[str, Any]:
+    """Name -> one plain value."""
+    found = _json_object(headers, name)
+    for key, value in found.items():
+        if isinstance(value, list | dict):
+            raise BadEvent(f"{name}: {key[:80]!r} is a {type(value).__name__}, must be text")
+    return found
+
+
+def _lists(headers: Mapping[str, str], name: str) -> dict[str, list[str]]:
     """Go writes header names as X-Unit-Id; the log has them in lower case, with a list of values."""
-    return {
-        name.lower(): [str(each) for each in value] if isinstance(value, list) else [str(value)]
-        for name, value in metadata.items()
-    }
+    found = _json_object(headers, name)
+    values = {key.lower(): value if isinstance(value, list) else [value] for key, value in found.items()}
+    for key, each in values.items():
+        if any(isinstance(value, list | dict) for value in each):
+            raise BadEvent(f"{name}: {key[:80]!r} holds lists or objects, must be a list of texts")
+    return {key: [str(value) for value in each] for key, each in values.items()}
 
 
 def _data(body: bytes) -> Any:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
+import duckdb
 import pytest
 
 from assets.data_quality import data_quality
@@ -25,7 +26,7 @@ from pipelines.rollout.policy import VALIDATION
 from pipelines.rollout.state import Phase
 from resources import rollouts, starting
 from resources.asset_checks import check_result
-from resources.lake import Lake
+from resources.lake import Lake, ingest, remove_loaded
 from resources.lake.schema import ensure_tables, fields
 from resources.naming import MISFIT_TAG
 from resources.rollouts import validation_due
@@ -96,6 +97,29 @@ def answered(
     log.segment(f"{version}-{distance}", *lines)
     if loaded:
         materialize(systems, prediction_log)
+
+
+def test_a_segment_that_could_not_be_loaded_is_alerted_once_and_its_file_kept(
+    systems: MemorySystems, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = ingest.read_events
+
+    def picky(connection: Any, paths: Any, *columns: Any, **more: Any) -> None:
+        if any("bad" in path.name for path in paths):
+            raise duckdb.OutOfMemoryException("could not allocate block")
+        real(connection, paths, *columns, **more)
+
+    monkeypatch.setattr(ingest, "read_events", picky)
+    bad, good = log.segment("bad", *prediction("a")), log.segment("good", *prediction("b"))
+    found = [metadata(materialize(systems, prediction_log)) for _ in range(2)]
+    assert [(each["dagster/row_count"], each["quarantined"]) for each in found] == [(1, 1), (0, 0)]
+    (alert,) = systems.ledger.outbox.all()
+    assert alert.title == f"{MODEL}: a segment of predictions is in the quarantine"
+    assert f"{bad.name}: the whole segment could not be loaded: could not allocate block" in alert.body
+    assert (
+        remove_loaded(systems.lake, MODEL, "predictions", log.predictions, older_than=timedelta(days=-1)) == 1
+    )
+    assert (bad.exists(), good.exists()) == (True, False)
 
 
 def test_the_prediction_log_is_loaded_once(systems: MemorySystems, log: Log) -> None:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pipelines.errors import NotMeasured, ServingError
+from pipelines.manifest.model import PredictionLog
 from resources.serving.backend import (
     Capabilities,
     Counters,
@@ -65,7 +66,8 @@ class EmbeddedBackend:
 
     A canary runs as many processes as the stable revision, whatever its share: with fewer, a comparison of
     latencies would measure the processes instead of the model. `durability` is each service's own: `process` (the
-    default) or `power`; so is `allow`, what may run code when the model is loaded (default: nothing).
+    default) or `power`; so is `allow`, what may run code when the model is loaded (default: nothing), and
+    `limits`, what one request may hold.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class EmbeddedBackend:
         predictor_command: PredictorCommand = model_server,
         durability: Mapping[str, str] | None = None,
         allow: Mapping[str, tuple[str, ...]] | None = None,
+        limits: Mapping[str, PredictionLog] | None = None,
         start_seconds: float = 180.0,
         drain_seconds: float = 30.0,
     ) -> None:
@@ -94,6 +97,7 @@ class EmbeddedBackend:
             command=predictor_command,
             durability=durability or {},
             allow=allow or {},
+            limits=limits or {},
             start_seconds=start_seconds,
             drain_seconds=drain_seconds,
         )

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pipelines.errors import ServingError, VersionFailed
+from pipelines.manifest.model import PredictionLog
 from resources.serving.embedded.artefacts import pinned_path
 from resources.serving.embedded.definition import ServiceDefinition
 from resources.serving.embedded.gateway import EmbeddedGateway
@@ -35,6 +36,7 @@ class Lifecycle:
         command: PredictorCommand,
         durability: Mapping[str, str],
         allow: Mapping[str, tuple[str, ...]],
+        limits: Mapping[str, PredictionLog],
         start_seconds: float,
         drain_seconds: float,
     ) -> None:
@@ -46,6 +48,7 @@ class Lifecycle:
         self._command = command
         self._durability = durability
         self._allow = allow
+        self._limits = limits
         self._start_seconds = start_seconds
         self._drain_seconds = drain_seconds
 
@@ -103,6 +106,7 @@ class Lifecycle:
             port=port,
             log_dir=self._settings.prediction_log / revision.model,
             durability=self._durability.get(service, PROCESS),
+            limits=self._limits.get(service, PredictionLog()),
         )
 
     def _wait_ready(self, service: str, revision: Deployed) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.errors import ServingError, VersionFailed
+from pipelines.manifest.model import PredictionLog
 from resources.environment import PREDICTOR, confined
 from resources.serving.embedded.layout import Layout
 from resources.serving.embedded.state import Deployed
@@ -32,6 +33,7 @@ class Launch:
     port: int
     log_dir: Path
     durability: str
+    limits: PredictionLog = PredictionLog()
 
 
 PredictorCommand = Callable[[Launch], Sequence[str]]
@@ -39,7 +41,8 @@ PredictorCommand = Callable[[Launch], Sequence[str]]
 
 def model_server(launch: Launch) -> Sequence[str]:
     """The command of the real predictor."""
-    return [sys.executable, "-m", "resources.serving.predictor", *options(launch)]
+    limits = ["--max-rows", str(launch.limits.max_rows), "--max-bytes", str(launch.limits.max_bytes)]
+    return [sys.executable, "-m", "resources.serving.predictor", *options(launch), *limits]
 
 
 def options(launch: Launch) -> list[str]:

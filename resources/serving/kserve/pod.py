@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.errors import RampgateError, VersionRefused
+from pipelines.manifest.model import PredictionLog
 from resources.prediction_log.segments import closed_segments
 from resources.serving.predictor.guard import KINDS
 
@@ -33,6 +34,8 @@ class Pod:
     log: Path | None
     allow: tuple[str, ...] = ()
     """What may run code when the model is loaded."""
+    limits: PredictionLog = PredictionLog()
+    """What one request may hold."""
 
     @classmethod
     def from_environment(cls, env: Mapping[str, str]) -> "Pod":
@@ -48,6 +51,7 @@ class Pod:
             revision=env["RAMPGATE_REVISION"],
             log=Path(log) / env["RAMPGATE_SERVICE"] if log else None,
             allow=_allowed(env.get("RAMPGATE_ALLOW", "")),
+            limits=_limits(env),
         )
 
 
@@ -57,6 +61,18 @@ def _allowed(text: str) -> tuple[str, ...]:
         if kind not in KINDS:
             raise VersionRefused(f"RAMPGATE_ALLOW == {text!r}, must be none or some of {', '.join(KINDS)}")
     return kinds
+
+
+def _limits(env: Mapping[str, str]) -> PredictionLog:
+    given = {
+        field: value
+        for field, name in (("max_rows", "RAMPGATE_MAX_ROWS"), ("max_bytes", "RAMPGATE_MAX_BYTES"))
+        if (value := env.get(name, ""))
+    }
+    try:
+        return PredictionLog.model_validate(given)
+    except ValueError as error:
+        raise VersionRefused(f"RAMPGATE_MAX_ROWS, RAMPGATE_MAX_BYTES == {given}: {error}") from error
 
 
 def sweep(directory: Path) -> None:
@@ -97,6 +113,7 @@ def _serve(pod: Pod, model_dir: Path, host: str, port: int) -> None:
             port=port,
             log_dir=directory,
             durability="process",
+            limits=pod.limits,
             host=host,
         )
     )

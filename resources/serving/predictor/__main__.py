@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from pipelines.errors import RampgateError
+from pipelines.manifest.model import PredictionLog
 from resources.serving.predictor.guard import KINDS
 
 _ENVIRONMENT = {
@@ -21,6 +22,9 @@ _ENVIRONMENT = {
 }
 
 
+_LIMITS = PredictionLog()
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser("resources.serving.predictor", description=__doc__)
     parser.add_argument("--model-dir", type=Path, required=True, help="a directory with an MLmodel file")
@@ -34,6 +38,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--log-dir", type=Path, required=True, help="where prediction log segments go")
     parser.add_argument("--durability", choices=["process", "power"], default="process")
+    parser.add_argument("--max-rows", type=int, default=_LIMITS.max_rows, help="rows of one request")
+    parser.add_argument(
+        "--max-bytes", type=int, default=_LIMITS.max_bytes, help="bytes of one request's body"
+    )
     return parser.parse_args()
 
 
@@ -58,6 +66,7 @@ def main() -> None:
                 port=given.port,
                 log_dir=given.log_dir,
                 durability=given.durability,
+                limits=PredictionLog(max_rows=given.max_rows, max_bytes=given.max_bytes),
             )
         )
     except RampgateError as error:

@@ -17,6 +17,12 @@ class BadInput(NoPrediction):
     status = 400
 
 
+class TooLarge(NoPrediction):
+    """More rows or bytes than one request may have; none of it is recorded but that it came."""
+
+    status = 413
+
+
 class PredictionFailed(NoPrediction):
     """The model raised, or returned something that is not one prediction a row."""
 

@@ -13,6 +13,7 @@ from uuid import uuid4
 # This module is imported by the predictor process alone, which cannot do without.
 from kserve import InferInput, InferRequest, Model  # noqa: TID253
 
+from pipelines.manifest.model import PredictionLog
 from resources.prediction_log import (
     LogNotWritten,
     Origin,
@@ -20,13 +21,15 @@ from resources.prediction_log import (
     SegmentWriter,
     header_text,
     prediction_lines,
+    usable_ids,
 )
 from resources.serving.predictor.columns import Inputs, Tensor
-from resources.serving.predictor.errors import BadInput, NoPrediction, NotRecorded, PredictionFailed
+from resources.serving.predictor.errors import NoPrediction, NotRecorded, PredictionFailed, TooLarge
 from resources.serving.predictor.tensors import output_tensors
 from resources.signature import Column, ModelSchema
 
 REQUEST_ID = "x-request-id"
+_LIMITS = PredictionLog()
 RECORDED_HEADERS = ("x-unit-id", "x-assignment", "x-call-id", REQUEST_ID)
 
 _log = logging.getLogger(__name__)
@@ -53,7 +56,9 @@ class LoggedModel(Model):
     logged becomes a 503.
     """
 
-    def __init__(self, pyfunc: Any, origin: Origin, writer: SegmentWriter) -> None:
+    def __init__(
+        self, pyfunc: Any, origin: Origin, writer: SegmentWriter, limits: PredictionLog = _LIMITS
+    ) -> None:
         """`pyfunc` is a loaded `mlflow.pyfunc.PyFuncModel`. Raises `VersionRefused` without a usable signature."""
         super().__init__(origin.service, return_response_headers=True)
         self._pyfunc = pyfunc
@@ -63,6 +68,7 @@ class LoggedModel(Model):
         self._version = origin.version
         self._attributes = origin.attributes()
         self._writer = writer
+        self.limits = limits
         self._predicting = ThreadPoolExecutor(1, thread_name_prefix="predict")
         self._writing = ThreadPoolExecutor(16, thread_name_prefix="log")
         self.ready = True
@@ -71,6 +77,10 @@ class LoggedModel(Model):
         self, payload: InferRequest, headers: Mapping[str, str], response_headers: dict[str, str]
     ) -> Mapping[str, Any]:
         """The v2 response as a dict. Raises `NoPrediction` with the status the caller gets."""
+        rows = max((item.shape[0] for item in payload.inputs if item.shape), default=0)
+        if rows > self.limits.max_rows:
+            words = f"{rows:,} rows in one request; at most {self.limits.max_rows:,} are taken: send several requests"
+            await self.refuse(TooLarge(words), headers)
         tensors = [_tensor(item) for item in payload.inputs]
 
         def answer(request_id: str) -> Answer:
@@ -78,8 +88,8 @@ class LoggedModel(Model):
 
         return await self._recorded(answer, tensors, headers, response_headers)
 
-    async def refuse(self, failure: BadInput, headers: Mapping[str, str]) -> None:
-        """Record a request that is none, and raise `failure`."""
+    async def refuse(self, failure: NoPrediction, headers: Mapping[str, str]) -> None:
+        """Record a request that is none, or too large, without what it holds; and raise `failure`."""
         refused = Answer(body={"error": str(failure)}, failure=failure)
         await self._recorded(lambda _: refused, [], headers, {})
 
@@ -92,15 +102,16 @@ class LoggedModel(Model):
     ) -> Mapping[str, Any]:
         requested_at, started = datetime.now(UTC), time.perf_counter()
         record_id = str(uuid4())
-        request_id = header_text(headers.get(REQUEST_ID, "")) or record_id
-        response_headers[REQUEST_ID] = headers.get(REQUEST_ID) or record_id
+        named = usable_ids({name: header_text(headers.get(name, "")) for name in RECORDED_HEADERS})
+        if REQUEST_ID not in named and headers.get(REQUEST_ID):
+            named[REQUEST_ID] = record_id  # what it was called is no id: it is told another
+        request_id = named.get(REQUEST_ID, record_id)
+        response_headers[REQUEST_ID] = headers[REQUEST_ID] if request_id != record_id else record_id
         loop = asyncio.get_running_loop()
         answer = await loop.run_in_executor(self._predicting, answer_to, request_id)
         prediction = Prediction(
             record_id=record_id,
-            metadata={
-                name: text for name in RECORDED_HEADERS if (text := header_text(headers.get(name, "")))
-            },
+            metadata=named,
             requested_at=requested_at,
             latency_ms=(time.perf_counter() - started) * 1000,
             status=answer.status,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.errors import VersionRefused
+from pipelines.manifest.model import PredictionLog
 from resources.artefact_digest import verify
 from resources.prediction_log import Durability, Origin, SegmentWriter
 from resources.serving.predictor.guard import install
@@ -31,6 +32,8 @@ class PredictorOptions:
     port: int
     log_dir: Path
     durability: Durability
+    limits: PredictionLog = PredictionLog()
+    """What one request may hold."""
     host: str = HOST
     """What it listens on; in a pod, where the network policy is the fence, all addresses."""
 
@@ -53,7 +56,7 @@ def run(options: PredictorOptions) -> None:
     configure_logging()
     with SegmentWriter(options.log_dir, options.origin.revision, options.durability) as writer:
         pyfunc = load_pyfunc(options.model_dir, allow=options.allow)
-        model = LoggedModel(pyfunc, options.origin, writer)
+        model = LoggedModel(pyfunc, options.origin, writer, options.limits)
         # What is loaded stays: collections during requests need not walk it again.
         gc.collect()
         gc.freeze()

@@ -14,7 +14,7 @@ from kserve.protocol.rest.v2_endpoints import V2Endpoints  # noqa: TID253
 from pydantic import ValidationError
 from starlette.responses import JSONResponse
 
-from resources.serving.predictor.errors import BadInput, NoPrediction
+from resources.serving.predictor.errors import BadInput, NoPrediction, TooLarge
 from resources.serving.predictor.logged_model import LoggedModel
 from resources.settings import HOST
 
@@ -87,13 +87,36 @@ class JsonEndpoints(V2Endpoints):
         model, headers = await self.dataplane.get_model(model_name), dict(request.headers)
         assert isinstance(model, LoggedModel), "nothing else is served"
         try:
-            body = InferenceRequest.model_validate_json(await request.body())
+            content = await _content(request, model.limits.max_bytes)
+            body = InferenceRequest.model_validate_json(content)
             decoded, _ = self.dataplane.decode(body, headers, model_name=model_name)
         except (ValidationError, InvalidInput) as error:
             await model.refuse(BadInput(f"not a v2 inference request: {_mistake(error)}"), headers)
             raise
+        except TooLarge as error:
+            await model.refuse(error, headers)
+            raise
         answer, response_headers = await self.dataplane.infer(model_name, decoded, headers)
         return V2Response(answer, headers=response_headers)
+
+
+async def _content(request: Request, most: int) -> bytes:
+    """The body; raises `TooLarge` before more than that is held."""
+    said = request.headers.get("content-length", "")
+    parts: list[bytes] = []
+    size = int(said) if said.isdecimal() else 0
+    if size <= most:
+        size = 0
+        async for part in request.stream():
+            size += len(part)
+            if size > most:
+                break
+            parts.append(part)
+    if size > most:
+        raise TooLarge(
+            f"the request has more than {most:,} bytes, which is what is taken: send several requests"
+        )
+    return b"".join(parts)
 
 
 def _mistake(error: ValidationError | InvalidInput) -> str:

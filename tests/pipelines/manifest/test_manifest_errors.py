@@ -338,7 +338,7 @@ def test_all_mistakes_of_a_model_are_told_at_once(folder: Path):
         ("&a\nmodel: *a\n", "an alias that contains itself"),
         ("model: !!python/object:os.system x\n", "rollout.yaml:1: model: "),
         ("model: " + "[" * 120 + "]" * 120, "nested more than 100 deep"),
-        ("model: " + "[" * 2000, "not valid YAML"),
+        ("model: " + "[" * 2000, "nested more than 100 deep"),
         ("1: 2\n", "keys are text"),
         ("a: 1\n" + "b: \t- x\n\x00", "not valid YAML"),
     ],

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from pipelines.errors import VersionRefused
+from pipelines.manifest.model import PredictionLog
 from resources.artefact_digest import digest_of, verify
 from resources.prediction_log.segments import closed_segments
 from resources.serving.kserve.pod import Pod, sweep
@@ -113,6 +114,14 @@ def test_nothing_may_run_code_unless_the_pod_is_told_so(said: str | None, allow:
 def test_an_allowance_that_is_not_known_is_refused(said: str):
     with pytest.raises(VersionRefused, match="must be none or some of pickle, cloudpickle, custom_code"):
         Pod.from_environment(ENV | {"RAMPGATE_ALLOW": said})
+
+
+def test_what_one_request_may_hold_is_bounded_unless_the_pod_is_told_otherwise():
+    told = {"RAMPGATE_MAX_ROWS": "20000"}
+    assert Pod.from_environment(ENV).limits == PredictionLog()
+    assert Pod.from_environment(ENV | told).limits == PredictionLog(max_rows=20_000)
+    with pytest.raises(VersionRefused, match="RAMPGATE_MAX_ROWS"):
+        Pod.from_environment(ENV | {"RAMPGATE_MAX_ROWS": "none"})
 
 
 def test_only_closed_segments_are_swept(tmp_path: Path):

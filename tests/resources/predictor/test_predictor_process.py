@@ -161,6 +161,44 @@ def test_what_is_no_v2_request_is_a_400(predictor: Any, body: Any) -> None:
     assert response.json()["error"].startswith("not a v2 inference request: ")
 
 
+def test_more_rows_than_one_request_may_have_are_a_logged_413(predictor: Any) -> None:
+    hours = {"name": "hour", "shape": [10_001], "datatype": "INT64", "data": [7] * 10_001}
+    response = predictor.post({"inputs": [hours]}, x_request_id="r-rows")
+    assert response.status_code == 413
+    assert response.json() == {
+        "error": "10,001 rows in one request; at most 10,000 are taken: send several requests"
+    }
+    request, answer = predictor.logged("r-rows")
+    assert (request["data"], answer["status"]) == ({"inputs": []}, 413)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_more_bytes_than_one_request_may_have_are_a_logged_413(predictor: Any, chunked: bool) -> None:
+    piece, name = b" " * (1 << 20), f"r-bytes-{chunked}"
+    body: Any = iter([piece] * 9) if chunked else piece * 9
+    response = predictor.client.post(f"/v2/models/{NAME}/infer", content=body, headers={"x-request-id": name})
+    assert response.status_code == 413
+    assert "more than 8,388,608 bytes" in response.json()["error"]
+    request, answer = predictor.logged(name)
+    assert (request["data"], answer["status"]) == ({"inputs": []}, 413)
+
+
+def test_an_id_of_any_length_is_no_id_and_the_answer_is_given_and_logged(
+    predictor: Any, flights: pd.DataFrame
+) -> None:
+    """And its caller is told one by which outcomes find it."""
+    batch = flights[flights["wind"].notna()].head(1)
+    response = predictor.infer(batch, x_unit_id="u" * 257, x_request_id="r" * 5000, x_assignment="weighted")
+    assert response.status_code == 200
+    told = response.headers["x-request-id"]
+    assert len(told) == 36
+    assert predictor.logged(told)[0]["metadata"] == {
+        "x-assignment": ["weighted"],
+        "x-left-out": ["x-unit-id of 257 bytes, x-request-id of 5000 bytes"],
+        "x-request-id": [told],
+    }
+
+
 def test_another_models_name_is_a_404(predictor: Any) -> None:
     assert predictor.client.post("/v2/models/other/infer", json={"inputs": []}).status_code == 404
 
