@@ -18,7 +18,7 @@ from pipelines.rollout.standing import words
 from pipelines.rollout.state import Phase, RolloutState
 from resources.containment import contained, in_words, say, tell
 from resources.controller import EMERGENCY, UNRECORDED
-from resources.guardrails import GuardrailWatch
+from resources.guardrails import REPEATED, GuardrailWatch
 from resources.naming import key
 from resources.platform_alerts import platform_alert
 from resources.rollout_metadata import decision_metadata
@@ -28,6 +28,8 @@ from resources.systems import Systems
 TICK = timedelta(seconds=45)
 """One tick watches this long: Dagster's own loop comes round every five seconds only."""
 POLL = timedelta(milliseconds=200)
+HELD_AGAIN = timedelta(minutes=1)
+"""How often the ledger is told of evidence that holds, while it lasts."""
 REREAD = timedelta(milliseconds=500)
 """How often the ledger is asked whether the rollout has moved on."""
 SAVE = timedelta(seconds=2)
@@ -91,6 +93,7 @@ class Watcher:
         self._reread_at = 0.0
         self._complaint = ""
         self._pause, self._again_at = FIRST_PAUSE, 0.0
+        self._held_again_at = 0.0
         self.said = ""
 
     def begin(self, context: dg.SensorEvaluationContext) -> None:
@@ -165,7 +168,7 @@ class Watcher:
             self._watch, self.said = None, f"{self._model.name}: no canary takes traffic"
             return
         if self._watch is None or before is None or before.rollout_id != state.rollout_id:
-            self._pause, self._again_at = FIRST_PAUSE, 0.0
+            self._pause, self._again_at, self._held_again_at = FIRST_PAUSE, 0.0, 0.0
             self._watch = GuardrailWatch(
                 store=self.systems.ledger.counters,
                 manifest=self._model.rollout,
@@ -178,9 +181,17 @@ class Watcher:
     def _look(self, watch: GuardrailWatch, state: RolloutState) -> dg.AssetMaterialization | None:
         watch.observe(self.systems.backend.counters(self._model.name))
         evidence = watch.evidence(datetime.now(UTC))
-        if not any(item.on_fail is OnFail.ROLL_BACK for item in evidence):
-            return None
-        return self._roll_back(state, evidence)
+        if any(item.on_fail is OnFail.ROLL_BACK for item in evidence):
+            return self._roll_back(state, evidence)
+        self._hold(state, [item for item in evidence if item.name.endswith(REPEATED)])
+        return None
+
+    def _hold(self, state: RolloutState, evidence: Sequence[Evidence]) -> None:
+        """Nothing more is given on these answers; whoever advances the rollout reads them in the ledger."""
+        if not evidence or time.monotonic() < self._held_again_at:
+            return
+        self.systems.controller.record(state.rollout_id, evidence)
+        self._held_again_at = time.monotonic() + HELD_AGAIN.total_seconds()
 
     def _roll_back(self, state: RolloutState, evidence: Sequence[Evidence]) -> dg.AssetMaterialization | None:
         """Traffic away. Where it would not go, or the ledger could not be told, it is done again, after a pause."""

@@ -6,6 +6,8 @@ watcher that dies loses nothing: the next one's first bucket spans the gap.
 
 import json
 import math
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from pydantic import TypeAdapter
@@ -13,19 +15,22 @@ from pydantic import TypeAdapter
 from pipelines.manifest.model import OnFail, RolloutManifest
 from pipelines.rollout.evidence import Evidence, Verdict
 from pipelines.rollout.policy import CHAMPION_HEALTH
-from pipelines.rollout.state import RolloutState
+from pipelines.rollout.state import Phase, RolloutState
 from pipelines.statistics.binomial import ConditionalBinomial, Counts
 from resources.guardrails.counting import (
     ERRORS,
+    REPEATED,
+    REQUEST_FAULTS,
     ServingMetric,
     beside,
     counts,
     difference,
     harm_tests,
-    serving_metrics,
+    request_faults,
+    watched_metrics,
 )
 from resources.ledger import CounterBucket, CounterStore, Seen
-from resources.serving.backend import Counters
+from resources.serving.backend import UNIT_WINDOW, Counters, RevisionCounters
 
 UNHEALTHY_SHARE = 0.5
 """Share of the champion's answers that are faults, from which it must not be given the traffic back. Other errors
@@ -33,6 +38,11 @@ do not count: a flood of bad requests fails on both sides, and must not keep a b
 UNHEALTHY_MIN_REQUESTS = 20
 ALONE_MIN_REQUESTS = 50
 """Answers of a canary beside which nobody answers, from which failing `UNHEALTHY_SHARE` of them is harm."""
+UNITS_THAT_FAIL = 3
+"""Units that a canary must have failed within a window before it is rolled back for it, where units are compared."""
+WITHIN = UNIT_WINDOW * 0.8
+"""Shorter than the gateway's window, however late an answer is: in this long no unit counts twice."""
+HOLD_LASTS = timedelta(minutes=10)
 HEALTH_WINDOW = timedelta(seconds=30)
 BUCKETS_PER_AGE = 5000
 _COUNTERS = TypeAdapter(Counters)
@@ -50,7 +60,8 @@ class GuardrailWatch:
         self, *, store: CounterStore, manifest: RolloutManifest, state: RolloutState, save_every: timedelta
     ) -> None:
         self._store, self._key, self._save_every = store, f"watch:{state.rollout_id}", save_every
-        self.metrics = serving_metrics(manifest)
+        self.metrics = watched_metrics(manifest)
+        self._by_unit = manifest.experiment.unit != "request"
         self.boundary = harm_boundary(manifest)
         self._state = state
         self._seen: Seen | None = store.seen(self._key)
@@ -59,7 +70,9 @@ class GuardrailWatch:
         self._unsaved: dict[str, Counts] = {}
         self._health: list[tuple[datetime, int, int]] = []
         self.processes = {metric.name: ConditionalBinomial() for metric in self.metrics}
-        self.totals = {metric.name: Counts() for metric in self.metrics}
+        self.totals = {name: Counts() for name in (*self.processes, REQUEST_FAULTS)}
+        self._failed_units: list[tuple[datetime, str, float]] = []
+        self._repeated: dict[str, Evidence] = {}
         for bucket in store.buckets(state.rollout_id):
             self._take(bucket.metric, _counts_of(bucket))
 
@@ -67,6 +80,7 @@ class GuardrailWatch:
         """The rollout has moved on: close the buckets of the old traffic share."""
         if (state.step, state.percent) != (self._state.step, self._state.percent):
             self.processes = {name: process.sealed() for name, process in self.processes.items()}
+            self._failed_units = []  # the gateway counts every unit anew
             if self._last is not None:
                 self._save(self._last)
         self._state = state
@@ -77,16 +91,47 @@ class GuardrailWatch:
         The other side is whatever answers beside the canary: a champion that was deleted or renamed in the registry, or
         replaced by hand, is no less of a comparison.
         """
-        grown = difference(self._last, counters)
+        grown, canary = difference(self._last, counters), self._state.version
+        copies = self._state.phase is Phase.SHADOW
+        self._failed_units = self._still_proven(counters)
         for metric in self.metrics:
-            new = counts(metric, grown, canary=self._state.version)
-            self._take(metric.name, new)
-            self._unsaved[metric.name] = self._unsaved.get(metric.name, Counts()).plus(new)
-        champion = beside(grown, self._state.version)
-        if champion is not None:
-            self._health.append((counters.at, champion.requests, champion.faults))
-        self._health = [entry for entry in self._health if counters.at - entry[0] <= HEALTH_WINDOW]
+            new = counts(metric, grown, canary=canary, copies=copies)
+            self._count(metric.name, new)
+            if metric.by_unit:
+                self._note_units(metric.name, new.canary_events, counters)
+        self._count(REQUEST_FAULTS, request_faults(grown, canary=canary))
+        self._note_health(grown, counters.at)
+        self._note_repeated(counters.at)
         self._last = counters
+
+    def _count(self, name: str, new: Counts) -> None:
+        self._take(name, new)
+        self._unsaved[name] = self._unsaved.get(name, Counts()).plus(new)
+
+    def _note_units(self, name: str, failed: float, counters: Counters) -> None:
+        """How many units the canary has failed for certain: in a longer interval one unit may count several times."""
+        last = counters if self._last is None else self._last
+        if proven := failed // (1 + (counters.at - last.at) // WITHIN):
+            self._failed_units.append((counters.at, name, proven))
+
+    def _still_proven(self, counters: Counters) -> list[tuple[datetime, str, float]]:
+        """Of a short time, and of one gateway: one that has started again remembers no unit."""
+        restarted = self._last is not None and self._last.epoch != counters.epoch
+        return [] if restarted else [each for each in self._failed_units if counters.at - each[0] < WITHIN]
+
+    def _note_health(self, grown: Mapping[str, RevisionCounters], at: datetime) -> None:
+        champion = beside(grown, self._state.version)
+        answers = champion.first if champion and self._by_unit else champion
+        if answers is not None:
+            self._health.append((at, answers.requests, answers.faults))
+        self._health = [entry for entry in self._health if at - entry[0] <= HEALTH_WINDOW]
+
+    def _note_repeated(self, at: datetime) -> None:
+        """All answers hold for a while when they cross, and are counted from there anew."""
+        for metric in self.metrics:
+            if metric.name.endswith(REPEATED) and self.processes[metric.name].log_e >= self.boundary:
+                self._repeated[metric.name] = self._harm(metric, at)
+                self.processes[metric.name] = ConditionalBinomial()
 
     def save_if_due(self) -> None:
         """`save`, unless that was less than `save_every` ago, or a small part of the rollout's age.
@@ -106,10 +151,27 @@ class GuardrailWatch:
             self._save(self._last)
 
     def evidence(self, now: datetime) -> tuple[Evidence, ...]:
-        """One piece of evidence for each guardrail that fails, and the champion's health if it is bad."""
+        """One piece of evidence for each guardrail that fails, and the champion's health if it is bad.
+
+        Where units are compared, what one unit's answers alone could have caused holds, and rolls nothing back.
+        """
         failing = [m for m in self.metrics if self.processes[m.name].log_e >= self.boundary]
         alone = [m for m in self.metrics if m not in failing and self._fails_alone(m)]
-        return (*(self._harm(metric, now) for metric in (*failing, *alone)), *self._champion_health(now))
+        harm = [self._judged(self._harm(metric, now), metric) for metric in (*failing, *alone)]
+        repeated = (item for item in self._repeated.values() if now - item.at < HOLD_LASTS)
+        holds = {item.name: item for item in (*repeated, *harm) if item.name.endswith(REPEATED)}
+        rest = (item for item in harm if item.name not in holds)
+        return (*rest, *holds.values(), *self._champion_health(now))
+
+    def _judged(self, harm: Evidence, metric: ServingMetric) -> Evidence:
+        gateways = 1 if self._last is None else self._last.gateways
+        units = sum(count for _, name, count in self._failed_units if name == metric.name) // gateways
+        if not metric.by_unit or units >= UNITS_THAT_FAIL or self._state.phase is Phase.SHADOW:
+            return harm
+        few = f"{harm.reason}; of {units:.0f} units for certain, and a rollback needs {UNITS_THAT_FAIL}"
+        return replace(
+            harm, name=metric.name + REPEATED, reason=few, on_fail=OnFail.HOLD, valid_for=HOLD_LASTS
+        )
 
     def _fails_alone(self, metric: ServingMetric) -> bool:
         """A canary that fails most of its answers beside nobody: there is nothing that it could be compared with."""
@@ -123,18 +185,23 @@ class GuardrailWatch:
 
     def _harm(self, metric: ServingMetric, now: datetime) -> Evidence:
         total, log_e = self.totals[metric.name], self.processes[metric.name].log_e
+        nobody = self.totals[REQUEST_FAULTS]
+        faults = nobody.canary_events + nobody.champion_events
+        which = ", each a unit's first" if metric.by_unit else ""
+        left_out = f"; left out: {faults:.0f} requests that neither side answered" if faults else ""
         return Evidence(
             name=metric.name,
             source="serving",
             verdict=Verdict.FAIL,
             reason=(
                 f"{total.canary_events:.0f} of {total.canary_trials:.0f} answers at the canary against"
-                f" {total.champion_events:.0f} of {total.champion_trials:.0f} at the champion"
-                f" (e-value {math.exp(min(log_e, 700)):.3g}, boundary {math.exp(self.boundary):.3g})"
+                f" {total.champion_events:.0f} of {total.champion_trials:.0f} at the champion{which}"
+                f" (e-value {math.exp(min(log_e, 700)):.3g}, boundary {math.exp(self.boundary):.3g}){left_out}"
             ),
             at=now,
             on_fail=metric.on_fail,
-            values={**total._asdict(), "log_e": log_e, "boundary": self.boundary},
+            valid_for=HOLD_LASTS if metric.name.endswith(REPEATED) else timedelta(hours=1),
+            values={**total._asdict(), "log_e": log_e, "boundary": self.boundary, "request_faults": faults},
         )
 
     def _champion_health(self, now: datetime) -> tuple[Evidence, ...]:
@@ -157,6 +224,7 @@ class GuardrailWatch:
     def _take(self, metric: str, new: Counts) -> None:
         if metric in self.processes and new.trials:
             self.processes[metric] = self.processes[metric].observe(new)
+        if metric in self.totals:
             self.totals[metric] = self.totals[metric].plus(new)
 
     def _save(self, counters: Counters) -> None:
@@ -178,11 +246,11 @@ class GuardrailWatch:
 
 
 def _watermark(value: str) -> Counters | None:
-    """The counters last read; None for those of a release that counted fewer kinds of errors.
+    """The counters last read; None for those of a release that counted other errors.
 
     Their difference to what is counted now would be all the bad requests of a rollout at once.
     """
-    if any("faults" not in revision for revision in json.loads(value)["revisions"]):
+    if any("request_faults" not in revision for revision in json.loads(value)["revisions"]):
         return None
     return _COUNTERS.validate_json(value)
 

@@ -1,10 +1,14 @@
 """Where a metric's values come from, as SQL over the lake's tables."""
 
+from collections.abc import Iterable
+
 from pipelines.errors import LakeError
 from resources.lake.experiment import ExperimentQuery, MetricQuery
 from resources.lake.names import identifier
 from resources.lake.schema import ANSWERED, Fields
 
+REFUSED = "refused"
+"""A column beside those of `predictions`: whether every attempt at the request failed, so that it was the request's."""
 _PLAIN = ("latency_ms", "status")
 _NUMERIC = ("DOUBLE", "FLOAT", "BIGINT", "INTEGER", "BOOLEAN")
 
@@ -21,7 +25,7 @@ def row_value(metric: MetricQuery, source: str, columns: tuple[Fields, Fields]) 
     What belongs to the whole answer is taken once, from row 0 of a batch.
     """
     if source == "serving.errors":
-        return _once(f"NOT ({ANSWERED})")
+        return _once(f"NOT ({ANSWERED} OR {REFUSED})")
     if source == "serving.over_slo" and metric.slo_ms is not None:
         return _once(f"latency_ms > {float(metric.slo_ms)!r}")
     prefix, _, name = source.partition(".")
@@ -34,6 +38,19 @@ def row_value(metric: MetricQuery, source: str, columns: tuple[Fields, Fields]) 
     if kind not in _NUMERIC:
         raise LakeError(f"metric {metric.name!r}: {struct}.{field} is {kind}, must be a number or a boolean")
     return f"{struct}.{identifier(field)}::DOUBLE"
+
+
+def with_refused(rows: str, metrics: Iterable[MetricQuery]) -> str:
+    """The rows, with the column `REFUSED` where a metric needs it.
+
+    A failure is tried again, on the champion's side: two records of failures are all there is of such a request. One
+    record alone says nothing of the other attempt, and stays an error.
+    """
+    if not any("serving.errors" in (metric.source, metric.denominator) for metric in metrics):
+        return rows
+    failed = f"""SELECT request_id FROM {rows} WHERE "row" = 0 GROUP BY request_id
+        HAVING count(*) > 1 AND NOT bool_or({ANSWERED})"""
+    return f"(SELECT *, request_id IN ({failed}) AS {REFUSED} FROM {rows})"
 
 
 def outcome_names(query: ExperimentQuery) -> list[str]:

@@ -101,7 +101,16 @@ def _guardrails(story: Story) -> Markup:
         return _section("Guardrails on live counters", tag("p", "Nothing was counted yet.", class_="quiet"))
     charts = [_guardrail(story, name) for name in list(story.counted)[:MOST_CHARTS]]
     note = "Evidence that the new version is worse (logarithm of the e-value). At the red line it is rolled back."
-    return _section("Guardrails on live counters", tag("p", note, class_="quiet"), *charts)
+    refused = tag("p", _refused(story.request_faults), class_="quiet")
+    return _section("Guardrails on live counters", tag("p", note, class_="quiet"), *charts, refused)
+
+
+def _refused(counts: Counts) -> str:
+    return (
+        f"Left out as the requests' own fault, for neither side answered them: {counts.canary_events:,.0f} of"
+        f" {counts.canary_trials:,.0f} requests to the new version, {counts.champion_events:,.0f} of"
+        f" {counts.champion_trials:,.0f} to the champion."
+    )
 
 
 def _guardrail(story: Story, name: str) -> Markup:

@@ -12,8 +12,10 @@ from pipelines.rollout.decision import DecisionKind, End
 from pipelines.rollout.events import Action, Command, Decided, Done, Event, Intent
 from pipelines.rollout.fold import fold
 from pipelines.rollout.state import RolloutState
+from pipelines.statistics.binomial import Counts
+from resources.guardrails.counting import REPEATED, REQUEST_FAULTS
 from resources.ledger import Ledger
-from resources.reports.counted import Counted, counted
+from resources.reports.counted import Counted, counted, total
 from resources.reports.looked import Looked, looked
 
 Kind = Literal["errors", "slow", "other"]
@@ -28,6 +30,8 @@ class Story:
     events: tuple[Event, ...]
     state: RolloutState
     counted: Mapping[str, tuple[Counted, ...]]
+    request_faults: Counts
+    """Requests of both sides, and those of them that neither side answered: part of no other count."""
     looked: Looked
     boundary: float | None
     """ln e-value from which a guardrail rolls back; None where nothing says."""
@@ -82,10 +86,12 @@ def read_story(ledger: Ledger, rollout_id: str, *, boundary: float | None, kinds
     events = ledger.events(rollout_id)
     if not events:
         raise CommandRefused(f"there is no rollout {rollout_id!r} to report on")
+    found = counted(ledger, rollout_id)
     return Story(
         events=events,
         state=fold(events),
-        counted=counted(ledger, rollout_id),
+        request_faults=total(found.pop(REQUEST_FAULTS, ())),
+        counted={name: buckets for name, buckets in found.items() if not name.endswith(REPEATED)},
         looked=looked(ledger, rollout_id),
         boundary=boundary,
         kinds=kinds,

@@ -5,9 +5,10 @@ point, or from a second controller, ends in the same place. A call returns only 
 traffic follows the returned status.
 """
 
-from collections.abc import Mapping
+import operator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import Any, Protocol, cast
 
@@ -17,6 +18,8 @@ from pipelines.errors import ServingError, VersionFailed
 
 NOTHING = ""
 """In place of a version, where no version is served."""
+UNIT_WINDOW = timedelta(minutes=5)
+"""In this long a unit's first answer counts where units are compared, and what it asks again does not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,18 +61,67 @@ class ServiceStatus:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RevisionCounters:
-    """Cumulative counts of one revision's own answers, retries to the stable side not hiding its errors."""
+class Answers:
+    """Cumulative counts of what requests to one revision came to, what the stable side answered in its place included."""
+
+    requests: int
+    errors: int
+    """Requests that the revision did not answer with a 2xx, and a second attempt did; and those that only it was asked
+    for: no second attempt could be made, or the caller had gone."""
+    faults: int = 0
+    """Requests whose failure no caller can be blamed for: a 5xx, or no answer that somebody waited for."""
+    request_faults: int = 0
+    """Requests that nobody answered with a 2xx, the stable side neither: they say nothing of the revision."""
+    over_slo: Mapping[int, int] = field(default_factory=dict[int, int])
+    """Answers slower than each threshold: milliseconds -> count."""
+
+
+def plus(one: Answers, other: Answers) -> Answers:
+    """Both together."""
+    return _each(one, other, operator.add)
+
+
+def _each(one: Answers, other: Answers, combine: Callable[[int, int], int]) -> Answers:
+    return Answers(
+        requests=combine(one.requests, other.requests),
+        errors=combine(one.errors, other.errors),
+        faults=combine(one.faults, other.faults),
+        request_faults=combine(one.request_faults, other.request_faults),
+        over_slo={ms: combine(n, other.over_slo.get(ms, 0)) for ms, n in one.over_slo.items()},
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RevisionCounters(Answers):
+    """One revision's answers."""
 
     revision: str
     version: str
-    requests: int
-    errors: int
-    """Requests that the revision did not answer with a 2xx itself: another status, or no answer at all."""
-    faults: int = 0
-    """Of the errors, those that no caller can be blamed for: a 5xx, or no answer that somebody waited for."""
-    over_slo: Mapping[int, int] = field(default_factory=dict[int, int])
-    """Answers slower than each threshold: milliseconds -> count."""
+    first: Answers | None = None
+    """Of these, the first answer of each unit in `UNIT_WINDOW`, and all answers without a unit; None where the serving
+    side cannot tell."""
+
+
+def together(one: RevisionCounters, other: RevisionCounters) -> RevisionCounters:
+    """The answers of both, under the second's name."""
+    first = None if one.first is None or other.first is None else plus(one.first, other.first)
+    return _named(other, plus(one, other), first)
+
+
+def since(now: RevisionCounters, before: RevisionCounters) -> RevisionCounters:
+    """What came since `before`; counters that fell say nothing."""
+    first = None if now.first is None or before.first is None else _each(now.first, before.first, _grown)
+    return _named(now, _each(now, before, _grown), first)
+
+
+def _grown(now: int, before: int) -> int:
+    return max(0, now - before)
+
+
+def _named(revision: RevisionCounters, answers: Answers, first: Answers | None) -> RevisionCounters:
+    return RevisionCounters(
+        revision=revision.revision, version=revision.version, first=first, **vars(answers)
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +131,8 @@ class Counters:
     at: datetime
     epoch: str
     revisions: tuple[RevisionCounters, ...]
+    gateways: int = 1
+    """How many counted: each of them knows by itself which units it has answered."""
 
 
 @dataclass(frozen=True, kw_only=True)

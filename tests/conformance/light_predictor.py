@@ -2,8 +2,8 @@
 
 It takes the real predictor's arguments. `behaviour.json` in the model directory says how it behaves:
 `status` (of predictions), `fail_share` (of predictions, evenly spread, that are answered with 500 instead),
-`obeys` (the request header `x-please` says how it is answered: a status, or `reset`, a connection that is closed without
-an answer), `delay` (seconds per prediction), `start_delay` (seconds until it is ready), `die` (a message: print it and exit
+`obeys` (the request header `x-please` says how it is answered: a status, `slow`, or `reset`, a connection that is closed without
+an answer; `500@2` is obeyed by version 2 alone), `delay` (seconds per prediction), `start_delay` (seconds until it is ready), `die` (a message: print it and exit
 with 3 while starting), `log` (write the real prediction log; the process needs the project's packages for it).
 """
 
@@ -41,7 +41,12 @@ class Handler(BaseHTTPRequestHandler):
         headers = {name.lower(): value for name, value in self.headers.items()}
         self.seen.append(headers)
         time.sleep(self.behaviour.get("delay", 0))
-        please = headers.get("x-please", "") if self.behaviour.get("obeys") else ""
+        please, _, alone = headers.get("x-please", "").partition("@")
+        if not self.behaviour.get("obeys") or alone not in ("", self.version):
+            please = ""
+        if please == "slow":
+            time.sleep(0.3)
+            please = ""
         if please == "reset":
             self.close_connection = True
             return

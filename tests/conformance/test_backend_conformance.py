@@ -226,10 +226,10 @@ def test_a_failing_canary_is_counted_while_clients_are_served(traffic: Arena) ->
 
 @dataclass(frozen=True)
 class Told:
-    """An answer that a version is told to give, and what it must count as."""
+    """An answer that both versions are told to give, and what it must count as."""
 
     please: str
-    errors: int
+    request_faults: int
     faults: int
 
 
@@ -248,7 +248,7 @@ ANSWERS = (
 )
 
 
-def test_any_status_but_2xx_is_an_error_on_both_sides_and_a_fault_where_no_caller_is_to_blame(
+def test_what_both_sides_fail_is_the_requests_fault_and_a_fault_as_well_where_no_caller_is_to_blame(
     obedient: Arena,
 ) -> None:
     challenger = min(expected("a", 50, UNITS))
@@ -258,29 +258,43 @@ def test_any_status_but_2xx_is_an_error_on_both_sides_and_a_fault_where_no_calle
         for number, told in enumerate(ANSWERS, start=1):
             obedient.send(unit, x_please=told.please)
             now = counted(obedient, version, requests=before.requests + 1)
-            grown = (now.requests - before.requests, now.errors - before.errors, now.faults - before.faults)
-            assert grown == (1, told.errors, told.faults), (version, told)
-            assert now.requests == number
+            refused = now.request_faults - before.request_faults
+            grown = (now.requests - before.requests, refused, now.faults - before.faults)
+            assert grown == (1, told.request_faults, told.faults), (version, told)
+            assert (now.requests, now.errors) == (number, 0)
             before = now
 
 
-def test_an_answer_of_the_stable_side_in_the_canarys_place_is_the_canarys_error_and_fault(
+def test_what_the_stable_side_answers_in_the_canarys_place_is_the_canarys_error_and_fault(
     traffic: Arena,
 ) -> None:
     traffic.backend.deploy_canary(traffic.service, traffic.artefact("2", obeys=True), percent=100, salt="a")
-    for number, please in enumerate(("500", "503", "reset"), start=1):
-        assert traffic.send("u", x_please=please).version == "1"
+    failing = [told.please for told in ANSWERS if told.request_faults]
+    for number, please in enumerate(failing, start=1):
+        answer = traffic.send("u", x_please=please)
+        assert (answer.status, answer.version) == (200, "1")
         canary = counted(traffic, "2", requests=number)
-        assert (canary.requests, canary.errors, canary.faults) == (number, number, number), please
-
-
-def test_a_bad_request_is_not_tried_again_on_the_stable_side(traffic: Arena) -> None:
-    traffic.backend.deploy_canary(traffic.service, traffic.artefact("2", status=400), percent=100, salt="a")
-    assert {traffic.send(unit).status for unit in UNITS[:10]} == {400}
-    canary = counted(traffic, "2", requests=10)
-    assert (canary.errors, canary.faults) == (10, 0)
+        assert (canary.errors, canary.faults, canary.request_faults) == (number, number, 0), please
     stable = counted(traffic, "1", requests=0)
     assert (stable.requests, stable.errors) == (0, 0)
+
+
+def test_a_units_first_answer_is_told_from_what_it_asks_again(traffic: Arena) -> None:
+    artefact = traffic.artefact("2", status=500)
+    for share, (percent, firsts) in enumerate(((50, 4), (100, 4)), start=1):
+        traffic.backend.deploy_canary(traffic.service, artefact, percent=0, salt="a")
+        traffic.backend.set_canary_percent(traffic.service, "2", percent)
+        for unit in sorted(expected("a", 50, UNITS))[:4] * 3:
+            assert traffic.send(unit).status == 200
+        canary = counted(traffic, "2", requests=12 * share)
+        assert canary.first is not None
+        assert (canary.requests, canary.errors) == (12 * share, 12 * share)
+        assert (canary.first.requests, canary.first.errors) == (firsts * share, firsts * share)
+    for _ in range(5):
+        traffic.send(None)
+    canary = counted(traffic, "2", requests=29)
+    assert canary.first is not None
+    assert canary.first.requests == 13, "answers without a unit count each"
 
 
 def test_probes_are_not_counted(traffic: Arena) -> None:

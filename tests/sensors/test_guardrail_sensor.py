@@ -11,10 +11,12 @@ import pytest
 
 from pipelines.errors import LedgerError, NotMeasured, ServingError
 from pipelines.manifest.model import OnUnknown
-from pipelines.rollout.decision import End
+from pipelines.rollout.decision import DecisionKind, End
+from pipelines.rollout.evidence import OnFail, Verdict
 from pipelines.rollout.state import Phase
+from resources.guardrails import REPEATED
 from resources.ledger import CounterStore, Ledger
-from resources.serving.backend import Counters
+from resources.serving.backend import Answers, Counters
 from sensors.guardrail import guardrail_sensor
 from tests.support import by_hand
 from tests.support.by_hand import BY_HAND
@@ -130,6 +132,20 @@ def test_a_guardrail_that_only_holds_does_not_roll_back(systems: MemorySystems, 
     systems.backend.show(NOTHING, HARM)
     fresh_tick(systems)
     assert systems.share == 10
+
+
+def test_one_units_repeated_failures_hold_the_rollout_and_leave_its_share(systems: MemorySystems) -> None:
+    assert systems.model.rollout.experiment.unit != "request"
+    rollout = start_rollout(systems)
+    few = [replace(each, first=Answers(requests=1, errors=1)) for each in HARM.revisions]
+    none = [replace(each, first=Answers(requests=0, errors=0)) for each in NOTHING.revisions]
+    systems.backend.show(*(replace(HARM, revisions=tuple(each)) for each in (none, few)))
+    fresh_tick(systems)
+    assert systems.share == 10
+    held = systems.controller.state(rollout).evidence["errors" + REPEATED]
+    assert (held.verdict, held.on_fail) == (Verdict.FAIL, OnFail.HOLD)
+    decision = systems.controller.drive(rollout)
+    assert (decision.kind, decision.rule) == (DecisionKind.HOLD, "failed_check")
 
 
 def test_a_ledger_that_goes_away_does_not_keep_harm_in_traffic(

@@ -11,7 +11,7 @@ from pipelines.errors import NotMeasured, RegistryError, VersionFailed, VersionR
 from pipelines.manifest.load import Model
 from resources.controller import Controller
 from resources.registry import Registration, VersionInfo
-from resources.serving.backend import Counters, ModelArtefact, RevisionCounters
+from resources.serving.backend import Answers, Counters, ModelArtefact, RevisionCounters
 from resources.settings import Settings
 from resources.signature import ModelSchema
 from resources.systems import Systems
@@ -70,20 +70,17 @@ def settings_at(home: Path, **environment: str) -> Settings:
 
 
 def counters(epoch: str = "a", **versions: tuple[int, int]) -> Counters:
-    """Cumulative counts by version: `v2=(requests, errors)`."""
+    """Cumulative counts by version: `v2=(requests, errors)`, each of another unit."""
+    counted = {
+        name[1:]: Answers(requests=requests, errors=errors, faults=errors, over_slo={250: 0})
+        for name, (requests, errors) in versions.items()
+    }
     return Counters(
         at=datetime.now(UTC),
         epoch=epoch,
         revisions=tuple(
-            RevisionCounters(
-                revision=f"revision-{name[1:]}",
-                version=name[1:],
-                requests=requests,
-                errors=errors,
-                faults=errors,
-                over_slo={250: 0},
-            )
-            for name, (requests, errors) in versions.items()
+            RevisionCounters(revision=f"revision-{version}", version=version, first=answers, **vars(answers))
+            for version, answers in counted.items()
         ),
     )
 

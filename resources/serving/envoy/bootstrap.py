@@ -1,10 +1,13 @@
 """Envoy's bootstrap: one listener, file discovery, a JSON access log, an admin socket."""
 
+from datetime import timedelta
 from typing import Any
 
+from resources.serving.backend import UNIT_WINDOW
 from resources.serving.envoy.callers import BUFFER_BYTES, connection_limits, overload_manager, request_limits
 from resources.serving.envoy.description import MOST_ID_BYTES, THRESHOLDS_MS, Gateway
 from resources.serving.envoy.discovery import CDS, RDS, ROUTES
+from resources.serving.envoy.routes import AGAIN_HEADER, COMPARISON, UNIT_HEADER
 from resources.serving.envoy.types import typed
 
 LISTENER = "gateway"
@@ -18,6 +21,15 @@ GATEWAY_HEALTH_PATH = "/gateway/health"
 """Answered by the gateway itself, on the port of its callers: it needs no model."""
 _RUNTIME = {"re2.max_program_size.error_level": 1_000}
 """A pattern that counts to `MOST_ID_BYTES` is larger than Envoy lets one be by default."""
+_UNITS_REMEMBERED = 50_000
+"""Who asked longest ago is forgotten first, and then counts again."""
+PATIENCE_MS = 100
+"""How long a caller must have waited for hanging up to say something of who was asked."""
+_HUNG_UP = "hung_up"
+HUNG_UP_AT = f"{_HUNG_UP}.requests.asked."
+"""Before the cluster's name, in the counter of callers that went away."""
+_UNIT = "unit"
+_NO_LIMIT = 4_000_000_000
 
 # What callers write is cut off: a line has at most two kilobytes or so.
 _ACCESS_LOG_FIELDS = {
@@ -87,8 +99,8 @@ def _connection_manager(gateway: Gateway) -> dict[str, Any]:
         path_with_escaped_slashes_action="REJECT_REQUEST",
         drain_timeout="5s",
         rds={"route_config_name": ROUTES, "config_source": _from_file(str(gateway.discovery / RDS))},
-        access_log=[_access_log(gateway)],
-        http_filters=[_own_health(), *request_limits(), _router()],
+        access_log=[_access_log(gateway), _hung_up()],
+        http_filters=[_own_health(), *request_limits(), _first_of_a_unit(), _routed_anew(), _router()],
         **connection_limits(),
     )
     return {"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}
@@ -109,6 +121,86 @@ def _own_health() -> dict[str, Any]:
         "envoy.extensions.filters.http.health_check.v3.HealthCheck", pass_through_mode=False, headers=[path]
     )
     return {"name": "envoy.filters.http.health_check", "typed_config": check}
+
+
+def _hung_up() -> dict[str, Any]:
+    """Counts callers that went away without an answer, by the cluster that was asked; Envoy completes no such request."""
+    gone = {"response_flag_filter": {"flags": ["DC"]}}
+    unanswered = {"status_code_filter": {"comparison": _compared("EQ", 0, "rampgate.unanswered")}}
+    waited = {"duration_filter": {"comparison": _compared("GE", PATIENCE_MS, "rampgate.patience_ms")}}
+    asked = {"name": "asked", "value_format": "%UPSTREAM_CLUSTER_RAW%"}
+    config = typed(
+        "envoy.extensions.access_loggers.stats.v3.Config",
+        stats_scope={"prefix": _HUNG_UP},
+        counters=[{"stat": {"name": "requests", "tags": [asked]}, "value_fixed": 1}],
+    )
+    return {
+        "name": "envoy.access_loggers.stats",
+        "filter": {"and_filter": {"filters": [gone, unanswered, waited]}},
+        "typed_config": config,
+    }
+
+
+def _compared(how: str, value: int, key: str) -> dict[str, Any]:
+    return {"op": how, "value": {"default_value": value, "runtime_key": key}}
+
+
+def _first_of_a_unit() -> dict[str, Any]:
+    """Marks what a unit asks again within `UNIT_WINDOW`; limits nothing.
+
+    A unit has a bucket of one token for each comparison that its route names. Requests without a unit are not marked.
+    """
+    route = {"metadata_key": {"key": "rampgate", "path": [{"key": COMPARISON}]}, "source": "ROUTE_ENTRY"}
+    named = [
+        {"metadata": {"descriptor_key": COMPARISON, **route}},
+        {"request_headers": {"header_name": UNIT_HEADER, "descriptor_key": _UNIT}},
+    ]
+    return _filter(
+        "local_ratelimit",
+        "local_ratelimit.v3.LocalRateLimit",
+        stat_prefix="units",
+        token_bucket=_tokens(_NO_LIMIT, every=timedelta(seconds=1)),
+        always_consume_default_token_bucket=False,
+        filter_enabled=_percent(100),
+        filter_enforced=_percent(0),
+        request_headers_to_add_when_not_enforced=[{"header": {"key": AGAIN_HEADER, "value": "1"}}],
+        descriptors=[
+            {"entries": [{"key": COMPARISON}, {"key": _UNIT}], "token_bucket": _tokens(1, every=UNIT_WINDOW)}
+        ],
+        rate_limits=[{"actions": named}],
+        max_dynamic_descriptors=_UNITS_REMEMBERED,
+    )
+
+
+def _routed_anew() -> dict[str, Any]:
+    """The route was chosen before the mark was there."""
+    mark = {
+        "object_key": AGAIN_HEADER,
+        "factory_key": "envoy.string",
+        "format_string": {
+            "text_format_source": {"inline_string": f"%REQ({AGAIN_HEADER})%"},
+            "omit_empty_values": True,
+        },
+        "skip_if_empty": True,
+    }
+    return _filter(
+        "set_filter_state", "set_filter_state.v3.Config", on_request_headers=[mark], clear_route_cache=True
+    )
+
+
+def _filter(name: str, message: str, **fields: Any) -> dict[str, Any]:
+    return {
+        "name": f"envoy.filters.http.{name}",
+        "typed_config": typed(f"envoy.extensions.filters.http.{message}", **fields),
+    }
+
+
+def _tokens(most: int, *, every: timedelta) -> dict[str, Any]:
+    return {"max_tokens": most, "tokens_per_fill": most, "fill_interval": f"{every.total_seconds():g}s"}
+
+
+def _percent(share: int) -> dict[str, Any]:
+    return {"default_value": {"numerator": share, "denominator": "HUNDRED"}}
 
 
 def _router() -> dict[str, Any]:

@@ -10,6 +10,7 @@ from resources.serving.envoy.types import typed
 HEALTH_PATH = "/v2/health/ready"
 SHADOW = "shadow/"
 FAILOVER = "/else/"
+AGAIN = "again/"
 _ONE_REPLICA_IS_ENOUGH = 10_000
 """Percent. By default Envoy gives the next cluster a share as soon as a third of the replicas is down: a
 canary that starts another replica would lose units to the stable revision."""
@@ -41,6 +42,11 @@ def failover_cluster(canary: Revision, stable: Revision) -> str:
     return f"{canary.name}{FAILOVER}{stable.name}"
 
 
+def again_cluster(cluster: str) -> str:
+    """The same replicas, for what a unit asks again: counted apart from its first answer."""
+    return f"{AGAIN}{cluster}"
+
+
 def _clusters_of(service: Service) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for revision in service.all():
@@ -48,7 +54,10 @@ def _clusters_of(service: Service) -> list[dict[str, Any]]:
         found += [_unchecked(name, revision) for name in (probe_cluster(revision), shadow_cluster(revision))]
     if service.stable is None:
         found.append(_base(absent_cluster(service), ()))
-    return found + [_failover(first, then) for first, then in _failovers(service)]
+    members = {failover_cluster(*pair): pair for pair in _failovers(service)}
+    found += [_aggregate(name, pair) for name, pair in members.items()]
+    alone = {revision.name: (revision,) for revision in service.all()}
+    return found + [_aggregate(again_cluster(name), those) for name, those in (members | alone).items()]
 
 
 def _failovers(service: Service) -> list[tuple[Revision, Revision]]:
@@ -119,12 +128,14 @@ def _endpoint(endpoint: Endpoint, revision: str) -> dict[str, Any]:
     }
 
 
-def _failover(canary: Revision, stable: Revision) -> dict[str, Any]:
-    members = [canary.name, stable.name]
-    config = typed("envoy.extensions.clusters.aggregate.v3.ClusterConfig", clusters=members)
+def _aggregate(name: str, members: tuple[Revision, ...]) -> dict[str, Any]:
+    """The members' replicas and health, in this order, with answers counted under a name of its own."""
+    config = typed(
+        "envoy.extensions.clusters.aggregate.v3.ClusterConfig", clusters=[each.name for each in members]
+    )
     return typed(
         "envoy.config.cluster.v3.Cluster",
-        name=failover_cluster(canary, stable),
+        name=name,
         connect_timeout=_CONNECT_TIMEOUT,
         lb_policy="CLUSTER_PROVIDED",
         cluster_type={"name": "envoy.clusters.aggregate", "typed_config": config},
@@ -146,10 +157,16 @@ def _health_check(*, failures: int) -> dict[str, Any]:
 
 
 def _outlier_detection() -> dict[str, Any]:
-    """Eject a replica that cannot be reached; one that answers 500 stays, so that it is judged."""
+    """Eject a replica that cannot be reached; one that answers stays, whatever it says, so that it is judged.
+
+    A caller can have it say 503, or take too long, as often as they like: that must not take it from others.
+    """
     return {
-        "consecutive_gateway_failure": 3,
-        "enforcing_consecutive_gateway_failure": 100,
+        "split_external_local_origin_errors": True,
+        "consecutive_local_origin_failure": 3,
+        "enforcing_consecutive_local_origin_failure": 100,
+        "enforcing_local_origin_success_rate": 0,
+        "enforcing_consecutive_gateway_failure": 0,
         "enforcing_consecutive_5xx": 0,
         "enforcing_success_rate": 0,
         "interval": "1s",

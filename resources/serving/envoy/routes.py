@@ -4,7 +4,13 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from resources.serving.envoy.clusters import absent_cluster, failover_cluster, probe_cluster, shadow_cluster
+from resources.serving.envoy.clusters import (
+    absent_cluster,
+    again_cluster,
+    failover_cluster,
+    probe_cluster,
+    shadow_cluster,
+)
 from resources.serving.envoy.description import MOST_ID_BYTES, TOTAL_WEIGHT, Revision, Service
 from resources.serving.envoy.discovery import ROUTES
 from resources.serving.envoy.types import typed
@@ -14,11 +20,15 @@ ASSIGNMENT_HEADER = "x-assignment"
 PIN_HEADER = "x-model-revision"
 TOKEN_HEADER = "x-probe-token"
 REVISION_HEADER = "x-served-revision"
+AGAIN_HEADER = "x-unit-again"
+"""Set by the gateway on what a unit asks again within `UNIT_WINDOW`; taken from callers."""
 REQUEST_ID_HEADER = "x-request-id"
 CALL_HEADER = "x-call-id"
 """Made by the gateway, one for every call: the same for all attempts at it and for its copy. A caller's own request
 id may name many calls."""
 _UNREAD_MS = 5_000
+COMPARISON = "comparison"
+"""In a route's metadata, for the gateway to remember units by. With another share or rollout, all are counted anew."""
 
 
 def route_configuration(services: Iterable[Service], *, probe_token: str | None) -> dict[str, Any]:
@@ -45,11 +55,8 @@ def _virtual_host(routes: list[dict[str, Any]]) -> dict[str, Any]:
         "routes": [*map(_too_long, (UNIT_HEADER, REQUEST_ID_HEADER)), *routes],
         "include_request_attempt_count": True,
         # Without a caller's Ce-Id, KServe's payload logger makes one for every answer.
-        "request_headers_to_remove": [PIN_HEADER, TOKEN_HEADER, "ce-id"],
-        "response_headers_to_add": [
-            _set(REVISION_HEADER, "%UPSTREAM_METADATA(envoy.lb:revision)%"),
-            _set(REQUEST_ID_HEADER, "%REQ(X-REQUEST-ID)%"),
-        ],
+        "request_headers_to_remove": [PIN_HEADER, TOKEN_HEADER, AGAIN_HEADER, "ce-id"],
+        "response_headers_to_add": [_set(REQUEST_ID_HEADER, "%REQ(X-REQUEST-ID)%")],
     }
 
 
@@ -68,17 +75,42 @@ def _too_long(header: str) -> dict[str, Any]:
 
 
 def _routes(service: Service, probe_token: str | None) -> list[dict[str, Any]]:
-    matches: list[dict[str, Any]] = [
-        {"path_separated_prefix": f"/v2/models/{service.name}"},
-        {"prefix": f"/v1/models/{service.name}:"},
-    ]
+    """The first that matches counts: pinned, live, and what is no prediction."""
+    live: list[dict[str, Any]] = []
+    for match in _predictions(service):
+        for again in (True, False) if _counts_units(service) else (False,):
+            seen = [{"name": AGAIN_HEADER, "present_match": True}] if again else []
+            if probe_token:
+                told = match | {"headers": [*match["headers"], _is(TOKEN_HEADER, probe_token), *seen]}
+                live.append(_weighted(service, told, again=again) | {"response_headers_to_add": [_REVISION]})
+            live.append(_weighted(service, match | {"headers": [*match["headers"], *seen]}, again=again))
     pinned = [
         _pinned(service, revision, match, probe_token)
-        for match in matches
+        for match in _paths(service)
         for revision in service.live()
         if probe_token
     ]
-    return pinned + [_weighted(service, match) for match in matches]
+    return [*pinned, *live, *(_uncounted(service, match) for match in _paths(service))]
+
+
+def _paths(service: Service) -> list[dict[str, Any]]:
+    return [
+        {"path_separated_prefix": f"/v2/models/{service.name}"},
+        {"prefix": f"/v1/models/{service.name}:"},
+    ]
+
+
+def _predictions(service: Service) -> list[dict[str, Any]]:
+    """What asks for a prediction: nothing else is assigned, or counted as an answer of a revision."""
+    asked = [{"name": ":method", "string_match": {"exact": "POST"}}]
+    return [match | {"headers": asked} for match in _paths(service)]
+
+
+def _uncounted(service: Service, match: dict[str, Any]) -> dict[str, Any]:
+    """Metadata and readiness, of the stable revision: a good answer to them says nothing of its predictions."""
+    cluster = probe_cluster(service.stable) if service.stable else absent_cluster(service)
+    action = {"cluster": cluster, **_patience(service), **_host(service)}
+    return _route(service, match, action, assignment="none")
 
 
 def _pinned(
@@ -86,12 +118,13 @@ def _pinned(
 ) -> dict[str, Any]:
     headers = [_is(PIN_HEADER, revision.name), _is(TOKEN_HEADER, probe_token)]
     action = {"cluster": probe_cluster(revision), **_patience(service), **_host(service)}
-    return _route(service, match | {"headers": headers}, action, assignment="pinned")
+    pinned = _route(service, match | {"headers": headers}, action, assignment="pinned")
+    return pinned | {"response_headers_to_add": [_REVISION]}
 
 
-def _weighted(service: Service, match: dict[str, Any]) -> dict[str, Any]:
+def _weighted(service: Service, match: dict[str, Any], *, again: bool) -> dict[str, Any]:
     action: dict[str, Any] = {
-        "weighted_clusters": _split(service),
+        "weighted_clusters": _split(service, again=again),
         "hash_policy": [_unit_hash(service.salt)],
         **_patience(service),
         "retry_policy": _retry(service.timeout_ms),
@@ -102,13 +135,21 @@ def _weighted(service: Service, match: dict[str, Any]) -> dict[str, Any]:
     return _route(service, match, action, assignment="weighted")
 
 
+def _counts_units(service: Service) -> bool:
+    """While two revisions are compared, a unit's first answer is told from what it asks again (`bootstrap`)."""
+    return service.stable is not None and service.canary is not None and service.canary_weight > 0
+
+
 def _route(
     service: Service, match: dict[str, Any], action: dict[str, Any], *, assignment: str
 ) -> dict[str, Any]:
+    about = {"service": service.name, "salt": service.salt}
+    if assignment == "weighted" and _counts_units(service):
+        about[COMPARISON] = f"{service.name}/{service.salt}/{service.canary_weight}"
     return {
         "match": match,
         "route": action,
-        "metadata": {"filter_metadata": {"rampgate": {"service": service.name, "salt": service.salt}}},
+        "metadata": {"filter_metadata": {"rampgate": about}},
         # Whatever the client claims about its assignment is overwritten.
         "request_headers_to_add": [_set(ASSIGNMENT_HEADER, assignment), _set(CALL_HEADER, "%UNIQUE_ID%")],
     }
@@ -133,13 +174,15 @@ def give_nothing_to_the_canary(route: dict[str, Any]) -> None:
         route["route"].pop("request_mirror_policies", None)
 
 
-def _split(service: Service) -> dict[str, Any]:
+def _split(service: Service, *, again: bool) -> dict[str, Any]:
     """The canary first: it owns the hashes below its weight, so a growing share only adds units."""
     stable = service.stable.name if service.stable else absent_cluster(service)
     shares = [{"name": stable, "weight": TOTAL_WEIGHT - service.canary_weight}]
     if service.canary is not None:
         name = failover_cluster(service.canary, service.stable) if service.stable else service.canary.name
         shares.insert(0, {"name": name, "weight": service.canary_weight})
+    if again:
+        shares = [share | {"name": again_cluster(share["name"])} for share in shares]
     return {"clusters": shares, "use_hash_policy": True}
 
 
@@ -154,14 +197,19 @@ def _unit_hash(salt: str) -> dict[str, Any]:
 
 
 def _retry(timeout_ms: int) -> dict[str, Any]:
-    """Once, and after a canary's failure by the stable revision: predictions change nothing."""
+    """Once, and after a canary's failure by the stable revision: predictions change nothing.
+
+    Whatever is not 2xx is asked again, callers' mistakes too: only the second answer tells whose fault the first was.
+    """
     priorities = typed(
         "envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig", update_frequency=1
     )
     hosts = typed("envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate")
     return {
-        "retry_on": "connect-failure,refused-stream,reset-before-request,gateway-error,retriable-status-codes",
-        "retriable_status_codes": [500],
+        "retry_on": "connect-failure,refused-stream,reset-before-request,gateway-error,retriable-headers",
+        "retriable_headers": [
+            {"name": ":status", "string_match": {"prefix": "2"}, "invert_match": True},
+        ],
         "num_retries": 1,
         "retry_back_off": {"base_interval": "0.005s", "max_interval": "0.02s"},
         "per_try_timeout": _seconds(timeout_ms // 2),
@@ -207,3 +255,7 @@ def _is(name: str, value: str | None) -> dict[str, Any]:
 
 def _seconds(milliseconds: int) -> str:
     return f"{milliseconds / 1000:g}s"
+
+
+_REVISION = _set(REVISION_HEADER, "%UPSTREAM_METADATA(envoy.lb:revision)%")
+"""Who answered: for those alone who have the token."""

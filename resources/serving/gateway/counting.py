@@ -2,10 +2,15 @@
 
 from typing import Any
 
+from pydantic import TypeAdapter
+
+from resources.serving.backend import RevisionCounters
 from resources.serving.embedded.admin import Admin
 from resources.serving.embedded.counting import count, stats_pattern
 from resources.serving.embedded.state import Canary, Deployed, ServiceState
 from resources.serving.kserve.split import Part, Split
+
+_ROWS = TypeAdapter(RevisionCounters)
 
 
 def counted(admin: Admin, split: Split) -> dict[str, Any]:
@@ -13,20 +18,7 @@ def counted(admin: Admin, split: Split) -> dict[str, Any]:
     instance = admin.instance()
     state = _state(split)
     revisions = count(state, admin.stats(stats_pattern(state)))
-    return {
-        "instance": instance,
-        "revisions": [
-            {
-                "revision": each.revision,
-                "version": each.version,
-                "requests": each.requests,
-                "errors": each.errors,
-                "faults": each.faults,
-                "over_slo": {str(limit): number for limit, number in each.over_slo.items()},
-            }
-            for each in revisions
-        ],
-    }
+    return {"instance": instance, "revisions": [_ROWS.dump_python(each, mode="json") for each in revisions]}
 
 
 def _state(split: Split) -> ServiceState:

@@ -9,12 +9,15 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
+from pydantic import TypeAdapter
 
 from pipelines.errors import NotMeasured, ServingError
 from resources.certificates import certificates
-from resources.serving.backend import Counters, RevisionCounters, prediction
+from resources.serving.backend import Counters, RevisionCounters, prediction, together
 from resources.serving.envoy.routes import PIN_HEADER, REVISION_HEADER, TOKEN_HEADER
 from resources.serving.kserve.split import Split
+
+_ROWS = TypeAdapter(RevisionCounters)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +68,7 @@ class Gateways:
             answers = [self._get(pod, f"/counters/{service}") for pod in self._pods()]
         except (OSError, ServingError) as error:
             raise NotMeasured(f"{service}: the gateway's counters cannot be read: {error}") from error
-        if any("faults" not in row for answer in answers for row in answer["revisions"]):
+        if any("request_faults" not in row for answer in answers for row in answer["revisions"]):
             raise NotMeasured(
                 f"{service}: a pod of the gateway is of an earlier release, which counts other errors"
             )
@@ -73,6 +76,7 @@ class Gateways:
         return Counters(
             at=datetime.now(UTC),
             epoch=hashlib.sha256(" ".join(instances).encode()).hexdigest()[:16],
+            gateways=len(answers),
             revisions=_summed(row for answer in answers for row in answer["revisions"]),
         )
 
@@ -123,17 +127,9 @@ class Gateways:
 
 def _summed(rows: Iterable[Mapping[str, Any]]) -> tuple[RevisionCounters, ...]:
     totals: dict[str, RevisionCounters] = {}
-    for row in rows:
-        had = totals.get(row["revision"])
-        over = {int(limit): int(count) for limit, count in row["over_slo"].items()}
-        totals[row["revision"]] = RevisionCounters(
-            revision=row["revision"],
-            version=row["version"],
-            requests=int(row["requests"]) + (had.requests if had else 0),
-            errors=int(row["errors"]) + (had.errors if had else 0),
-            faults=int(row["faults"]) + (had.faults if had else 0),
-            over_slo={ms: count + (had.over_slo.get(ms, 0) if had else 0) for ms, count in over.items()},
-        )
+    for each in map(_ROWS.validate_python, rows):
+        had = totals.get(each.revision)
+        totals[each.revision] = each if had is None else together(had, each)
     return tuple(totals.values())
 
 

@@ -65,6 +65,7 @@ class Prometheus:
         if not requests:
             raise NotMeasured(f"{measured.service}: Prometheus has no requests of {name}")
         errors, faults = total(queries.errors), total(queries.faults)
+        refused = total(queries.request_faults) if queries.request_faults else []
         buckets = {labels["le"]: value for labels, value in total(queries.buckets, by="le")}
         return RevisionCounters(
             revision=name,
@@ -72,6 +73,7 @@ class Prometheus:
             requests=round(requests[0][1]),
             errors=round(errors[0][1]) if errors else 0,
             faults=round(faults[0][1]) if faults else 0,
+            request_faults=round(refused[0][1]) if refused else 0,
             over_slo=_over(buckets, queries.milliseconds),
         )
 

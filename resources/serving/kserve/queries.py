@@ -15,9 +15,12 @@ class QuerySet:
 
     requests: str
     errors: str
-    """Any status but 2xx: what `serving.errors` means everywhere. Includes requests without an answer (status 0)."""
+    """Requests that the revision failed, those without an answer (status 0) included. Where nothing asks the stable side
+    again, any status but 2xx: a caller's own bad requests count on both sides."""
     faults: str
     """Those that no caller can be blamed for."""
+    request_faults: str = ""
+    """What a second attempt failed at as well; empty where nothing makes one."""
     buckets: str
     """A histogram's `_bucket` series, with the label `le`."""
     milliseconds: float
@@ -30,7 +33,7 @@ class QuerySet:
 
 _KNATIVE = 'namespace_name="$namespace",revision_name="$revision"'
 _ISTIO = 'destination_service_namespace="$namespace",destination_service_name="$revision",reporter="source"'
-_ENVOY = 'envoy_cluster_name=~"(shadow/)?$revision(/else/.*)?"'
+_ENVOY = 'envoy_cluster_name=~"((shadow|again)/)?$revision(/else/.*)?"'
 _HIDDEN = '__name__=~"envoy_cluster_upstream_rq_(xx|retry_success)"'
 
 PRESETS = {
@@ -50,17 +53,18 @@ PRESETS = {
     ),
     "envoy": QuerySet(
         requests=f"envoy_cluster_upstream_rq_completed{{{_ENVOY}}}",
-        errors=f'{{{_HIDDEN},{_ENVOY},envoy_response_code_class!="2"}}',
+        errors=f'{{__name__=~"envoy_cluster_upstream_rq_retry_(success|overflow)",{_ENVOY}}}',
         # What a second attempt hid has no class.
         faults=f'{{{_HIDDEN},{_ENVOY},envoy_response_code_class!~"[1-4]"}}',
+        request_faults=f'envoy_cluster_upstream_rq_xx{{{_ENVOY},envoy_response_code_class!="2"}}',
         buckets=f"envoy_cluster_upstream_rq_time_bucket{{{_ENVOY}}}",
         milliseconds=1.0,
     ),
 }
 """`knative`: the queue proxy's; `istio`: the Istio gateway's; `envoy`: our own gateway's clusters.
 
-What Envoy answers from the stable revision at once, because no replica of the canary is up, is not in its series:
-the gateway's own counters have it."""
+What Envoy answers from the stable revision at once, because no replica of the canary is up, is not in its series,
+nor who hung up, nor which of the answers were a unit's first: the gateway's own counters have it."""
 BY_MODE = {Mode.KNATIVE: "knative", Mode.STANDARD: "istio"}
 
 

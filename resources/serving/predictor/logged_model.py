@@ -30,7 +30,8 @@ from resources.signature import Column, ModelSchema
 
 REQUEST_ID = "x-request-id"
 _LIMITS = PredictionLog()
-RECORDED_HEADERS = ("x-unit-id", "x-assignment", "x-call-id", REQUEST_ID)
+ASSIGNMENT = "x-assignment"
+RECORDED_HEADERS = ("x-unit-id", ASSIGNMENT, "x-call-id", REQUEST_ID)
 
 _log = logging.getLogger(__name__)
 
@@ -83,8 +84,10 @@ class LoggedModel(Model):
             await self.refuse(TooLarge(words), headers)
         tensors = [_tensor(item) for item in payload.inputs]
 
+        told = headers.get(ASSIGNMENT) != "weighted"
+
         def answer(request_id: str) -> Answer:
-            return self._answer(tensors, payload.id, request_id)
+            return self._answer(tensors, payload.id, request_id, told=told)
 
         return await self._recorded(answer, tensors, headers, response_headers)
 
@@ -126,7 +129,10 @@ class LoggedModel(Model):
             raise answer.failure
         return answer.body
 
-    def _answer(self, tensors: Sequence[Tensor], caller_id: str | None, request_id: str) -> Answer:
+    def _answer(
+        self, tensors: Sequence[Tensor], caller_id: str | None, request_id: str, *, told: bool
+    ) -> Answer:
+        """Live traffic is not `told` which version answered: whoever knows can choose whom to ask."""
         try:
             outputs = self._outputs(tensors)
         except NoPrediction as failure:
@@ -139,7 +145,7 @@ class LoggedModel(Model):
         return Answer(
             body={
                 "model_name": self.name,
-                "model_version": self._version,
+                **({"model_version": self._version} if told else {}),
                 "id": caller_id or request_id,
                 "outputs": outputs,
             }

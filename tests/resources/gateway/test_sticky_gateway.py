@@ -95,7 +95,7 @@ def test_kserve_is_not_told_of_shares(arena: StickyArena) -> None:
 
 def test_each_replica_is_asked_by_its_own_name(arena: StickyArena) -> None:
     arena.backend.set_canary_percent(arena.service, "2", 100)
-    name = arena.send("u").revision
+    name = arena.send("u", x_probe_token=TOKEN).revision
     assert seen_by(arena, "2")[-1]["host"].startswith(f"{name}.default.svc.cluster.local")
 
 

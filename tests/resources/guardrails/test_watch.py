@@ -12,10 +12,11 @@ from pydantic import TypeAdapter
 from pipelines.errors import LedgerConflict
 from pipelines.rollout.evidence import OnFail, Verdict
 from pipelines.rollout.policy import CHAMPION_HEALTH
-from pipelines.rollout.state import RolloutState
-from resources.guardrails import GuardrailWatch
+from pipelines.rollout.state import Phase, RolloutState
+from resources.guardrails import REPEATED, GuardrailWatch
+from resources.guardrails.watch import HOLD_LASTS
 from resources.ledger import Ledger
-from resources.serving.backend import Counters
+from resources.serving.backend import UNIT_WINDOW, Answers, Counters
 from tests.support.memory_systems import counters
 from tests.support.rollouts import START, Rig, manifest
 
@@ -90,17 +91,84 @@ def test_a_flood_of_bad_requests_makes_no_champion_unhealthy(ledger: Ledger, sta
     assert [item.name for item in watcher.evidence(START)] == ["errors"]
 
 
-def test_counters_of_an_earlier_release_are_no_beginning(ledger: Ledger, state: RolloutState) -> None:
-    """It counted fewer kinds of errors: the difference would be all bad requests so far at once."""
+@pytest.mark.parametrize("lacks", ["faults", "request_faults"])
+def test_counters_of_an_earlier_release_are_no_beginning(
+    ledger: Ledger, state: RolloutState, lacks: str
+) -> None:
+    """It counted other errors: the difference would be all bad requests so far at once."""
     seen = ledger.counters.seen(f"watch:{state.rollout_id}")
     before = TypeAdapter(Counters).dump_python(at(0, v1=(5000, 0), v2=(5000, 0)), mode="json")
     for revision in before["revisions"]:
-        del revision["faults"]
+        revision.pop(lacks)
+        revision.pop("request_faults", None)
     ledger.counters.append([], key=f"watch:{state.rollout_id}", value=json.dumps(before), after=seen)
     watcher = watch(ledger, state)
     look(watcher, at(1, v1=(5010, 0), v2=(5010, 900)))
     look(watcher, at(2, v1=(5110, 0), v2=(5110, 900)))
     assert watcher.totals["errors"] == (100, 0, 100, 0)
+
+
+def by_customer(ledger: Ledger, state: RolloutState) -> GuardrailWatch:
+    """A watch where units are compared, which has looked once."""
+    given = manifest()
+    given = given.model_copy(update={"experiment": given.experiment.model_copy(update={"unit": "customer"})})
+    watcher = GuardrailWatch(store=ledger.counters, manifest=given, state=state, save_every=2 * SECOND)
+    look(watcher, units(0, canary=(0, 0)))
+    return watcher
+
+
+def units(seconds: float, *, canary: tuple[int, int], answers: tuple[int, int] | None = None) -> Counters:
+    """The canary's first answers and errors; all of its answers, if they are more. The champion's are well."""
+    shown = at(seconds, v1=(round(100 * seconds), 0), v2=answers or canary)
+    firsts = ((round(100 * seconds), 0), canary)
+    revisions = (
+        replace(each, first=Answers(requests=first[0], errors=first[1], over_slo={250: 0}))
+        for each, first in zip(shown.revisions, firsts, strict=True)
+    )
+    return replace(shown, revisions=tuple(revisions))
+
+
+def test_where_units_are_compared_first_answers_roll_back_and_all_answers_hold(
+    ledger: Ledger, state: RolloutState
+) -> None:
+    watcher = by_customer(ledger, state)
+    look(watcher, units(10, canary=(100, 1), answers=(140, 40)))
+    (held,) = watcher.evidence(START + 10 * SECOND)
+    assert (held.name, held.on_fail) == ("errors" + REPEATED, OnFail.HOLD)
+    assert watcher.evidence(START + 10 * SECOND + HOLD_LASTS) == (), "until it happens again"
+    look(watcher, units(20, canary=(200, 20), answers=(240, 60)))
+    assert [e.on_fail for e in watcher.evidence(START) if e.name == "errors"] == [OnFail.ROLL_BACK]
+
+
+def test_a_unit_that_fails_in_window_after_window_holds_and_rolls_nothing_back(
+    ledger: Ledger, state: RolloutState
+) -> None:
+    watcher, window = by_customer(ledger, state), UNIT_WINDOW.total_seconds()
+    for number in range(1, 30):
+        look(watcher, units(number * window, canary=(number * 10, number)))
+    assert {e.name for e in watcher.evidence(START + number * UNIT_WINDOW)} == {"errors" + REPEATED}
+    hours_later = 90 * window  # nobody has looked for five hours: one unit may have failed sixty times
+    look(watcher, units(hours_later, canary=(900, 90)))
+    assert {e.name for e in watcher.evidence(START + 90 * UNIT_WINDOW)} == {"errors" + REPEATED}
+
+
+def test_with_several_gateways_a_unit_may_count_at_each(ledger: Ledger, state: RolloutState) -> None:
+    watcher = by_customer(ledger, state)
+    look(watcher, replace(units(10, canary=(50, 8)), gateways=3))
+    assert [item.on_fail for item in watcher.evidence(START + 10 * SECOND)] == [OnFail.HOLD]
+    look(watcher, replace(units(11, canary=(60, 9)), gateways=3))
+    assert OnFail.ROLL_BACK in {item.on_fail for item in watcher.evidence(START + 11 * SECOND)}
+
+
+def test_a_copy_of_a_bad_request_fails_as_the_request_does(ledger: Ledger, state: RolloutState) -> None:
+    """Copies are tried once: their failures stand beside all failures of the other side."""
+    watcher = watch(ledger, replace(state, phase=Phase.SHADOW))
+    look(watcher, at(0, v1=(0, 0), v2=(0, 0)))
+    shown = at(1, v1=(1000, 0), v2=(1000, 300))
+    champion, copies = shown.revisions
+    look(watcher, replace(shown, revisions=(replace(champion, request_faults=300), copies)))
+    assert watcher.evidence(START) == ()
+    assert watcher.totals["errors"] == (1000, 300, 1000, 300)
 
 
 def test_the_champion_is_well_again_after_half_a_minute_without_errors(
@@ -121,7 +189,7 @@ def test_the_next_watcher_goes_on_from_what_was_written(ledger: Ledger, state: R
     second = watch(ledger, state)
     look(second, at(9, v1=(270, 0), v2=(30, 6)))
     uninterrupted = watch(ledger, state)
-    assert second.totals == first.totals | {"errors": uninterrupted.totals["errors"]}
+    assert second.totals == uninterrupted.totals
     assert second.totals["errors"] == (30, 6, 270, 0)
 
 
@@ -155,5 +223,6 @@ def test_buckets_belong_to_the_step_they_were_counted_at(ledger: Ledger, state: 
     look(watcher, at(1, v1=(90, 0), v2=(10, 0)))
     watcher.follow(replace(state, step=1, percent=50.0))
     look(watcher, at(5, v1=(140, 0), v2=(60, 0)))
-    found = [(b.step, b.canary_trials, b.champion_trials) for b in ledger.counters.buckets(state.rollout_id)]
+    buckets = ledger.counters.buckets(state.rollout_id, "errors")
+    found = [(b.step, b.canary_trials, b.champion_trials) for b in buckets]
     assert found == [(0, 10, 90), (1, 50, 50)]

@@ -157,6 +157,27 @@ def test_failures_and_slow_answers(world: World) -> None:
     assert (slowness.champion[:2], slowness.challenger[:2]) == ((2, 1), (1, 1))
 
 
+@pytest.mark.parametrize("by_request", [True, False])
+def test_a_request_that_every_attempt_failed_is_no_versions_error(world: World, by_request: bool) -> None:
+    """As in the live counters; of an attempt that was not logged nothing is known, and the failure stays one."""
+    a_second = timedelta(seconds=1)
+    for call, unit, statuses in (
+        ("refused", "u1", (400, 400)),
+        ("good", "u2", (400, 200)),
+        ("once", "u3", (500,)),
+    ):
+        for number, status in enumerate(statuses):
+            version, at = "2" if number == 0 else "1", MINUTE + number * a_second
+            world.seen(f"{call}{number}", version, at=at, call=call, unit=unit, status=status)
+    for number in (1, 2):
+        world.seen(
+            f"champion{number}", "1", call="champion", unit="u4", status=422, at=MINUTE + number * a_second
+        )
+    (cell,) = world.cells(ERRORS, by_request=by_request)
+    assert (cell.challenger.n, cell.challenger.sy) == (3, 2)
+    assert (cell.champion.n, cell.champion.sy) == (1, 0)
+
+
 def test_a_failure_that_was_retried_on_the_champion_is_the_challengers(world: World) -> None:
     world.seen("a", "2", at=MINUTE, status=500)
     world.seen("a", "1", at=MINUTE + timedelta(seconds=1))

@@ -70,6 +70,7 @@ def test_a_prediction_is_logged_with_who_asked(predictor: Any, flights: pd.DataF
         flights.head(2), x_request_id="r-good", x_unit_id="u-1", x_assignment="weighted"
     )
     assert response.headers["x-request-id"] == "r-good"
+    assert "model_version" not in response.json(), "live traffic is not told who answers"
     request, answer = predictor.logged("r-good")
     assert request["type"].endswith(".request")
     assert request["metadata"] == {

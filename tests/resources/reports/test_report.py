@@ -12,6 +12,7 @@ from pipelines.errors import CommandRefused
 from pipelines.rollout.alerts import Alert
 from pipelines.rollout.events import Order
 from resources.controller import utc_now
+from resources.guardrails.counting import REPEATED, REQUEST_FAULTS
 from resources.ledger import CounterBucket
 from resources.ledger.tables import COUNTER_BUCKETS
 from resources.notifier import Notifier
@@ -27,12 +28,21 @@ def systems_at(home: Path) -> Systems:
     return Systems(Settings.from_environment({"RAMPGATE_HOME": str(home)}))
 
 
-def counters(rig: Rig, rollout_id: str, minutes: int, *, bad: int, metrics: int = 1, step: int = 0) -> None:
+def counters(
+    rig: Rig,
+    rollout_id: str,
+    minutes: int,
+    *,
+    bad: int,
+    metrics: int = 1,
+    step: int = 0,
+    name: str = "errors",
+) -> None:
     """One bucket a minute: 100 answers at each side, `bad` errors at the canary and one at the champion."""
     rows = [
         {
             "rollout_id": rollout_id,
-            "metric": "errors" if k == 0 else f"metric_{k}",
+            "metric": name if k == 0 else f"metric_{k}",
             "step": step,
             "epoch": "e",
             "at": START + MINUTE * minute,
@@ -95,6 +105,19 @@ def test_a_rollback_is_told_in_words_with_its_evidence(tmp_path: Path) -> None:
     assert {"svg", "table", "style"} <= set(reader.tags)
     assert not reader.loads
     assert "script" not in reader.tags
+
+
+def test_what_neither_side_answered_is_said_and_is_no_guardrail(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    rollout_id = rig.start()
+    for metric, bad in (("errors", 2), (REQUEST_FAULTS, 20), ("errors" + REPEATED, 30)):
+        counters(rig, rollout_id, 5, bad=bad, name=metric)
+    text = Reader(write_report(systems_at(tmp_path), rollout_id).read_text()).text
+    assert (
+        "neither side answered them: 100 of 500 requests to the new version, 5 of 500 to the champion" in text
+    )
+    assert f"{REQUEST_FAULTS}:" not in text
+    assert "150 of 500" not in text
 
 
 def test_the_peers_stand_beside_it(tmp_path: Path) -> None:

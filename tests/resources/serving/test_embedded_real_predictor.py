@@ -14,6 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from pipelines.rollout.evidence import OnFail
 from resources.artefact_digest import digest_of
 from resources.guardrails import GuardrailWatch
+from resources.guardrails.counting import REQUEST_FAULTS
 from resources.lake import Column, Lake, ModelSchema, ingest_predictions, window_counts
 from resources.prediction_log import closed_segments
 from resources.serving.backend import ModelArtefact
@@ -66,15 +67,17 @@ def backend(gateway: Settings, artefact: ModelArtefact) -> EmbeddedBackend:
 @pytest.mark.usefixtures("backend")
 def test_a_registered_model_is_served_and_its_predictions_are_logged(gateway: Settings) -> None:
     url = f"http://{HOST}:{gateway.ports.gateway}/v2/models/real/infer"
-    answer = httpx.post(url, json=REQUEST, headers={"x-unit-id": "me"}, trust_env=False, timeout=20)
+    headers = {"x-unit-id": "me", "x-probe-token": Layout(gateway.home).probe_token()}
+    answer = httpx.post(url, json=REQUEST, headers=headers, trust_env=False, timeout=20)
     assert answer.status_code == 200, answer.text
     assert answer.headers["x-served-revision"] == "real-00001"
+    assert "model_version" not in answer.json()
     log = gateway.prediction_log / "real"
     eventually(lambda: answer.headers["x-request-id"] in _logged(log))
     assert '"x-assignment":["weighted"]' in _logged(log)
 
 
-def test_a_version_that_refuses_what_the_champion_takes_is_harm_and_what_both_refuse_cancels(
+def test_a_version_that_refuses_what_the_champion_takes_is_harm_and_what_both_refuse_counts_for_none(
     gateway: Settings, backend: EmbeddedBackend, stricter: ModelArtefact, tmp_path: Path
 ) -> None:
     backend.deploy_canary("real", stricter, percent=50, salt="s")
@@ -88,13 +91,14 @@ def test_a_version_that_refuses_what_the_champion_takes_is_harm_and_what_both_re
     wrong = {"inputs": [{"name": "distance", "shape": [1], "datatype": "BYTES", "data": ["far"]}]}
     assert ask(gateway, wrong, 60) == {400}
     watch.observe(backend.counters("real"))
-    both = watch.totals["errors"]
+    both = watch.totals[REQUEST_FAULTS]
     assert 0 < both.canary_events == both.canary_trials
     assert 0 < both.champion_events == both.champion_trials
+    assert watch.totals["errors"] == (0, 0, 0, 0)
     assert watch.evidence(START) == (), "bad requests are no harm, and make no champion unhealthy"
 
     for _ in range(10):
-        assert ask(gateway, REQUEST, 20) == {200, 400}
+        assert ask(gateway, REQUEST, 20) == {200}, "the champion answers in the canary's place"
         watch.observe(backend.counters("real"))
         if watch.evidence(START):
             break
@@ -103,10 +107,12 @@ def test_a_version_that_refuses_what_the_champion_takes_is_harm_and_what_both_re
 
     lake = Lake(f"sqlite:{tmp_path}/catalog.db", str(tmp_path / "data"), tmp_path)
     schema = ModelSchema((Column("distance", "double"),), (Column("late", "long"),))
-    live = watch.totals["errors"]
+    asked, harmed = watch.totals[REQUEST_FAULTS], watch.totals["errors"].canary_events
+    # Whatever failed was asked again, of version 1.
+    again = asked.champion_events + asked.canary_events
     expected = {
-        "1": (live.champion_trials, live.champion_events),
-        "2": (live.canary_trials, live.canary_events),
+        "1": (asked.champion_trials + again + harmed, asked.champion_events + again),
+        "2": (asked.canary_trials, asked.canary_events + harmed),
     }
 
     def in_lake() -> dict[str, tuple[int, int]]:

@@ -23,6 +23,7 @@ from resources.serving.envoy import (
     published_version,
     route_configuration,
 )
+from resources.serving.envoy.clusters import AGAIN
 
 REVISIONS = st.none() | st.builds(
     lambda n, port: Revision(name=f"m-{n:05d}", endpoints=(Endpoint(host="127.0.0.1", port=port),)),
@@ -71,11 +72,12 @@ def test_every_cluster_that_a_route_names_exists(service: Service) -> None:
 
 @given(SERVICES)
 def test_weights_are_whole_and_the_canary_comes_first(service: Service) -> None:
-    shares = routes(service)[-1]["route"]["weighted_clusters"]["clusters"]
-    assert sum(share["weight"] for share in shares) == TOTAL_WEIGHT
-    if service.canary:
-        assert shares[0]["name"].startswith(service.canary.name)
-        assert shares[0]["weight"] == service.canary_weight
+    splits = [r["route"]["weighted_clusters"] for r in routes(service) if "weighted_clusters" in r["route"]]
+    for shares in (split["clusters"] for split in splits):
+        assert sum(share["weight"] for share in shares) == TOTAL_WEIGHT
+        if service.canary:
+            assert shares[0]["name"].removeprefix(AGAIN).startswith(service.canary.name)
+            assert shares[0]["weight"] == service.canary_weight
 
 
 @given(SERVICES)
@@ -91,8 +93,11 @@ def test_routes_outlive_their_revisions(service: Service) -> None:
 
 
 @given(SERVICES)
-def test_nothing_is_pinned_without_a_token(service: Service) -> None:
-    assert not [route for route in routes(service, None) if "cluster" in route["route"]]
+def test_nothing_is_pinned_or_told_without_a_token(service: Service) -> None:
+    for route in routes(service, None):
+        (assignment, _) = (each["header"] for each in route["request_headers_to_add"])
+        assert assignment["value"] in ("weighted", "none")
+        assert "response_headers_to_add" not in route
 
 
 @pytest.mark.parametrize("weight", [-1, 1, TOTAL_WEIGHT + 1])
