@@ -22,6 +22,7 @@ _EVERY_PART = (
     "RAMPGATE_*_PORT", "RAMPGATE_PORT_BASE", "RAMPGATE_CODE_SOCKET", "RAMPGATE_ALONE",
 )  # fmt: skip
 _ALL = ("*",)
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
 PREDICTOR = "predictor"
 ALLOWED: Mapping[str, tuple[str, ...]] = {
     # Recipes and sensors run here, with whatever they need to know.
@@ -34,10 +35,23 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "evidently": ("EVIDENTLY_*",),
     "reports": (),
     "gateway": (),
-    # The ledger's address, and the channels: it delivers alerts where nobody else does.
-    "watch": ("RAMPGATE_*",),
+    # The ledger's address, and the channels: it delivers alerts where nobody else does. What manifests name comes on top.
+    "watch": ("RAMPGATE_*", "PG*", *_PROXIES),
     # Its manifest's `env` is named by whoever starts it.
-    PREDICTOR: ("CUDA_*", "NVIDIA_*", "TF_*"),
+    # Names are whole where others keep secrets under the same prefix: NVIDIA_API_KEY, Terraform's TF_VAR_*.
+    PREDICTOR: (
+        "CUDA_*",
+        "KMP_*",
+        "NVIDIA_VISIBLE_DEVICES",
+        "NVIDIA_DRIVER_CAPABILITIES",
+        "NVIDIA_TF32_OVERRIDE",
+        "TF_CPP_*",
+        "TF_ENABLE_*",
+        "TF_GPU_*",
+        "TF_FORCE_GPU_ALLOW_GROWTH",
+        "TF_NUM_*_THREADS",
+        "TF_XLA_FLAGS",
+    ),
 }
 """By part, patterns of names beside those of every part. A part that is not listed gets those alone."""
 

@@ -226,6 +226,10 @@ def _tensor(side: str, name: str, label: int | None, spec: Mapping[str, Any]) ->
         raise VersionRefused(
             f"the {side} {name!r} is a tensor of shape {list(shape)}; its first dimension must be -1: one entry per row"
         )
+    if not all(type(size) is int and size >= -1 for size in shape):
+        raise VersionRefused(
+            f"the {side} {name!r} is a tensor of shape {list(shape)!r:.200}; sizes must be integers, or -1 for any"
+        )
     return Column(name, _TENSORS[dtype].type, shape=shape[1:], label=label, dtype=dtype)
 
 
@@ -241,7 +245,7 @@ def v2_tensor(column: Column, rows: Sequence[Any]) -> dict[str, Any]:
             raise VersionRefused(
                 f"column {column.name!r} has lists of different lengths; one request holds rows of one length"
             )
-        shape.append(len(lists[0]))
+        shape.append(len(lists[0]) if lists else 0)
         data = [value for values in lists for value in values]
     return {
         "name": column.name,

@@ -4,7 +4,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from pipelines.platform.parts import Part, code_socket, runs_socket
@@ -46,13 +46,16 @@ def supervisord_file(settings: Settings) -> Path:
     return settings.home / "supervisor" / "supervisord.conf"
 
 
-def write_configuration(settings: Settings, parts: Iterable[Part]) -> None:
-    """Write supervisord.conf and dagster.yaml and make the directories that the parts expect."""
+def write_configuration(settings: Settings, parts: Iterable[Part], channels: Iterable[str] = ()) -> None:
+    """Write supervisord.conf and dagster.yaml and make the directories that the parts expect.
+
+    `channels` are the variables that manifests name for their alerts; the watch, which delivers some, is given them.
+    """
     Layout(settings.home).create()
     for folder in ("mlflow", "dagster", "evidently", "reports"):
         (settings.home / folder).mkdir(parents=True, exist_ok=True)
     (settings.home / "dagster" / "dagster.yaml").write_text(_dagster(settings))
-    supervisord_file(settings).write_text(_supervisord(settings, parts))
+    supervisord_file(settings).write_text(_supervisord(settings, parts, sorted(set(channels))))
 
 
 def _dagster(settings: Settings) -> str:
@@ -86,7 +89,7 @@ def environment(settings: Settings) -> dict[str, str]:
     }
 
 
-def _supervisord(settings: Settings, parts: Iterable[Part]) -> str:
+def _supervisord(settings: Settings, parts: Iterable[Part], channels: Sequence[str]) -> str:
     layout = Layout(settings.home)
     folder = settings.home / "supervisor"
     head = f"""\
@@ -108,16 +111,17 @@ umask=077
 environment={_pairs(environment(settings))}
 
 [include]
-files={escape(str(layout.programs))}/*.conf
+files={layout.programs.relative_to(folder)}/*.conf
 """
-    return "\n".join([head, *(_program(part, layout.logs) for part in parts)])
+    return "\n".join([head, *(_program(part, layout.logs, channels) for part in parts)])
 
 
-def _program(part: Part, logs: Path) -> str:
+def _program(part: Part, logs: Path, channels: Sequence[str]) -> str:
+    named = [*part.environment, *(channels if part.name == "watch" else ())]
     extra = f"environment={_pairs(part.environment)}\n" if part.environment else ""
     return f"""\
 [program:{part.name}]
-command={escape(f"{shlex.join(confined(part.name, part.environment))} {part.command}")}
+command={escape(f"{shlex.join(confined(part.name, named))} {part.command}")}
 {extra}autostart=false
 autorestart=true
 startsecs=2

@@ -1,6 +1,7 @@
 """Up and down: one supervisord, every part answering; then nothing left running."""
 
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from pipelines.platform.occupied import holder
 from pipelines.platform.parts import Part
 from pipelines.platform.watch import Watch
 from resources.serving.embedded import Layout, restore, unserved
+from resources.serving.embedded.layout import LONGEST_SOCKET_PATH
 from resources.serving.embedded.ports import is_free
 from resources.serving.embedded.supervisor import STOPPED, Supervisor, last_lines, wait_until
 from resources.settings import HOST, Settings
@@ -25,12 +27,32 @@ _POLL_SECONDS = 0.25
 _MEND_SECONDS = 10.0
 _OURS = {"supervisor", "ledger.db", "lake", "demo", "bench"}
 """Names in a home by which it is known for one."""
+_SOCKET = "/supervisor.sock.4194304"
+"""Supervisord binds its socket under a name that ends in its process id; of these, Linux's largest."""
+LONGEST_HOME = LONGEST_SOCKET_PATH - len(_SOCKET)
+_NOT_IN_A_PATH = """# ? % " * [ \\ line breaks and blanks before ;"""
+_UNUSABLE = re.compile(r"""[#?%"*\[\\\n\r]|\s;""")
+"""Ends or changes a gRPC address, a value in supervisord's file, or the pattern by which it finds predictors."""
 _OLD_SECONDS = 90.0
 """A part that was started longer ago than this is not starting any more."""
 
 
 class PlatformError(RampgateError):
     """The platform could not be started or stopped; the message names the part."""
+
+
+def require_usable_home(settings: Settings) -> None:
+    """Raise `PlatformError` for a home whose path supervisord's file, a socket or its address cannot hold."""
+    home = str(settings.home)
+    if found := _UNUSABLE.search(home):
+        raise PlatformError(
+            f"RAMPGATE_HOME {home}: the path holds {found[0]!r}, must hold none of {_NOT_IN_A_PATH}: choose another home"
+        )
+    if (length := len(os.fsencode(home))) > LONGEST_HOME:
+        raise PlatformError(
+            f"RAMPGATE_HOME {home}: the path has {length} bytes, must have at most {LONGEST_HOME}, because sockets"
+            " lie in it: choose a shorter home"
+        )
 
 
 def private_home(settings: Settings, say: Say) -> None:
@@ -62,14 +84,20 @@ def up(settings: Settings, parts: Sequence[Part], *, say: Say = print, seconds: 
     Raises `PlatformError` naming the port that is taken, or the part that does not answer and its last
     words. Repeating it is safe: parts that work are left alone, one that runs and does not work is started again.
     """
+    require_usable_home(settings)
     supervisor = Supervisor(Layout(settings.home).socket)
     private_home(settings, say)
     _require_no_frozen_supervisord(settings, supervisor)
     running = _running(supervisor)
     _require_free_ports([part for part in parts if part.name not in running])
     if not supervisor.alive():
-        write_configuration(settings, parts)
         models = load_models(settings.manifests).models
+        channels = [model.rollout.alerts for model in models]
+        write_configuration(
+            settings,
+            parts,
+            [name for each in channels for name in (*each.info, *each.warning, *each.critical)],
+        )
         restore(settings, {model.name: model.rollout.artefact.allow for model in models})
         _start_supervisord(settings, supervisor)
     _start_parts(settings, supervisor, parts, _Mending(supervisor, running), say=say, seconds=seconds)

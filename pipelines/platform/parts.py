@@ -191,7 +191,7 @@ def _daemon(settings: Settings) -> Part:
     url = f"http://{HOST}:{settings.ports.dagster}"
     return Part(
         name="daemon",
-        command=_tool("dagster-daemon", "run", "-w", ROOT / "workspace.yaml"),
+        command=_alone(settings, "daemon", _tool("dagster-daemon", "run", "-w", ROOT / "workspace.yaml")),
         url="",
         trouble=lambda: health.no_heartbeat(url) or health.daemons(url),
         own_trouble=lambda: health.no_heartbeat(url),
@@ -220,7 +220,7 @@ def _watch(settings: Settings) -> Part:
     beat = beat_file(settings)
     return Part(
         name="watch",
-        command=_python("pipelines.platform.watch"),
+        command=_alone(settings, "watch", _python("pipelines.platform.watch")),
         url="",
         trouble=lambda: health.stale(beat, BEAT_SECONDS),
         after="code",

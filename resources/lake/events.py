@@ -9,7 +9,6 @@ Nothing here may hold a request's tensors once for each of its rows: memory is l
 """
 
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from duckdb import DuckDBPyConnection
 
 from pipelines.manifest.model import PredictionLog
 from resources.lake.names import identifier, literal
+from resources.lake.quarantine import has_nul, moment, no_moment
 from resources.lake.schema import ANSWERED, Fields
 from resources.prediction_log.cloudevents import LEFT_OUT, LONGEST_ID, REQUEST, RESPONSE
 
@@ -117,10 +117,11 @@ def problem(event: dict[str, Any], *, max_rows: int) -> str | None:
         return f"type {event.get('type')!r}, must be {REQUEST} or {RESPONSE}"
     if not isinstance(revision, str) and not isinstance(event.get("source"), str):
         return "no revision: neither annotations nor source"
-    try:
-        datetime.fromisoformat(str(event.get("time")))
-    except ValueError:
-        return f"time {event.get('time')!r} is not RFC 3339"
+    if "\0" in (revision if isinstance(revision, str) else event["source"]):
+        return "a revision with a NUL"
+    wrong = no_moment("time", event.get("time"))
+    if wrong is not None:
+        return wrong
     rows = _rows(event)
     if rows > max_rows:
         return f"{rows:,} rows in one request; prediction_log.max_rows allows {max_rows:,}"
@@ -159,11 +160,11 @@ def _parse(limit: int) -> str:
             SELECT {_RECORD_ID} AS record_id,
                 coalesce({_given("x-call-id")}, {_RECORD_ID}) AS request_id,
                 {_given("x-request-id")} AS caller_id,
-                coalesce(annotations."rampgate.io/revision", source) AS revision,
+                {_without_nul('coalesce(annotations."rampgate.io/revision", source)')} AS revision,
                 CASE type WHEN '{REQUEST}' THEN 'request' WHEN '{RESPONSE}' THEN 'response' END AS kind,
-                TRY_CAST(time AS TIMESTAMPTZ) AS seen_at,
+                {moment("time")} AS seen_at,
                 {_given("x-unit-id")} AS unit_id,
-                annotations."rampgate.io/version" AS version,
+                {_without_nul('annotations."rampgate.io/version"')} AS version,
                 {_given("x-assignment")} AS assignment,
                 latencyms AS latency_ms,
                 status,
@@ -179,9 +180,14 @@ def _parse(limit: int) -> str:
 
 
 def _given(header: str) -> str:
-    """SQL of a recorded header; one that is blank was not given, and one that is too long names nothing."""
+    """SQL of a recorded header; one that is blank was not given; one that is too long, or has a NUL, names nothing."""
     value = f'metadata."{header}"[1]'
-    return f"CASE WHEN trim({value}, ' \t') <> '' AND strlen({value}) <= {LONGEST_ID} THEN {value} END"
+    usable = f"trim({value}, ' \t') <> '' AND strlen({value}) <= {LONGEST_ID} AND NOT {has_nul(value)}"
+    return f"CASE WHEN {usable} THEN {value} END"
+
+
+def _without_nul(value: str) -> str:
+    return f"CASE WHEN NOT {has_nul(value)} THEN {value} END"
 
 
 def _too_long(header: str) -> str:
@@ -191,7 +197,9 @@ def _too_long(header: str) -> str:
     )
 
 
-_RECORD_ID = f"CASE WHEN strlen(id) > {LONGEST_ID} THEN 'sha256-' || sha256(id) ELSE id END"
+_RECORD_ID = (
+    f"CASE WHEN strlen(id) > {LONGEST_ID} OR {has_nul('id')} THEN 'sha256-' || sha256(id) ELSE id END"
+)
 """A caller's own `Ce-Id` may be of any length: both halves of a record have it, and must find each other."""
 _HEADERS = ("x-unit-id", "x-request-id", "x-call-id", "x-assignment")
 _LEFT_OUT = (

@@ -98,19 +98,20 @@ def _read(connection: DuckDBPyConnection, paths: Sequence[Path], latest: datetim
         f"""
         CREATE OR REPLACE TEMP TABLE parsed AS
         SELECT *, id IS NOT NULL AND key IS NOT NULL AND seen_at IS NOT NULL AND len(map_keys("values")) > 0
-            AS usable
+            AND NOT {quarantine.has_nul("id")} AND NOT {quarantine.has_nul("key")} AS usable
         FROM (
-            SELECT id, key, TRY_CAST("at" AS TIMESTAMPTZ) AS seen_at, "values", parse_filename(filename) AS segment
+            SELECT id, key, {quarantine.moment('"at"')} AS seen_at, "values", parse_filename(filename) AS segment
             FROM read_json($paths, format = 'newline_delimited', columns = {_LINE}, ignore_errors = true,
                 filename = true, maximum_object_size = {segments.line_limit(paths, segments.LONGEST_LINE)})
         )""",
         {"paths": [str(path) for path in paths]},
     )
     connection.execute(
-        """
+        f"""
         CREATE OR REPLACE TEMP TABLE items AS
         SELECT *, CASE
             WHEN seen_at > $latest THEN concat('seen at ', seen_at, ', in the future')
+            WHEN {quarantine.has_nul("metric")} THEN 'a metric''s name has a NUL'
             WHEN text IS NULL THEN metric || ' == null'
             WHEN value IS NULL THEN concat(metric, ' == ', left(text, 80), ', not a number')
             WHEN NOT isfinite(value) THEN concat(metric, ' == ', value, ', not finite')
@@ -230,10 +231,11 @@ def _problem(event: dict[str, Any]) -> str | None:
     for name in ("id", "key"):
         if event.get(name) is None:
             return f"no {name}"
-    try:
-        datetime.fromisoformat(str(event.get("at")))
-    except ValueError:
-        return f"at {event.get('at')!r} is not a time in RFC 3339"
+        if "\0" in str(event[name]):
+            return f"{name} has a NUL"
+    wrong = quarantine.no_moment("at", event.get("at"))
+    if wrong is not None:
+        return wrong
     if not isinstance(event.get("values"), dict) or not event["values"]:
         return "values is not an object with at least one metric"
     return None

@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -190,6 +191,35 @@ def _lines(path: Path, longest: int) -> Iterator[tuple[int, bytes, int]]:
 
 def _text(line: bytes) -> str:
     return line[:_RAW].decode(errors="backslashreplace").rstrip("\n")
+
+
+FIRST_YEAR, LAST_YEAR = 1970, 8999
+"""Days can be added to what lies between them, and taken from it. DuckDB knows infinite times, and years BC."""
+
+
+def moment(text: str) -> str:
+    """SQL of a text's time; NULL where it is none, or not of these years."""
+    at = f"TRY_CAST({text} AS TIMESTAMPTZ)"
+    between = (
+        f"'{FIRST_YEAR}-01-01 00:00:00+00'::TIMESTAMPTZ AND '{LAST_YEAR}-12-31 00:00:00+00'::TIMESTAMPTZ"
+    )
+    return f"CASE WHEN {at} BETWEEN {between} THEN {at} END"
+
+
+def no_moment(name: str, value: Any) -> str | None:
+    """The same in words; None where it is one."""
+    try:
+        year = datetime.fromisoformat(str(value)).year
+    except ValueError:
+        return f"{name} {value!r} is not RFC 3339"
+    if not FIRST_YEAR <= year <= LAST_YEAR:
+        return f"{name} {value!r} is not of the years {FIRST_YEAR} to {LAST_YEAR}"
+    return None
+
+
+def has_nul(text: str) -> str:
+    """SQL of whether a text has a NUL: one among the values of a join ends the query that DuckLake asks its catalogue."""
+    return f"contains({text}, chr(0))"
 
 
 def bad_lines(path: Path, problem: Problem) -> Iterator[BadLine]:

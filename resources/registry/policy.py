@@ -4,7 +4,9 @@ What is judged is what MLflow's loaders do with `MLmodel`, not what its flavors 
 known is refused, however harmless it may be.
 """
 
+import json
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -32,6 +34,9 @@ _PREDICT = frozenset({"predict", "predict_proba", "predict_log_proba", "predict_
 _PICKLES = (".pkl", ".pickle", ".joblib", ".dill", ".cloudpickle")
 _SKOPS = (".skops",)
 _SCHEMA = "schema.json"
+_LARGEST_SCHEMA = 256 * 1024 * 1024
+_READS_FILES = ("CountVectorizer", "HashingVectorizer", "TfidfVectorizer")
+"""The scikit-learn classes that open what they are given where their `input` is `filename`."""
 _MOST = 10
 """Sentences: they go into a tag and an alert, and their number is the author's choice."""
 
@@ -278,8 +283,8 @@ def _one_file(
         yield _Found("", f"the model's file {path.name} is not a file of the artefact")
     elif path.suffix not in suffixes:
         yield _Found("", f"the model's file {path.name} must end in {' or '.join(suffixes)}")
-    elif suffixes == _SKOPS and not _is_skops(path):
-        yield _Found("", f"{path.name} is no skops file: expected a zip with one {_SCHEMA}")
+    elif suffixes == _SKOPS:
+        yield from _skops(path)
 
 
 def _suffixes(flavor: Mapping[str, Any], shape: _Shape) -> tuple[str, ...]:
@@ -288,11 +293,59 @@ def _suffixes(flavor: Mapping[str, Any], shape: _Shape) -> tuple[str, ...]:
     return shape.suffixes
 
 
-def _is_skops(path: Path) -> bool:
+def _skops(path: Path) -> Iterator[_Found]:
+    """Its schema, and what the scikit-learn classes that skops trusts would do with files that callers name."""
     try:
         with zipfile.ZipFile(path) as content:
-            return content.namelist().count(_SCHEMA) == 1
-    except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError):
+            about = content.getinfo(_SCHEMA) if content.namelist().count(_SCHEMA) == 1 else None
+            if about is not None and about.file_size > _LARGEST_SCHEMA:
+                yield _Found("", f"{path.name} has a {_SCHEMA} of more than {_LARGEST_SCHEMA} bytes")
+                return
+            schema = None if about is None else content.read(about)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError, RuntimeError, ValueError):
+        schema = None
+    if schema is None:
+        yield _Found("", f"{path.name} is no skops file: expected a zip with one {_SCHEMA}")
+    elif _may_read_files(schema):
+        yield _Found(
+            "custom_code", f"{path.name} has a text vectorizer that reads files: its input must be 'content'"
+        )
+
+
+def _may_read_files(schema: bytes) -> bool:
+    """Whether callers could have a file read by sending its name; also where that cannot be told."""
+    plain = schema.isascii() and b"\0" not in schema and rb"\u00" not in schema
+    if plain and not any(name.encode() in schema for name in _READS_FILES):
+        return False  # parsed, a large forest takes gigabytes
+    try:
+        waiting: list[Any] = [json.loads(schema)]
+    except (RecursionError, ValueError):
+        return True
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, dict):
+            found = cast(dict[str, Any], node)
+            if found.get("__class__") in _READS_FILES and not _takes_text(found):
+                return True
+            waiting += found.values()
+        elif isinstance(node, list):
+            waiting += cast(list[Any], node)
+    return False
+
+
+def _takes_text(vectorizer: Mapping[str, Any]) -> bool:
+    """As skops writes a vectorizer whose texts are the values themselves."""
+    try:
+        attributes = vectorizer["content"]
+        given = attributes["content"]["input"]
+        names = {(each["__loader__"], each["__class__"]) for each in attributes["key_types"]["content"]}
+        loaders = [each["__loader__"] for each in (vectorizer, attributes, given)]
+        return (loaders, names, json.loads(given["content"])) == (
+            ["ObjectNode", "DictNode", "JsonNode"],
+            {("TypeNode", "str")},
+            "content",
+        )
+    except (LookupError, TypeError, ValueError):
         return False
 
 

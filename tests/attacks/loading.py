@@ -4,7 +4,8 @@
 
 One JSON object. `attacks`: name -> {"refusals": what the policy says, "unguarded": whether its payload ran when MLflow
 loaded it, "guarded": whether it ran when the predictor did, "error": what the predictor said}. `unpicklers`: name ->
-what the guard said. `ordinary`: name -> what policy and predictor said of a model that MLflow logged, and whether its
+what the guard said. `readers`: name -> what the policy says of a vectorizer, and what the guard said when it was given
+the name of a file. `ordinary`: name -> what policy and predictor said of a model that MLflow logged, and whether its
 digest is still the same. `harmless`: name -> what the guard said. A payload only makes a folder.
 """
 
@@ -247,6 +248,34 @@ ATTACKS: tuple[Callable[[Artefact], None], ...] = (
 )  # fmt: skip
 
 
+def vectorizer(folder: Path, kind: str, *, input: str = "filename", encoding: str = "utf-8") -> None:
+    """A skops file of one class out of scikit-learn, its name escaped; `input`: what it takes a text for."""
+    import skops.io
+    from sklearn.feature_extraction import text
+
+    at = Artefact(folder)
+    skops.io.dump(getattr(text, kind)(input=input).fit([__file__]), at.folder / "plain.zip")
+    with (
+        zipfile.ZipFile(at.folder / "plain.zip") as plain,
+        zipfile.ZipFile(at.folder / "model.skops", "w") as other,
+    ):
+        for name in plain.namelist():
+            content = plain.read(name)
+            if name == "schema.json":
+                content = content.decode().replace(kind, f"\\u{ord(kind[0]):04x}{kind[1:]}").encode(encoding)
+            other.writestr(name, content)
+    at.says(python_function={"loader_module": SKLEARN, "data": "model.skops"}, sklearn=SKOPS)
+
+
+READERS: dict[str, Callable[[Path], None]] = {
+    "counts": lambda folder: vectorizer(folder, "CountVectorizer"),
+    "weights": lambda folder: vectorizer(folder, "TfidfVectorizer", encoding="utf-16"),
+    "hashes": lambda folder: vectorizer(folder, "HashingVectorizer", encoding="utf-16-le"),
+    "texts": lambda folder: vectorizer(folder, "CountVectorizer", input="content"),
+}
+"""Callers read whatever the account may where a vectorizer takes their texts for names of files; the last does not."""
+
+
 PYTHON_MODEL = """
 import mlflow
 
@@ -368,6 +397,7 @@ def main(folder: Path) -> dict[str, dict[str, Any]]:
     assert not built, built
     return {
         "attacks": {attack.__name__: _tried(folder / attack.__name__) for attack in ATTACKS},
+        "readers": {name: _reader(folder / f"reader of {name}") for name in READERS},
         "ordinary": {name: _ordinary(folder / name, allow) for name, (_, allow) in ORDINARY.items()},
         "unpicklers": _guarded(folder / "unpicklers", unpicklers),
         "harmless": _guarded(folder / "harmless", harmless),
@@ -377,6 +407,8 @@ def main(folder: Path) -> dict[str, dict[str, Any]]:
 def _build(folder: Path) -> None:
     for attack in ATTACKS:
         attack(Artefact(folder / attack.__name__))
+    for name, write in READERS.items():
+        write(folder / f"reader of {name}")
     for name, (save, _) in ORDINARY.items():
         save(folder / name)
 
@@ -407,6 +439,16 @@ def _policy(artefact: Path, allow: tuple[str, ...]) -> list[str]:
         return list(violations(LoggedModel.read(artefact), allow))
     except VersionRefused as refused:
         return [str(refused)]
+
+
+def _reader(place: Path) -> dict[str, Any]:
+    from resources.serving.predictor.process import load_pyfunc
+
+    def ask() -> None:
+        model = load_pyfunc(place / "artefact", allow=())
+        model.get_raw_model().transform([__file__])
+
+    return {"refusals": _policy(place / "artefact", ()), "said": _forked(place / "said", ask)}
 
 
 def _ordinary(artefact: Path, allow: tuple[str, ...]) -> dict[str, Any]:

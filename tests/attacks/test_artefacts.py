@@ -18,7 +18,7 @@ from resources.registry.policy import violations
 from resources.registry.rest import RegistryApi
 from resources.serving.predictor.guard import KINDS
 from resources.settings import ROOT
-from tests.attacks.loading import ATTACKS, ORDINARY
+from tests.attacks.loading import ATTACKS, ORDINARY, READERS
 
 NAMES = [attack.__name__ for attack in ATTACKS]
 FIRST_LINE_ALONE = {
@@ -70,6 +70,17 @@ def test_no_reader_of_pickles_resolves_a_name_in_a_guarded_process(loaded: dict[
     assert found["said"].startswith("VersionRefused: loading the model asked for")
     assert "artefact.allow: [pickle]" in found["said"]
     assert not found["ran"]
+
+
+@pytest.mark.parametrize("name", list(READERS)[:-1])
+def test_no_file_is_read_because_a_caller_sent_its_name(loaded: dict[str, Any], name: str):
+    found = loaded["readers"][name]
+    assert "has a text vectorizer that reads files" in "".join(found["refusals"])
+    assert found["said"].startswith("VersionRefused: loading the model asked for a file that a caller named")
+
+
+def test_a_vectorizer_that_takes_texts_is_data(loaded: dict[str, Any]):
+    assert loaded["readers"]["texts"] == {"refusals": [], "said": ""}
 
 
 def test_a_guarded_process_goes_on_doing_what_no_file_told_it_to(loaded: dict[str, Any]):

@@ -1,12 +1,14 @@
 """Callers who want a rollout to end, or its harm to go unseen: real Envoy, real counters, the real watch."""
 
 import itertools
+import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -19,6 +21,7 @@ from resources.guardrails import REPEATED, GuardrailWatch
 from resources.guardrails.counting import REQUEST_FAULTS
 from resources.serving.backend import RevisionCounters
 from resources.serving.embedded.layout import Layout
+from resources.serving.envoy.bootstrap import PATIENCE_MS
 from resources.settings import HOST
 from tests.conformance.arena import EmbeddedArena, establish, gateway_alone
 from tests.support.rollouts import Rig, manifest
@@ -244,6 +247,33 @@ def test_callers_who_hang_up_at_once_say_nothing_of_the_canary(service: Service,
     time.sleep(0.5)
     assert watched.look() == {}
     assert service.counters()[1].errors == before.errors
+
+
+def test_callers_who_send_slowly_and_hang_up_at_once_say_nothing_of_the_canary(
+    service: Service, watch: Watch
+) -> None:
+    watched = watch("customer")
+    service.ordinary(20)
+    before = service.counters()[1]
+    for unit in service.units(10, canary=True):
+        send_slowly_and_hang_up(service, unit)
+    time.sleep(0.7)
+    assert watched.look() == {}
+    assert service.counters()[1].errors == before.errors
+
+
+def send_slowly_and_hang_up(service: Service, unit: str) -> None:
+    """Longer on its way than patience takes; who is asked has a few milliseconds."""
+    address = urlsplit(service.url)
+    head = (
+        f"POST {address.path}/infer HTTP/1.1\r\nhost: a\r\nx-unit-id: {unit}\r\nx-please: slow\r\n"
+        "content-length: 2\r\n\r\n{"
+    )
+    with socket.create_connection((address.hostname, address.port)) as connection:
+        connection.sendall(head.encode())
+        time.sleep(PATIENCE_MS / 1000 + 0.1)
+        connection.sendall(b"}")
+        time.sleep(0.02)
 
 
 def test_who_answered_is_told_to_nobody_without_the_token(service: Service) -> None:

@@ -1,6 +1,7 @@
 """What callers sent is quoted to nobody: not in an answer, an alert, or the ledger. An error's kind and place are."""
 
 import logging
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ from resources.lake.connection import Lake
 from resources.monitoring import data_checks
 from resources.monitoring.data_checks import check_window
 from resources.monitoring.one_by_one import in_short
+from resources.serving.embedded.predictors import Launch, last_words, model_server
 from resources.serving.predictor.errors import BadInput, PredictionFailed
 from resources.serving.predictor.logged_model import _in_words
 from resources.serving.predictor.tensors import output_tensors
+from resources.settings import ROOT
 from resources.signature import ModelSchema
 from resources.validation.answers import ask
 from tests.resources.monitoring.conftest import START
@@ -146,3 +149,34 @@ def test_what_a_version_answers_in_the_offline_comparison_is_not_quoted() -> Non
         found = ask(predict, SIGNATURE, [{"carrier": "UA"}], tolerated=0, score="y")
         assert (found.failed, SECRET in found.first_error) == (1, False)
         assert "a value of type str" in found.first_error
+
+
+LOADS = "predictor starts: m-2\nValueError: no such column: tailwind\n"
+SERVED = f"predictor starts: m-2\nm version 2 (m-2) loaded after 4.1 s of CPU\nValueError: {SECRET}\n"
+
+
+@pytest.mark.parametrize(
+    ("log", "told"),
+    [(LOADS, True), (SERVED + LOADS, True), (SERVED, False), (LOADS + SERVED, False), (f"ValueError: {SECRET}\n", False),
+     (f"{SERVED}a predictor starts: here\n{SECRET}", False), (f"{SECRET}\n", False), ("", False)],
+)  # fmt: skip
+def test_of_a_predictor_that_died_the_words_of_its_loading_are_told_and_those_about_requests_are_not(
+    tmp_path: Path, log: str, told: bool
+) -> None:
+    file = tmp_path / "m.log"
+    file.write_text(log)
+    words = last_words(file)
+    assert SECRET not in words
+    assert words == ("ValueError: no such column: tailwind" if told else f"(what it said is in {file})")
+
+
+def test_the_real_predictor_says_where_its_loading_begins(tmp_path: Path) -> None:
+    launch = Launch(
+        model_dir=tmp_path, digest="x", allow=(), service="m", version="2", revision="m-2", port=1,
+        log_dir=tmp_path, durability="process",
+    )  # fmt: skip
+    file = tmp_path / "m.log"
+    file.write_text(SERVED)
+    with file.open("a") as log:
+        assert subprocess.run(model_server(launch), cwd=ROOT, stderr=log, check=False).returncode == 1
+    assert last_words(file) == f"predictor m-2: {tmp_path} is no MLflow model: it has no file MLmodel"

@@ -233,3 +233,61 @@ def test_what_one_outcome_holds_is_loaded_in_memory_that_grows_with_it(small: La
     values = {f"metric_{i}": i for i in range(20_000)}
     log.outcome_file("1", {"id": "1", "key": "a-0", "at": START.isoformat(), "values": values})
     assert ingest_outcomes(small, MODEL, log.outcomes) == OutcomeReport(segments=1, rows=20_000)
+
+
+FAR = [
+    "infinity",
+    "-infinity",
+    "290309-12-22 (BC) 00:00:00+00",
+    "294247-01-10T04:00:54.775806Z",
+    "0001-01-01T00:00:00Z",
+]
+
+
+def test_a_time_that_nothing_can_be_counted_from_is_quarantined_alone(
+    lake: Lake, log: Log, rows: Rows
+) -> None:
+    odd = [line for at in FAR for line in _at(at, *prediction(f"odd {at}"))]
+    log.segment("1", *prediction("first"), *odd, *prediction("last"))
+    assert ingest_predictions(lake, MODEL, SCHEMA, log.predictions) == IngestReport(
+        segments=1, rows=2, bad=2 * len(FAR)
+    )
+    good = {"key": "first", "at": "2026-01-01T01:00:00Z", "values": {"x": 1}}
+    log.outcome_file(
+        "1", {**good, "id": "a"}, *({**good, "id": at, "at": at} for at in FAR), {**good, "id": "b"}
+    )
+    report = ingest_outcomes(lake, MODEL, log.outcomes)
+    assert (report.rows, report.bad) == (2, len(FAR))
+    assert not [reason for (reason,) in rows("SELECT reason FROM quarantine") if "segment" in reason]
+
+
+def _at(time: str, *lines: str) -> list[str]:
+    return [json.dumps(json.loads(line) | {"time": time}) + "\n" for line in lines]
+
+
+def test_an_id_with_a_nul_which_ends_the_catalogues_queries_stops_neither_predictions_nor_outcomes(
+    lake: Lake, log: Log, rows: Rows
+) -> None:
+    for number in range(3):
+        log.segment(f"0{number}", *predictions(f"before {number}", 20))
+        ingest_predictions(lake, MODEL, SCHEMA, log.predictions)
+    log.segment(
+        "1",
+        *prediction("first"),
+        *prediction("i\0d", unit="u\0", call="c\0", caller="r\0"),
+        *prediction("\0"),
+        *prediction("revision", revision="re\0vision"),
+        *prediction("last"),
+    )
+    assert ingest_predictions(lake, MODEL, SCHEMA, log.predictions).rows == 4
+    log.segment("2", *prediction("after"))
+    assert ingest_predictions(lake, MODEL, SCHEMA, log.predictions).rows == 1
+    good = {"key": "first", "at": "2026-01-01T01:00:00Z", "values": {"x": 1}}
+    odd = [{"key": "k\0"}, {"id": "i\0"}, {"values": {"m\0": 1}}]
+    log.outcome_file(
+        "1", {**good, "id": "a"}, *({**good, "id": "odd", **each} for each in odd), {**good, "id": "b"}
+    )
+    report = ingest_outcomes(lake, MODEL, log.outcomes)
+    assert (report.rows, report.bad) == (2, 3)
+    ids = "SELECT concat_ws(' ', request_id, revision, unit_id, caller_id) FROM predictions"
+    assert not [text for (text,) in rows(ids) if "\0" in text]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.platform.configuration import supervisord_file, write_configuration
 from pipelines.platform.control import PlatformError, private_home
 from pipelines.platform.parts import parts
 from resources.environment import ALLOWED, PREDICTOR, allowed, confined
@@ -28,9 +29,13 @@ SECRETS = {
     "KUBECONFIG": "/root/.kube/config",
     "HTTPS_PROXY": "http://user:password@proxy",
     "SLACK_TOKEN": "token",
+    "PGPASSWORD": "password",
+    "NVIDIA_API_KEY": "key",
+    "TF_VAR_password": "password",
+    "TF_TOKEN_app_terraform_io": "token",
 }
 NEEDS = {"code": set(SECRETS), "runs": set(SECRETS)}
-NEEDS["watch"] = {name for name in SECRETS if name.startswith("RAMPGATE_")}
+NEEDS["watch"] = {name for name in SECRETS if name.startswith("RAMPGATE_")} | {"PGPASSWORD", "HTTPS_PROXY"}
 
 
 def test_the_list_is_of_the_parts_that_there_are() -> None:
@@ -41,6 +46,8 @@ def test_the_list_is_of_the_parts_that_there_are() -> None:
 @pytest.mark.parametrize("part", [*ALLOWED, "unknown"])
 def test_a_part_finds_what_it_reads_and_no_secret_of_another(part: str) -> None:
     plain = {"PATH": "/bin", "LC_ALL": "C", "TZ": "UTC", "PYTHONPATH": "x", "RAMPGATE_DAGSTER_PORT": "1"}
+    if part == PREDICTOR:
+        plain |= {"CUDA_VISIBLE_DEVICES": "0", "NVIDIA_VISIBLE_DEVICES": "all", "TF_CPP_MIN_LOG_LEVEL": "2"}
     found = allowed(part, SECRETS | plain)
     assert found.items() >= plain.items()
     assert set(found) & set(SECRETS) == NEEDS.get(part, set())
@@ -87,3 +94,12 @@ def test_a_folder_with_other_things_is_not_closed_to_those_who_use_it(tmp_path: 
     with pytest.raises(PlatformError, match=r"RAMPGATE_HOME .*home is open to other users \(mode 0755\)"):
         private_home(settings, print)
     assert settings.home.stat().st_mode & 0o777 == 0o755
+
+
+def test_the_watch_finds_the_channels_that_manifests_name_and_no_other_part_does(tmp_path: Path) -> None:
+    settings = home_with(tmp_path, 0o700)
+    write_configuration(settings, parts(settings), ["SLACK_TOKEN"])
+    commands = [
+        line for line in supervisord_file(settings).read_text().splitlines() if "environment.py" in line
+    ]
+    assert [line.split()[3:5] for line in commands if "SLACK_TOKEN" in line] == [["watch", "SLACK_TOKEN"]]

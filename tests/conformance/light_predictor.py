@@ -120,6 +120,7 @@ def main() -> None:
     parser.add_argument("--allow", action="append", default=[])
     parser.add_argument("--port", type=int)
     options = parser.parse_args()
+    print(f"predictor starts: {options.revision}", flush=True)
     behaviour = json.loads((Path(options.model_dir) / "behaviour.json").read_text())
     if "die" in behaviour:
         print(behaviour["die"], flush=True)

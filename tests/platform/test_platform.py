@@ -4,6 +4,7 @@ import json
 import os
 import re
 import socket
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,10 +12,12 @@ import pytest
 
 from pipelines.errors import ServingError
 from pipelines.platform.__main__ import main
-from pipelines.platform.control import PlatformError, down, up
+from pipelines.platform.control import LONGEST_HOME, PlatformError, down, up
 from pipelines.platform.occupied import holder
 from pipelines.platform.parts import Part, parts
-from resources.serving.embedded.layout import Layout
+from resources.serving.embedded.layout import Layout, gateway_of
+from resources.serving.embedded.predictors import Predictors
+from resources.serving.embedded.state import Deployed
 from resources.serving.embedded.supervisor import Supervisor
 from resources.settings import HOST, Settings
 from tests.conformance.arena import EmbeddedArena, establish
@@ -41,6 +44,43 @@ def test_a_taken_port_is_named_with_its_holder_and_its_setting(settings: Setting
     assert not Supervisor(Layout(settings.home).socket).alive()
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "c#",
+        "what?",
+        "50%",
+        'a"b',
+        "a ;b",
+        "a[1]",
+        "a*",
+        "a\\b",
+        "a\nb",
+        "x" * (LONGEST_HOME - len("/tmp/rg-/") + 1),
+    ],
+)
+def test_a_home_that_cannot_hold_the_platform_is_refused_in_words_before_it_is_made(name: str) -> None:
+    home = Path("/tmp/rg-") / name
+    with pytest.raises(PlatformError, match=r"^RAMPGATE_HOME (?s:.)*: choose a"):
+        up(Settings.from_environment({"RAMPGATE_HOME": str(home)}), [])
+    assert not home.exists()
+
+
+def test_a_home_of_the_greatest_length_and_any_other_name_runs_predictors() -> None:
+    with tempfile.TemporaryDirectory(prefix="rg ", dir="/tmp") as folder:
+        name = "it's a hömé, with;(all) & $more ~ "
+        rest = LONGEST_HOME - len(os.fsencode(f"{folder}/{name}"))
+        with own_home(Path(folder) / (name + "x" * rest)) as settings:
+            up(settings, [])
+            revision = Deployed(name="m-1", model="m", version="1", digest="d", ports=(1,))
+            supervisor = Supervisor(Layout(settings.home).socket)
+            Predictors(Layout(settings.home), supervisor).start(revision, {1: ["/bin/sleep", "60"]}, {})
+            assert supervisor.processes()["m-1.1"].state in ("STARTING", "RUNNING")
+            with socket.socket(socket.AF_UNIX) as listening:
+                listening.bind(str(gateway_of(settings).admin))
+            assert len(os.fsencode(settings.home)) == LONGEST_HOME
+
+
 def test_nobody_holds_a_free_port() -> None:
     assert holder(1) == "another process"
 
@@ -61,7 +101,7 @@ def test_a_part_that_does_not_work_is_named_with_its_last_words(settings: Settin
 def test_a_home_too_deep_for_a_socket_is_refused() -> None:
     settings = Settings.from_environment({"RAMPGATE_HOME": "/tmp/" + "d" * 100})
     with pytest.raises(ServingError, match=r"RAMPGATE_HOME.*121 bytes, must be at most 107"):
-        up(settings, gateway(settings))
+        down(settings)
 
 
 def test_serving_continues_after_a_reboot_and_predictors_find_no_secret(

@@ -103,6 +103,11 @@ def test_mlflow_reads_back_what_it_wrote_the_same_way() -> None:
         ({"inputs": '[{"name": "x"}]', "outputs": "[]"}, r"inputs cannot be read: KeyError\('type'\)"),
         ({"inputs": '["x"]', "outputs": "[]"}, "inputs cannot be read"),
         ({"inputs": '[{"name": 0.5, "type": "long"}]', "outputs": "[]"}, "the input 0.5: a column's name must be text"),
+        *(
+            ({"inputs": f'[{{"type": "tensor", "tensor-spec": {{"dtype": "float64", "shape": [-1, {size}]}}}}]',
+              "outputs": "[]"}, "sizes must be integers, or -1 for any")
+            for size in ('"2"', "null", "[2]", "{}", "2.5", "true", "-2")
+        ),
         ({"inputs": '[{"name": ["a", "b"], "type": "long"}]', "outputs": "[]"}, r"\['a', 'b'\]: a column's name"),
     ],
 )  # fmt: skip

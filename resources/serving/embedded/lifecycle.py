@@ -12,10 +12,9 @@ from resources.serving.embedded.definition import ServiceDefinition
 from resources.serving.embedded.gateway import EmbeddedGateway
 from resources.serving.embedded.layout import Layout
 from resources.serving.embedded.ports import allocate
-from resources.serving.embedded.predictors import Launch, PredictorCommand, Predictors
+from resources.serving.embedded.predictors import Launch, PredictorCommand, Predictors, last_words
 from resources.serving.embedded.state import Canary, Deployed, ServiceState, with_ports, without
 from resources.serving.embedded.store import StateStore
-from resources.serving.embedded.supervisor import last_lines
 from resources.settings import Settings
 
 PROCESS = "process"
@@ -134,7 +133,7 @@ class Lifecycle:
             for process in self._predictors.processes(revision)
             if not any(process.name.endswith(f".{port}") for port in healthy)
         ]
-        words = "\n".join(f"{each.name} ({each.state}):\n{last_lines(each.log)}" for each in silent)
+        words = "\n".join(f"{each.name} ({each.state}):\n{last_words(each.log)}" for each in silent)
         return f"{revision.name} was not ready within {self._start_seconds:g} s\n{words}"
 
     def _drain(self, revision: Deployed) -> None:

@@ -12,10 +12,12 @@ from pipelines.manifest.model import PredictionLog
 from resources.environment import PREDICTOR, confined
 from resources.serving.embedded.layout import Layout
 from resources.serving.embedded.state import Deployed
-from resources.serving.embedded.supervisor import FAILED, Process, Supervisor, last_lines
+from resources.serving.embedded.supervisor import FAILED, Process, Supervisor, tail
+from resources.serving.predictor.logs import LOADED, STARTS
 from resources.settings import ROOT
 
 _STOP_SECONDS = 20
+_STARTS = re.compile(rf"^{STARTS}: .*\n", re.MULTILINE)
 _NAMED = re.compile(r'(?:^environment=|",)(\w+)="')
 
 
@@ -100,7 +102,7 @@ class Predictors:
             died = process.state in FAILED or pids.get(process.name, process.pid) != process.pid
             if died:
                 raise VersionFailed(
-                    f"{process.name} died while starting ({process.description}):\n{last_lines(process.log)}"
+                    f"{process.name} died while starting ({process.description}):\n{last_words(process.log)}"
                 )
             if process.pid:
                 pids[process.name] = process.pid
@@ -142,6 +144,13 @@ def confine(layout: Layout, revision: Deployed) -> None:
         old = [line for line in lines if line.startswith("command=") and " -IS " not in line]
         for line in old:
             file.write_text(file.read_text().replace(line, before + line.removeprefix("command=")))
+
+
+def last_words(log: Path, count: int = 15) -> str:
+    """The last lines of what a predictor said while it loaded. What it says of requests may quote rows: it stays there."""
+    text = log.read_text(errors="replace") if log.is_file() else ""
+    *_, last = _STARTS.split(text) if _STARTS.search(text) else (LOADED,)
+    return (LOADED not in last and tail(last, count)) or f"(what it said is in {log})"
 
 
 def program_name(revision: Deployed, port: int) -> str:

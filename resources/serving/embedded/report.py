@@ -3,9 +3,9 @@
 from pipelines.errors import ServingError
 from resources.serving.backend import RevisionStatus, ServiceStatus
 from resources.serving.embedded.gateway import EmbeddedGateway
-from resources.serving.embedded.predictors import Predictors
+from resources.serving.embedded.predictors import Predictors, last_words
 from resources.serving.embedded.state import Deployed, ServiceState
-from resources.serving.embedded.supervisor import FAILED, Process, last_lines
+from resources.serving.embedded.supervisor import FAILED, Process
 
 
 def report(state: ServiceState, gateway: EmbeddedGateway, predictors: Predictors) -> ServiceStatus:
@@ -44,4 +44,4 @@ def _trouble(revision: Deployed, gateway: EmbeddedGateway, predictors: Predictor
 def _words(process: Process) -> str:
     """Its state, and the last thing that a process which does not stay up said: there is the reason."""
     state = f"{process.name} is {process.state} ({process.description})"
-    return f"{state}: {last_lines(process.log, 1)}" if process.state in FAILED else state
+    return f"{state}: {last_words(process.log, 1)}" if process.state in FAILED else state

@@ -117,9 +117,12 @@ def wait_until(done: Callable[[], bool], *, seconds: float, every: float = 0.05)
 
 def last_lines(log: Path, count: int = 15) -> str:
     """The end of what a program printed, each line cut at 300 characters, or a note that it printed nothing."""
-    if not log.is_file() or not (text := log.read_text(errors="replace").strip()):
-        return f"(nothing in {log})"
-    return "\n".join(line[:_LINE] for line in text.splitlines()[-count:])
+    return tail(log.read_text(errors="replace") if log.is_file() else "", count) or f"(nothing in {log})"
+
+
+def tail(text: str, count: int) -> str:
+    """The last lines of a text, each cut at 300 characters."""
+    return "\n".join(line[:_LINE] for line in text.strip().splitlines()[-count:])
 
 
 def _process(row: dict[str, Any]) -> Process:

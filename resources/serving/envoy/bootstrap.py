@@ -7,7 +7,7 @@ from resources.serving.backend import UNIT_WINDOW
 from resources.serving.envoy.callers import BUFFER_BYTES, connection_limits, overload_manager, request_limits
 from resources.serving.envoy.description import MOST_ID_BYTES, THRESHOLDS_MS, Gateway
 from resources.serving.envoy.discovery import CDS, RDS, ROUTES
-from resources.serving.envoy.routes import AGAIN_HEADER, COMPARISON, UNIT_HEADER
+from resources.serving.envoy.routes import AGAIN_HEADER, ASKED_HEADER, COMPARISON, UNIT_HEADER
 from resources.serving.envoy.types import typed
 
 LISTENER = "gateway"
@@ -25,6 +25,8 @@ _UNITS_REMEMBERED = 50_000
 """Who asked longest ago is forgotten first, and then counts again."""
 PATIENCE_MS = 100
 """How long a caller must have waited for hanging up to say something of who was asked."""
+_SENT_WITHIN_MS = 50
+"""Of a request that took longer to come it is not known how long its caller waited: hanging up on it says nothing."""
 _HUNG_UP = "hung_up"
 HUNG_UP_AT = f"{_HUNG_UP}.requests.asked."
 """Before the cluster's name, in the counter of callers that went away."""
@@ -127,7 +129,9 @@ def _hung_up() -> dict[str, Any]:
     """Counts callers that went away without an answer, by the cluster that was asked; Envoy completes no such request."""
     gone = {"response_flag_filter": {"flags": ["DC"]}}
     unanswered = {"status_code_filter": {"comparison": _compared("EQ", 0, "rampgate.unanswered")}}
-    waited = {"duration_filter": {"comparison": _compared("GE", PATIENCE_MS, "rampgate.patience_ms")}}
+    prompt = {"name": ASKED_HEADER, "range_match": {"start": 0, "end": _SENT_WITHIN_MS + 1}}
+    least = _SENT_WITHIN_MS + PATIENCE_MS  # a duration counts from a request's first byte
+    waited = {"duration_filter": {"comparison": _compared("GE", least, "rampgate.patience_ms")}}
     asked = {"name": "asked", "value_format": "%UPSTREAM_CLUSTER_RAW%"}
     config = typed(
         "envoy.extensions.access_loggers.stats.v3.Config",
@@ -136,7 +140,9 @@ def _hung_up() -> dict[str, Any]:
     )
     return {
         "name": "envoy.access_loggers.stats",
-        "filter": {"and_filter": {"filters": [gone, unanswered, waited]}},
+        "filter": {
+            "and_filter": {"filters": [gone, unanswered, {"header_filter": {"header": prompt}}, waited]}
+        },
         "typed_config": config,
     }
 

@@ -6,7 +6,7 @@ Nothing here bounds how long an answer may take: that is each service's own `tim
 from typing import Any
 
 from resources.serving.envoy.description import MOST_BODY_BYTES
-from resources.serving.envoy.routes import AGAIN_HEADER, REQUEST_ID_HEADER, UNIT_HEADER
+from resources.serving.envoy.routes import AGAIN_HEADER, ASKED_HEADER, REQUEST_ID_HEADER, UNIT_HEADER
 from resources.serving.envoy.types import typed
 
 LONGEST_HEADERS, LONGEST_REQUEST, LONGEST_IDLE = "5s", "10s", "60s"
@@ -71,6 +71,7 @@ def _headers() -> dict[str, Any]:
     mutations = [
         {"remove_on_match": {"key_matcher": steering}},
         {"remove": AGAIN_HEADER},
+        {"remove": ASKED_HEADER},
         *_one(UNIT_HEADER),
         *_one(REQUEST_ID_HEADER),
     ]

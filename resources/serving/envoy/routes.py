@@ -22,6 +22,8 @@ TOKEN_HEADER = "x-probe-token"
 REVISION_HEADER = "x-served-revision"
 AGAIN_HEADER = "x-unit-again"
 """Set by the gateway on what a unit asks again within `UNIT_WINDOW`; taken from callers."""
+ASKED_HEADER = "x-asked-after-ms"
+"""Set by the gateway: how long after a request's first byte a revision is asked; taken from callers."""
 REQUEST_ID_HEADER = "x-request-id"
 CALL_HEADER = "x-call-id"
 """Made by the gateway, one for every call: the same for all attempts at it and for its copy. A caller's own request
@@ -151,7 +153,11 @@ def _route(
         "route": action,
         "metadata": {"filter_metadata": {"rampgate": about}},
         # Whatever the client claims about its assignment is overwritten.
-        "request_headers_to_add": [_set(ASSIGNMENT_HEADER, assignment), _set(CALL_HEADER, "%UNIQUE_ID%")],
+        "request_headers_to_add": [
+            _set(ASSIGNMENT_HEADER, assignment),
+            _set(CALL_HEADER, "%UNIQUE_ID%"),
+            _set(ASKED_HEADER, "%DURATION%"),
+        ],
     }
 
 

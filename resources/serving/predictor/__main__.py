@@ -8,6 +8,7 @@ from pathlib import Path
 from pipelines.errors import RampgateError
 from pipelines.manifest.model import PredictionLog
 from resources.serving.predictor.guard import KINDS
+from resources.serving.predictor.logs import STARTS
 
 _ENVIRONMENT = {
     # Several predictors share few cores: a thread pool each would only contend.
@@ -50,6 +51,7 @@ def main() -> None:
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     given = _arguments()
+    print(f"{STARTS}: {given.revision}", file=sys.stderr, flush=True)
     sys.argv = sys.argv[:1]  # kserve parses the command line of whoever imports it
 
     from resources.prediction_log import Origin

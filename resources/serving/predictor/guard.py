@@ -28,6 +28,8 @@ KINDS = (PICKLE, CLOUDPICKLE, CUSTOM_CODE)
 
 _IMPORTING = ("<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>", "<frozen zipimport>")
 _INSTALLED = tuple(f"{sysconfig.get_path(name)}/" for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+_READS_WHAT_CALLERS_NAME = "/sklearn/feature_extraction/text.py"
+"""A vectorizer may take its texts for names of files."""
 _WORKERS = (
     f"{Path(multiprocessing.__file__).parent}/",
     f"{sysconfig.get_path('purelib')}/joblib/externals/loky/",
@@ -39,8 +41,8 @@ def install(artefact: Path, allow: Collection[str]) -> None:
     """From now on, for as long as the process lives, refuse what would run code and is not in `allow`.
 
     Without pickle and cloudpickle: every class or function out of a pickle, and everything marshalled. With nothing
-    allowed: every import from the folder `artefact`, or from a place that is new on `sys.path`. What is refused raises
-    `VersionRefused`. Libraries may unpickle files of their own while they are imported, and the process may hear from
+    allowed: every import from the folder `artefact`, or from a place that is new on `sys.path`, and every file that
+    scikit-learn would open because a caller sent its name. What is refused raises `VersionRefused`. Libraries may unpickle files of their own while they are imported, and the process may hear from
     its own workers.
     """
     folders = (f"{_absolute(str(artefact))}/", f"{artefact.resolve()}/")
@@ -56,8 +58,11 @@ def install(artefact: Path, allow: Collection[str]) -> None:
                 if not _is_import():
                     raise _refused("code out of marshalled bytes", PICKLE)
             case "open" if not allow:
-                if _is_import() and _is_foreign(arguments[0], folders, known):
+                caller = next(_callers(), "")
+                if caller in _IMPORTING and _is_foreign(arguments[0], folders, known):
                     raise _refused(f"the Python module {arguments[0]}", CUSTOM_CODE)
+                if caller.endswith(_READS_WHAT_CALLERS_NAME):
+                    raise _refused("a file that a caller named", CUSTOM_CODE)
             case "import" if not allow:  # of an extension module; nobody opens those by way of Python
                 if _is_foreign(arguments[1], folders, known):
                     raise _refused(f"the library {arguments[1]}", CUSTOM_CODE)

@@ -1,7 +1,6 @@
 """One predictor process from model directory to SIGTERM."""
 
 import gc
-import logging
 import sys
 import time
 from collections.abc import Collection
@@ -15,8 +14,6 @@ from resources.artefact_digest import verify
 from resources.prediction_log import Durability, Origin, SegmentWriter
 from resources.serving.predictor.guard import install
 from resources.settings import HOST
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +47,7 @@ def run(options: PredictorOptions) -> None:
     verify(options.model_dir, options.digest)
     gc.disable()  # imports and loading make no garbage worth the time
     from resources.serving.predictor.logged_model import LoggedModel
-    from resources.serving.predictor.logs import configure_logging
+    from resources.serving.predictor.logs import LOADED, configure_logging
     from resources.serving.predictor.server import serve
 
     configure_logging()
@@ -61,10 +58,12 @@ def run(options: PredictorOptions) -> None:
         gc.collect()
         gc.freeze()
         gc.enable()
-        _log.info(
-            "%s version %s (%s) loaded after %.1f s of CPU",
-            options.origin.service, options.origin.version, options.origin.revision, time.process_time(),
-        )  # fmt: skip
+        origin, seconds = options.origin, time.process_time()
+        print(
+            f"{origin.service} version {origin.version} ({origin.revision}) {LOADED} {seconds:.1f} s of CPU",
+            file=sys.stderr,
+            flush=True,
+        )
         serve(model, port=options.port, host=options.host)
 
 

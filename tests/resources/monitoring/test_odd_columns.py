@@ -156,10 +156,10 @@ def test_what_evidently_raises_on_one_column_makes_that_one_unknown(scored, monk
     report = scored(was, now, share=0.01)
     assert (report.verdict, [c.column for c in report.drifted]) == (Verdict.FAIL, ["outputs.score"])
     (cursed,) = [c for c in report.columns if c.drifted is None]
-    assert cursed.note == "FloatingPointError: not that one"
+    assert cursed.note == "FloatingPointError"
     named = scored(table(1, cursed=1.0), table(2, cursed=1.0), columns=("features.steady", "features.cursed"))
     assert named.verdict is Verdict.UNKNOWN
-    assert "features.cursed (FloatingPointError: not that one)" in named.reason
+    assert "features.cursed (FloatingPointError)" in named.reason
     only = scored(was, now, columns=("features.cursed",))
     assert only.verdict is Verdict.UNKNOWN
     assert [c.column for c in only.columns] == ["features.cursed"]

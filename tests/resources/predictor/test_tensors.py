@@ -80,7 +80,7 @@ def test_predictions_become_tensors(
 
 WRONG: dict[str, tuple[Any, list[Column], str]] = {
     "nothing": (None, [REAL], "returned None, expected one value per row"),
-    "one text": ("late", [TEXT], "returned 'late', expected one value per row"),
+    "one text": ("late", [TEXT], "returned a value of type str, expected one value per row"),
     "one number": (1, [REAL], r"'p' with shape \[\], expected \[2\]"),
     "too few rows": (np.array([1.0]), [REAL], r"'p' with shape \[1\], expected \[2\]"),
     "too many dimensions": (np.zeros((2, 2, 2)), [column("v", "double", 2)], r"\[2, 2, 2\], expected \[2, 2\]"),
@@ -93,16 +93,16 @@ WRONG: dict[str, tuple[Any, list[Column], str]] = {
     "a tuple that is transposed": (([1, 2], [3, 4]), [REAL], "a tuple of 2; its signature has 1 outputs"),
     "lists that are transposed": ([[1, 2, 3], [4, 5, 6]], [REAL, WHOLE], r"shape \[2, 3\], expected \[n, 2\]"),
     "a column twice": (pd.DataFrame([[1, 2], [3, 4]], columns=["p", "p"]), [REAL], "a column twice: p, p"),
-    "text for a number": (["a", "b"], [REAL], r"returned 'a' \(str\) in 'p', which the signature calls double"),
-    "a number for text": ([1, 2], [TEXT], r"returned 1 \(int\) in 'label', which the signature calls string"),
-    "an object": ([{1}, {2}], [TEXT], r"returned \{1\} \(set\) in 'label'"),
-    "a fraction for an integer": ([1.0, 0.5], [WHOLE], r"0.5 \(float\) in 'late', which the signature calls long"),
-    "infinity for an integer": ([1.0, float("inf")], [WHOLE], "inf .* in 'late'"),
-    "too large": (np.array([2**31, 0]), [column("n", "integer")], "2147483648 .* in 'n'"),
-    "beyond 64 bits": ([2**63, 0], [WHOLE], "9223372036854775808 .* in 'late'"),
-    "a boolean for a number": ([True, False], [REAL], r"True \(bool\) in 'p'"),
-    "a number for a boolean": ([1, 0], [column("ok", "boolean")], r"1 \(int\) in 'ok'"),
-    "half a surrogate pair": (["\ud800", "b"], [TEXT], r"'\\ud800' \(str\) in 'label'"),
+    "text for a number": (["a", "b"], [REAL], r"returned a value of type str in 'p', which the signature calls double"),
+    "a number for text": ([1, 2], [TEXT], r"returned a value of type int in 'label', which the signature calls string"),
+    "an object": ([{1}, {2}], [TEXT], r"returned a value of type set in 'label'"),
+    "a fraction for an integer": ([1.0, 0.5], [WHOLE], r"a value of type float in 'late', which the signature calls long"),
+    "infinity for an integer": ([1.0, float("inf")], [WHOLE], "a value of type float in 'late'"),
+    "too large": (np.array([2**31, 0]), [column("n", "integer")], "a value of type .*int.* in 'n'"),
+    "beyond 64 bits": ([2**63, 0], [WHOLE], "a value of type int in 'late'"),
+    "a boolean for a number": ([True, False], [REAL], r"a value of type bool in 'p'"),
+    "a number for a boolean": ([1, 0], [column("ok", "boolean")], r"a value of type int in 'ok'"),
+    "half a surrogate pair": (["\ud800", "b"], [TEXT], r"a value of type str in 'label'"),
 }  # fmt: skip
 
 

@@ -86,6 +86,16 @@ def test_lists_of_different_lengths_are_refused():
         v2_request({"dataframe_split": {"columns": ["v"], "data": [[[1.0, 2.0]], [[1.0]]]}}, schema)
 
 
+@pytest.mark.parametrize(
+    "column", [Column("v", "double", shape=(-1, -1)), Column("v", "double", shape=(2, 3), dtype="float64")]
+)
+@pytest.mark.parametrize("value", [[], [[]]])
+def test_lists_without_values_are_a_request_whose_answer_says_what_is_wrong(column: Column, value: Any):
+    schema = ModelSchema((column,), SCHEMA.outputs)
+    (v,) = v2_request({"inputs": {"v": [value, value]}}, schema)["inputs"]
+    assert (v["shape"], v["data"]) == ([2, len(value), 0], [])
+
+
 def test_a_list_in_a_mapping_is_one_row_of_an_array():
     schema = ModelSchema((Column("q", "string"), Column("v", "double", shape=(-1,))), SCHEMA.outputs)
     q, v = v2_request({"inputs": {"q": "x", "v": [1.0, 2.0]}}, schema)["inputs"]

@@ -210,8 +210,8 @@ def test_a_promotion_whose_version_is_deleted_before_it_is_registered_ends_all_t
     rollout = sides.open()
     promote = sides.backend.promote
 
-    def then_deleted(service: str, version: str):
-        status = promote(service, version)
+    def then_deleted(service: str, version: str, *, replacing: str | None = None):
+        status = promote(service, version, replacing=replacing)
         sides.delete(version)
         return status
 

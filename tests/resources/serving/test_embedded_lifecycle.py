@@ -159,7 +159,9 @@ def test_a_predictor_from_before_digests_were_verified_is_told_at_the_next_start
     program.write_text("[program:m-00001.7000]\ncommand=python -m predictor --port 7000\nautostart=true\n")
     for _ in range(2):
         restore(settings, {"m": ("cloudpickle",)})
-        told = f"command=python -m predictor --port 7000 --digest {digest} --allow cloudpickle\nautostart"
+        told = (
+            f" predictor -- python -m predictor --port 7000 --digest {digest} --allow cloudpickle\nautostart"
+        )
         assert told in program.read_text()
     assert digest_of(place) == digest
 

@@ -95,7 +95,7 @@ def test_routes_outlive_their_revisions(service: Service) -> None:
 @given(SERVICES)
 def test_nothing_is_pinned_or_told_without_a_token(service: Service) -> None:
     for route in routes(service, None):
-        (assignment, _) = (each["header"] for each in route["request_headers_to_add"])
+        (assignment, *_) = (each["header"] for each in route["request_headers_to_add"])
         assert assignment["value"] in ("weighted", "none")
         assert "response_headers_to_add" not in route
 
