@@ -142,10 +142,8 @@ def test_one_units_repeated_failures_hold_the_rollout_and_leave_its_share(
     few = [replace(each, first=Answers(requests=1, errors=1)) for each in HARM.revisions]
     none = [replace(each, first=Answers(requests=0, errors=0)) for each in NOTHING.revisions]
     systems.backend.show(*(replace(HARM, revisions=tuple(each)) for each in (none, few)))
-    for _ in range(20):  # on a busy machine one tick may look once only, or not at all
+    for _ in range(2):  # on a busy machine one tick may look once only
         tick()
-        if "errors" + REPEATED in systems.controller.state(rollout).evidence:
-            break
     assert systems.share == 10
     held = systems.controller.state(rollout).evidence["errors" + REPEATED]
     assert (held.verdict, held.on_fail) == (Verdict.FAIL, OnFail.HOLD)

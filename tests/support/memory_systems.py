@@ -1,7 +1,7 @@
 """All systems for tests of assets and sensors: real ledger, lake and manifests; serving and registry in memory."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -100,7 +100,7 @@ class ScriptedBackend(MemoryBackend):
         shown = self._script.pop(0) if len(self._script) > 1 else self._script[0]
         if isinstance(shown, Exception):
             raise shown
-        return shown
+        return replace(shown, at=datetime.now(UTC))  # a serving side counts when it is asked
 
     def predict(self, service: str, version: str, request: Mapping[str, Any]) -> Mapping[str, Any]:
         return self.predict_with(request)
