@@ -8,11 +8,11 @@ import dagster as dg
 
 from pipelines.errors import ManifestError
 from pipelines.manifest.load import Model
+from resources.controller import CHALLENGER
 from resources.naming import key
 from resources.systems import Systems
 
 GROUP = "registry"
-CHALLENGER = "challenger"
 
 
 class TrainingConfig(dg.Config):

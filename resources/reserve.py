@@ -20,12 +20,11 @@ def replace(path: Path, content: bytes, *, from_reserve: bool = False) -> None:
     Room for the next replacement is made first: what leaves no way back is not written. With `from_reserve`,
     which is for what takes traffic away, a full disk is no obstacle. One writer at a time.
     """
-    if not from_reserve:
-        _through_draft(path, content, reserve(path, len(content)))
-        return
     try:
         _through_draft(path, content, reserve(path, len(content)))
     except OSError:
+        if not from_reserve:
+            raise
         _through_spare(path, content)
 
 

@@ -24,6 +24,7 @@ from pipelines.rollout.policy import VALIDATION, Policy
 from pipelines.rollout.sides import not_yet, served_in_words
 from pipelines.rollout.state import RolloutState
 from resources.containment import in_words, say
+from resources.controller import CHALLENGER
 from resources.fitting import require_fit
 from resources.lake.schema import Fields, ensure_tables, fields
 from resources.loading import load_outcomes, load_predictions
@@ -40,7 +41,6 @@ from resources.systems import Systems
 from resources.validation import COMPARISON, REPLAY, Predict, compare_offline, impossible, replay
 
 log = logging.getLogger(__name__)
-CHALLENGER = "challenger"
 
 
 class Mode(StrEnum):

@@ -13,12 +13,12 @@ from pipelines.rollout.ids import named
 from pipelines.rollout.sides import CHAMPION
 from pipelines.rollout.state import RolloutState
 from resources.containment import contained
-from resources.controller import ROLLOUT_TAG, STATUS_TAG
+from resources.controller import CHALLENGER, ROLLOUT_TAG, STATUS_TAG
 from resources.naming import MISFIT_TAG, ROLLOUTS_TAG, UNFINISHED, VERSION_TAG, slug
 from resources.platform_alerts import platform_alert
 from resources.registry import Registration, VersionInfo
 from resources.rollouts import open_rollout
-from resources.starting import CHALLENGER, held_up
+from resources.starting import held_up
 from resources.systems import Systems
 from sensors.rollout import MOST_FAILURES, pause_after_failures
 

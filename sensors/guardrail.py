@@ -12,7 +12,6 @@ from pipelines.manifest.load import Model
 from pipelines.manifest.model import OnUnknown
 from pipelines.rollout.decide import decide
 from pipelines.rollout.decision import DecisionKind
-from pipelines.rollout.events import Action
 from pipelines.rollout.evidence import Evidence, OnFail
 from pipelines.rollout.standing import words
 from pipelines.rollout.state import Phase, RolloutState
@@ -259,5 +258,5 @@ def _is_owed_a_rollback(state: RolloutState) -> bool:
     that asks for a rollback, do not wait for a run.
     """
     if state.phase is Phase.ROLLING_BACK:
-        return state.exposed and not state.policy.dry_run and Action.TRAFFIC_OFF not in state.done
+        return state.to_be_taken_back
     return state.phase in _WATCHED and decide(state, (), datetime.now(UTC)).kind is DecisionKind.ROLL_BACK

@@ -13,13 +13,14 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
+from resources.monitoring.page_style import DRAWN, STYLED
 from resources.settings import Settings
 
 DRIFT = "drift"
 """The folder of pages that are drawn by a script."""
-_NOTHING = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-_STYLED = f"{_NOTHING}; style-src 'unsafe-inline'; img-src data:"
-_DRAWN = f"sandbox allow-scripts allow-downloads; {_STYLED} blob:; font-src data:; script-src 'unsafe-inline'"
+_FENCE = "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+_STYLED = f"{STYLED}; {_FENCE}"
+_DRAWN = f"sandbox allow-scripts allow-downloads; {DRAWN}; {_FENCE}"
 
 
 def application(settings: Settings) -> Starlette:

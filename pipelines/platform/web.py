@@ -75,15 +75,6 @@ def _reports(settings: Settings) -> Generator[App]:
     yield application(settings)
 
 
-def _port(name: str, settings: Settings) -> int:
-    return {
-        "dagster": settings.ports.dagster,
-        "evidently": settings.ports.evidently,
-        "mlflow": settings.ports.mlflow,
-        "reports": settings.ports.reports,
-    }[name]
-
-
 _APPLICATIONS: dict[str, Callable[[Settings], AbstractContextManager[App]]] = {
     "dagster": _dagster,
     "evidently": _evidently,
@@ -96,7 +87,7 @@ def main() -> None:
     """Serve until SIGTERM."""
     name, settings = sys.argv[1], Settings.from_environment()
     types = _MLFLOW_TYPES if name == "mlflow" else JSON
-    rules = Rules(port=_port(name, settings), hosts=settings.hosts, types=types)
+    rules = Rules(port=vars(settings.ports)[name], hosts=settings.hosts, types=types)
     with _APPLICATIONS[name](settings) as app:
         uvicorn.run(
             Guard(app, rules),

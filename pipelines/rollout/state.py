@@ -110,6 +110,11 @@ class RolloutState:
         return self.ending is not None and self.ending.decision.rule == "forced"
 
     @property
+    def to_be_taken_back(self) -> bool:
+        """Live traffic was asked for, and has not been taken away."""
+        return self.exposed and not self.policy.dry_run and Action.TRAFFIC_OFF not in self.done
+
+    @property
     def winding_up(self) -> bool:
         """A promotion or rollback was decided."""
         return self.phase in _WINDING_UP

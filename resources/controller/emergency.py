@@ -56,7 +56,7 @@ class EmergencyExit:
         if planned.kind is DecisionKind.HOLD:
             self._hold(state, planned, emergency)
             return planned
-        tried = self._traffic_off(state) if _has_traffic(state) else ()
+        tried = self._traffic_off(state) if state.to_be_taken_back else ()
         return self._told(emergency, planned, tried)
 
     def _told(self, emergency: Emergency, planned: Decision, tried: Sequence[Event]) -> Decision:
@@ -165,13 +165,6 @@ def _not_away(emergency: Emergency, failure: str, decision: Decision) -> str:
 def _too_late(state: RolloutState) -> bool:
     """Ended, or promoted: there is nothing to take back, and nothing to tell the ledger."""
     return state.phase is Phase.ENDED or Action.PROMOTE in state.done
-
-
-def _has_traffic(state: RolloutState) -> bool:
-    gone = state.phase is Phase.ROLLING_BACK and Action.TRAFFIC_OFF in state.done
-    promoted = state.phase is Phase.PROMOTING and Action.PROMOTE in state.done
-    over = state.phase is Phase.ENDED or gone or promoted
-    return state.exposed and not state.policy.dry_run and not over
 
 
 def _order(state: RolloutState, emergency: Emergency) -> Command:

@@ -30,7 +30,7 @@ from resources.guardrails.counting import (
     watched_metrics,
 )
 from resources.ledger import CounterBucket, CounterStore, Seen
-from resources.serving.backend import UNIT_WINDOW, Counters, RevisionCounters
+from resources.serving.backend import UNIT_WINDOW, Counters, RevisionCounters, counted_other_errors
 
 UNHEALTHY_SHARE = 0.5
 """Share of the champion's answers that are faults, from which it must not be given the traffic back. Other errors
@@ -250,7 +250,7 @@ def _watermark(value: str) -> Counters | None:
 
     Their difference to what is counted now would be all the bad requests of a rollout at once.
     """
-    if any("request_faults" not in revision for revision in json.loads(value)["revisions"]):
+    if counted_other_errors(json.loads(value)["revisions"]):
         return None
     return _COUNTERS.validate_json(value)
 

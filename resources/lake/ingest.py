@@ -19,8 +19,6 @@ from resources.signature import ModelSchema
 
 SOURCE = "predictions"
 DEFAULT = PredictionLog()
-_PORTION = 32 * 1024 * 1024
-"""Bytes of the segments that are loaded at once; parsed they take many times that."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +44,7 @@ def ingest_predictions(
     *,
     limits: PredictionLog = DEFAULT,
     duplicates_within: timedelta = timedelta(hours=3),
-    portion_bytes: int = _PORTION,
+    portion_bytes: int = segments.PORTION,
 ) -> IngestReport:
     """Load the closed segments of `directory` that are not in the lake yet, oldest first.
 

@@ -51,7 +51,7 @@ def ingest_outcomes(
     now: datetime | None = None,
     duplicates_within: timedelta = timedelta(days=7),
     exposed_within: timedelta = timedelta(days=30),
-    portion_bytes: int = 32 * 1024 * 1024,
+    portion_bytes: int = segments.PORTION,
 ) -> OutcomeReport:
     """Load the closed outcome files of `directory` that are not in the lake yet, oldest first.
 

@@ -70,6 +70,13 @@ def output_columns(lake: Lake, model: str) -> list[str]:
         return [f"outputs.{name}" for name in fields(connection, model)[1]]
 
 
+def one_request(each: str) -> str:
+    """SQL that leaves out the rows of a `key` that several requests share (`each` tells them apart): nobody knows which of
+    them an outcome is about.
+    """
+    return f"QUALIFY min({each}) OVER (PARTITION BY key) = max({each}) OVER (PARTITION BY key)"
+
+
 def exists(connection: DuckDBPyConnection, model: str) -> bool:
     """Whether the model has its tables."""
     return _existing(connection, model) is not None

@@ -7,6 +7,8 @@ from duckdb import DuckDBPyConnection
 
 from resources.lake.names import table
 
+PORTION = 32 << 20
+"""Bytes of the segments that are loaded at once; parsed they take many times that."""
 LONGEST_LINE = 32 << 20
 """Bytes of a line: of a request as large as any may be, and of its answer. A longer one is not loaded."""
 _SHORTEST_LIMIT = 1 << 20

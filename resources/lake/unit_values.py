@@ -8,10 +8,8 @@ from pipelines.errors import LakeError
 from resources.lake.cohorts import exposures
 from resources.lake.experiment import ExperimentQuery, MetricKind, MetricQuery
 from resources.lake.names import literal, mentioned, table
-from resources.lake.schema import Fields
+from resources.lake.schema import Fields, one_request
 from resources.lake.sources import outcome, outcome_names, row_value, with_refused
-
-_ONE_REQUEST = "QUALIFY min(unit) OVER (PARTITION BY key) = max(unit) OVER (PARTITION BY key)"
 
 
 def make_unit_values(
@@ -84,7 +82,7 @@ def _outcome_join(model: str, query: ExperimentQuery) -> list[str]:
         FROM (SELECT unit, exposed, metric, value, "at" AS seen_at FROM {table(model, "outcomes")}
             JOIN (SELECT unit, exposed, key FROM cohort) USING (key)
             WHERE list_contains($metrics, metric) AND "at" >= $valued::TIMESTAMPTZ - {skew}
-            {_ONE_REQUEST if query.by_request else ""})
+            {one_request("unit") if query.by_request else ""})
         WHERE seen_at >= exposed - {skew} AND {_within("seen_at", longest)}
         GROUP BY unit"""
     ]

@@ -103,8 +103,9 @@ def prepare(
         if why is not None:
             skipped[name] = why
             continue
-        kind = kind_of(series(reference, name))
-        was, now = _clean(series(reference, name), kind), _clean(series(current, name), kind)
+        old, new = series(reference, name), series(current, name)
+        kind = kind_of(old)
+        was, now = _clean(old, kind), _clean(new, kind)
         if was.count() == 0:
             skipped[name] = "no finite values in the reference window"
             continue
@@ -112,7 +113,7 @@ def prepare(
             ready.append(_nulls(name, was, now, taken=wanted))
         if now.count():
             ready.append(
-                _numbers(name, was, now, precision=_precision(series(reference, name), series(current, name)))
+                _numbers(name, was, now, precision=_precision(old, new))
                 if kind is ColumnKind.NUMBERS
                 else _categories(name, was, now)
             )

@@ -59,9 +59,9 @@ def compare(
         return replace(report, reason=short, pending=True)
     reference, current = (as_written(_sample(side, drift), drift.columns) for side in (reference, current))
     ready, skipped = prepare(reference, current, drift.columns or comparable(reference, current))
-    thresholds = _thresholds(ready, _units(reference, current, comparison), drift, calibrated or {})
-    ready, thresholds, skipped = _with_threshold(ready, thresholds, skipped)
-    plan = {c.label: (c, threshold) for c, threshold in zip(ready, thresholds, strict=True)}
+    limits = _thresholds(ready, _units(reference, current, comparison), drift, calibrated or {})
+    plan = {c.label: (c, limit) for c, limit in zip(ready, limits, strict=True) if math.isfinite(limit)}
+    skipped |= {c.column: _too_few(c) for c in ready if c.label not in plan}
 
     def evaluate(chosen: Mapping[str, tuple[Column, float]]) -> Any:
         columns, limits = zip(*chosen.values(), strict=True)
@@ -136,18 +136,10 @@ def _thresholds(
     ]
 
 
-def _with_threshold(
-    ready: Sequence[Column], thresholds: Sequence[float], skipped: Mapping[str, str]
-) -> tuple[list[Column], list[float], dict[str, str]]:
-    """Without the columns of which it is not known what chance gives; these are skipped, with the reason."""
-    pairs = [(c, t) for c, t in zip(ready, thresholds, strict=True) if math.isfinite(t)]
-    untold = {
-        c.column: f"too few values to tell drift from chance ({c.reference.count():,} in the reference window,"
-        f" {c.current.count():,} in the current one)"
-        for c, t in zip(ready, thresholds, strict=True)
-        if not math.isfinite(t)
-    }
-    return [c for c, _ in pairs], [t for _, t in pairs], {**skipped, **untold}
+def _too_few(column: Column) -> str:
+    """Why it is not known what chance gives."""
+    was, now = column.reference.count(), column.current.count()
+    return f"too few values to tell drift from chance ({was:,} in the reference window, {now:,} in the current one)"
 
 
 def _scored(chosen: Sequence[tuple[Column, float]], found: Mapping[str, float]) -> tuple[ColumnDrift, ...]:

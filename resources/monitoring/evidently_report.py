@@ -11,12 +11,7 @@ import pandas as pd
 from resources.monitoring.columns import Column
 from resources.monitoring.drift_report import DriftReport
 from resources.monitoring.folder import keep_newest, report_folder, stamp, write_whole
-
-_OFFLINE = (
-    "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline';"
-    " img-src data: blob:; font-src data:; script-src 'unsafe-inline'\">"
-)
-"""Tells a browser that the page loads and sends nothing, wherever it is opened from."""
+from resources.monitoring.page_style import DRAWN, meta
 
 
 def run_report(
@@ -80,5 +75,5 @@ def _inert(html: str) -> str:
         raise ValueError(
             "Evidently's page has another shape than the one that is known: its data are not made safe"
         )
-    before = before.replace("<head>", f"<head>{_OFFLINE}", 1)
+    before = before.replace("<head>", f"<head>{meta(DRAWN)}", 1)
     return "".join((before, opening, data.replace("<", "\\u003c"), closing, between, root, after))

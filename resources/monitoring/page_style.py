@@ -1,11 +1,17 @@
 """The look of Data Docs without a network: the few Bootstrap classes that their templates use."""
 
-NO_SCRIPT = (
-    '<meta http-equiv="Content-Security-Policy"'
-    " content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">"
-)
-"""Tells a browser to run and to load nothing, wherever the page is opened from."""
+STYLED = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+"""Content security policy of a page that runs and loads nothing."""
+DRAWN = f"{STYLED} blob:; font-src data:; script-src 'unsafe-inline'"
+"""The same for a page that its own script draws."""
 
+
+def meta(policy: str) -> str:
+    """Tells a browser the policy in the page itself, wherever it is opened from."""
+    return f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+
+
+NO_SCRIPT = meta(STYLED)
 PAGE_STYLE = """
 body{font:15px/1.45 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;color:#212529;background:#fff;margin:0}
 a{color:#0b5cad;text-decoration:none} a:hover{text-decoration:underline}

@@ -52,9 +52,7 @@ def _columns(example: Mapping[str, Any], wanted: Sequence[Column]) -> dict[str, 
         return _table(split["data"], split.get("columns"))
     records = example.get("dataframe_records", example.get("instances"))
     if isinstance(records, list) and records and isinstance(records[0], Mapping):
-        rows = cast(list[Mapping[str, Any]], records)
-        names = dict.fromkeys(name for row in rows for name in row)
-        return {str(name): [row.get(name) for row in rows] for name in names}
+        return _records(cast(list[Mapping[str, Any]], records))
     inputs = example.get("inputs", records)
     if isinstance(inputs, Mapping):
         kinds = {column.name: column for column in wanted}
@@ -63,6 +61,11 @@ def _columns(example: Mapping[str, Any], wanted: Sequence[Column]) -> dict[str, 
     if inputs is not None and all(column.label is not None for column in wanted):
         return _nameless(inputs, wanted)
     raise VersionRefused(f"the input example has no named columns: expected {_FORMATS}, has {list(example)}")
+
+
+def _records(rows: Sequence[Mapping[str, Any]]) -> dict[str, Sequence[Any]]:
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {str(name): [row.get(name) for row in rows] for name in names}
 
 
 def _table(rows: list[Any], names: list[Any] | None) -> dict[str, Sequence[Any]]:
@@ -84,8 +87,7 @@ def _nameless(inputs: Any, wanted: Sequence[Column]) -> dict[str, Sequence[Any]]
     """A list of rows, each a list of values where there are several columns."""
     rows: list[Any] = inputs if isinstance(inputs, list) else [inputs]
     if rows and isinstance(rows[0], Mapping):
-        names = dict.fromkeys(name for row in rows for name in row)
-        return {str(name): [row.get(name) for row in rows] for name in names}
+        return _records(rows)
     if len(wanted) == 1:
         return {"0": rows}
     return _table(rows, None)

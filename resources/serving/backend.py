@@ -6,7 +6,7 @@ traffic follows the returned status.
 """
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from http import HTTPStatus
@@ -133,6 +133,11 @@ class Counters:
     revisions: tuple[RevisionCounters, ...]
     gateways: int = 1
     """How many counted: each of them knows by itself which units it has answered."""
+
+
+def counted_other_errors(revisions: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether these counters, as JSON, are of a release that did not tell a request's fault from a revision's error."""
+    return any("request_faults" not in revision for revision in revisions)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,13 +12,12 @@ from duckdb import DuckDBPyConnection
 from pipelines.manifest.model import RolloutManifest
 from resources.lake.connection import Lake
 from resources.lake.names import identifier, table
-from resources.lake.schema import ANSWERED, KEY, exists, fields
+from resources.lake.schema import ANSWERED, KEY, exists, fields, one_request
 from resources.signature import Column, ModelSchema
 
 _SKEW = dt.timedelta(seconds=5)
 """How far the clocks of whoever predicts and whoever observes may disagree."""
 _ANSWERED = f"p.version = $champion AND p.assignment = 'weighted' AND p.{ANSWERED}"
-_ONE_REQUEST = "QUALIFY min(request_id) OVER (PARTITION BY key) = max(request_id) OVER (PARTITION BY key)"
 
 Row = Mapping[str, Any]
 """One row as it was sent: column -> value, without the columns that were left out."""
@@ -86,7 +85,9 @@ def labelled_rows(
 
 
 def _labelled(manifest: RolloutManifest, columns: Sequence[Column], score: str) -> str:
-    key, unique = (KEY, _ONE_REQUEST) if manifest.experiment.unit == "request" else ("unit_id", "")
+    key, unique = (
+        (KEY, one_request("request_id")) if manifest.experiment.unit == "request" else ("unit_id", "")
+    )
     values = ", ".join(f"any_value(p.features.{identifier(column.name)})" for column in columns)
     return f"""
         SELECT any_value(p.outputs.{identifier(score)})::DOUBLE AS score, arg_max(o.value, o."at") AS label, {values}

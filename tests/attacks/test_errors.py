@@ -15,7 +15,6 @@ from mlflow.types import ColSpec, Schema
 from pipelines.errors import LakeError, LedgerError
 from pipelines.manifest.model import Check, DataChecks
 from resources.containment import MOST_WORDS, contained, in_words
-from resources.lake.connection import Lake
 from resources.monitoring import data_checks
 from resources.monitoring.data_checks import check_window
 from resources.monitoring.one_by_one import in_short
@@ -26,6 +25,7 @@ from resources.serving.predictor.tensors import output_tensors
 from resources.settings import ROOT
 from resources.signature import ModelSchema
 from resources.validation.answers import ask
+from tests.resources.lake.segments_by_hand import lake_below
 from tests.resources.monitoring.conftest import START
 from tests.resources.predictor.test_columns import COLUMNS, request, tensor
 from tests.sensors.test_alerting_sensors import alerted
@@ -115,7 +115,7 @@ def test_a_run_that_failed_over_a_row_is_alerted_without_it(
 
 
 def test_a_value_that_the_lake_cannot_take_is_not_quoted(tmp_path: Path) -> None:
-    lake = Lake(f"sqlite:{tmp_path}/lake/catalog.db", str(tmp_path / "lake" / "data"), tmp_path)
+    lake = lake_below(tmp_path)
     with (
         pytest.raises(LakeError, match="^lake: ConversionException: a value does not fit") as failed,
         lake.connect() as c,

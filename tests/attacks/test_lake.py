@@ -23,7 +23,15 @@ from resources.lake import (
     segments,
 )
 from resources.lake.quarantine import is_about_content
-from tests.resources.lake.segments_by_hand import MODEL, SCHEMA, START, Log, prediction, predictions
+from tests.resources.lake.segments_by_hand import (
+    MODEL,
+    SCHEMA,
+    START,
+    Log,
+    lake_below,
+    prediction,
+    predictions,
+)
 
 Rows = Callable[[str], list[tuple[Any, ...]]]
 WIDE = ModelSchema(
@@ -47,15 +55,12 @@ def batch(request_id: str, rows: int, **options: Any) -> tuple[str, str]:
 
 @pytest.fixture
 def lake(tmp_path: Path) -> Lake:
-    return Lake(f"sqlite:{tmp_path}/lake/catalog.db", str(tmp_path / "lake" / "data"), tmp_path)
+    return lake_below(tmp_path)
 
 
 @pytest.fixture
 def log(tmp_path: Path) -> Log:
-    log = Log(tmp_path / "predictions", tmp_path / "outcomes")
-    log.predictions.mkdir()
-    log.outcomes.mkdir()
-    return log
+    return Log.below(tmp_path)
 
 
 @pytest.fixture

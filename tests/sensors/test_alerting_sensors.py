@@ -71,19 +71,11 @@ def test_a_failed_run_is_alerted_with_its_error_and_link(
     def job() -> None:
         fails()
 
-    result = job.execute_in_process(instance=instance, raise_on_error=False)
-    context = dg.build_run_status_sensor_context(
-        sensor_name="failure_sensor",
-        dagster_event=result.get_run_failure_event(),
-        dagster_instance=instance,
-        dagster_run=result.dagster_run,
-        resources={"systems": systems},
-    ).for_run_failure()
-    failure_sensor()(context)
+    run = failed(systems, instance, job)
     (alert,) = systems.ledger.outbox.all()
     assert alert.title == "run of job failed"
     assert alert.body.startswith("the lake is away\n"), "in its own words, not Dagster's"
-    assert f"/runs/{result.run_id}" in alert.body
+    assert f"/runs/{run}" in alert.body
 
 
 def test_starts_that_keep_failing_are_one_alert_for_each_version(
@@ -98,16 +90,7 @@ def test_starts_that_keep_failing_are_one_alert_for_each_version(
         fails()
 
     for version in ("2", "2", "3"):
-        tags = {VERSION_TAG: version, ROLLOUTS_TAG: "1"}
-        result = job.execute_in_process(instance=instance, raise_on_error=False, tags=tags)
-        context = dg.build_run_status_sensor_context(
-            sensor_name="failure_sensor",
-            dagster_event=result.get_run_failure_event(),
-            dagster_instance=instance,
-            dagster_run=result.dagster_run,
-            resources={"systems": systems},
-        ).for_run_failure()
-        failure_sensor()(context)
+        failed(systems, instance, job, tags={VERSION_TAG: version, ROLLOUTS_TAG: "1"})
     said = "is not started yet: run of job failed, and is tried again"
     assert sorted(systems.titles()) == [f"version 2 {said}", f"version 3 {said}"]
 
@@ -139,10 +122,10 @@ def test_a_refused_order_is_alerted_with_its_reason(
     assert body.startswith(f"{MODEL} has no open rollout to {order}\n")
 
 
-def alerted(systems: MemorySystems, instance: dg.DagsterInstance, job: dg.JobDefinition, config: Any) -> str:
-    """The text of the alert that a run which fails causes."""
+def failed(systems: MemorySystems, instance: dg.DagsterInstance, job: dg.JobDefinition, **run: Any) -> str:
+    """Run the job, which fails, and tell the sensor; returns the run's id."""
     result = job.execute_in_process(
-        instance=instance, raise_on_error=False, run_config=config, resources={"systems": systems}
+        instance=instance, raise_on_error=False, resources={"systems": systems}, **run
     )
     context = dg.build_run_status_sensor_context(
         sensor_name="failure_sensor",
@@ -152,6 +135,12 @@ def alerted(systems: MemorySystems, instance: dg.DagsterInstance, job: dg.JobDef
         resources={"systems": systems},
     ).for_run_failure()
     failure_sensor()(context)
+    return result.run_id
+
+
+def alerted(systems: MemorySystems, instance: dg.DagsterInstance, job: dg.JobDefinition, config: Any) -> str:
+    """The text of the alert that a run which fails causes."""
+    failed(systems, instance, job, run_config=config)
     (alert,) = systems.ledger.outbox.all()
     return alert.body
 

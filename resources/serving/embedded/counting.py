@@ -83,12 +83,12 @@ def _counted(state: ServiceState, side: _Clusters, stats: Stats) -> RevisionCoun
 
 
 def _answers(state: ServiceState, side: _Clusters, cluster: str, stats: Stats) -> Answers:
-    bad = {kind: _get(stats, cluster, f"upstream_rq_{kind}") for kind in _BAD}
+    bad = _failures(stats, cluster)
     # What a second attempt made good, and what there was no second attempt at.
     if side.stand_in:
         good = _get(stats, cluster, f"zone.{ZONE}.{side.stand_in}.upstream_rq_2xx")
-        own = f"zone.{ZONE}.{side.revision.name}.upstream_rq"
-        lonely = sum(_get(stats, cluster, f"{own}_{kind}") for kind in _BAD)
+        own = f"zone.{ZONE}.{side.revision.name}."
+        lonely = sum(_failures(stats, cluster, own).values())
     else:
         good = _get(stats, cluster, "upstream_rq_retry_success")
         lonely = _get(stats, cluster, "upstream_rq_retry_overflow")
@@ -103,13 +103,18 @@ def _answers(state: ServiceState, side: _Clusters, cluster: str, stats: Stats) -
 
 
 def _copies(state: ServiceState, cluster: str, stats: Stats) -> Answers:
-    bad = {kind: _get(stats, cluster, f"upstream_rq_{kind}") for kind in _BAD}
+    bad = _failures(stats, cluster)
     return Answers(
         requests=_get(stats, cluster, "upstream_rq_completed"),
         errors=sum(bad.values()),
         faults=bad["5xx"],
         over_slo={limit: _slower(state, cluster, limit, stats) for limit in THRESHOLDS_MS},
     )
+
+
+def _failures(stats: Stats, cluster: str, of: str = "") -> dict[str, int]:
+    """By class of status; `of` narrows them to the answers of one zone."""
+    return {kind: _get(stats, cluster, f"{of}upstream_rq_{kind}") for kind in _BAD}
 
 
 def _slower(state: ServiceState, cluster: str, limit: int, stats: Stats) -> int:

@@ -46,13 +46,7 @@ class Layout:
     @property
     def socket(self) -> Path:
         """Supervisord's socket. Raises `ServingError` where the kernel could not open such a path."""
-        path = self.home / "supervisor.sock"
-        if len(os.fsencode(path)) > LONGEST_SOCKET_PATH:
-            raise ServingError(
-                f"RAMPGATE_HOME: the socket path {path} has {len(os.fsencode(path))} bytes,"
-                f" must be at most {LONGEST_SOCKET_PATH}: choose a shorter home"
-            )
-        return path
+        return usable_socket(self.home / "supervisor.sock", setting="RAMPGATE_HOME")
 
     def create(self) -> None:
         """Make the directories that the backend writes to."""
@@ -69,6 +63,16 @@ class Layout:
                 file.write(secrets.token_hex(16))
             _publish_once(draft, path)
         return path.read_text()
+
+
+def usable_socket(path: Path, *, setting: str) -> Path:
+    """The path of a socket below the folder that `setting` names. Raises `ServingError` where the kernel has no room for it."""
+    if (length := len(os.fsencode(path))) > LONGEST_SOCKET_PATH:
+        raise ServingError(
+            f"{setting}: the socket path {path} has {length} bytes, must be at most {LONGEST_SOCKET_PATH}:"
+            " choose a shorter folder"
+        )
+    return path
 
 
 def gateway_of(settings: Settings) -> Gateway:

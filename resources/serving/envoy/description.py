@@ -4,6 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipelines.manifest.model import PredictionLog
+from resources.prediction_log.cloudevents import LONGEST_ID
+
 TOTAL_WEIGHT = 10_000
 """Weights are in hundredths of a percent."""
 
@@ -13,9 +16,9 @@ THRESHOLDS_MS = (
 )  # fmt: skip
 """Latency bounds that the gateway counts against; a manifest's `slo` is one of them."""
 
-MOST_BODY_BYTES = 8 * 1024 * 1024
+MOST_BODY_BYTES = PredictionLog().max_bytes
 """The largest body of a request that is passed on: 8 MiB. No manifest raises it."""
-MOST_ID_BYTES = 256
+MOST_ID_BYTES = LONGEST_ID
 """The longest unit id and request id."""
 
 

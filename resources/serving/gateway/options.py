@@ -1,12 +1,11 @@
 """A gateway pod as environment variables describe it (docs/kubernetes.md lists them)."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.errors import ServingError
-from resources.serving.embedded.layout import LONGEST_SOCKET_PATH
+from resources.serving.embedded.layout import usable_socket
 from resources.serving.envoy import Gateway
 from resources.settings import HOST
 
@@ -50,9 +49,5 @@ def _gateway(env: Mapping[str, str], host: str) -> Gateway:
         discovery=Path(env.get("RAMPGATE_GATEWAY_DISCOVERY", "/tmp/rampgate-gateway")),
         access_log=Path(env.get("RAMPGATE_GATEWAY_ACCESS_LOG", "/dev/stdout")),
     )
-    if (length := len(os.fsencode(found.admin))) > LONGEST_SOCKET_PATH:
-        raise ServingError(
-            f"RAMPGATE_GATEWAY_DISCOVERY: the socket path {found.admin} has {length} bytes,"
-            f" must be at most {LONGEST_SOCKET_PATH}: choose a shorter one"
-        )
+    usable_socket(found.admin, setting="RAMPGATE_GATEWAY_DISCOVERY")
     return found

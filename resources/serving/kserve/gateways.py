@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 
 from pipelines.errors import NotMeasured, ServingError
 from resources.certificates import certificates
-from resources.serving.backend import Counters, RevisionCounters, prediction, together
+from resources.serving.backend import Counters, RevisionCounters, counted_other_errors, prediction, together
 from resources.serving.envoy.routes import PIN_HEADER, REVISION_HEADER, TOKEN_HEADER
 from resources.serving.kserve.split import Split
 
@@ -68,7 +68,7 @@ class Gateways:
             answers = [self._get(pod, f"/counters/{service}") for pod in self._pods()]
         except (OSError, ServingError) as error:
             raise NotMeasured(f"{service}: the gateway's counters cannot be read: {error}") from error
-        if any("request_faults" not in row for answer in answers for row in answer["revisions"]):
+        if any(counted_other_errors(answer["revisions"]) for answer in answers):
             raise NotMeasured(
                 f"{service}: a pod of the gateway is of an earlier release, which counts other errors"
             )

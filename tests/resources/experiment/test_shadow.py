@@ -17,7 +17,7 @@ from resources.guardrails import GuardrailWatch
 from resources.lake import Column, Lake, ModelSchema, ingest_predictions
 from resources.lake.schema import ensure_tables
 from resources.serving.backend import Counters, RevisionCounters
-from tests.resources.lake.segments_by_hand import Log, prediction
+from tests.resources.lake.segments_by_hand import Log, lake_below, prediction
 from tests.support.rollouts import MINUTE, MODEL, START, Rig, good, manifest
 
 SECOND = timedelta(seconds=1)
@@ -30,7 +30,7 @@ SHADOW: dict[str, Any] = {"steps": ["shadow", 10, 100], "validation": {"agreemen
 
 @pytest.fixture
 def lake(tmp_path: Path) -> Lake:
-    lake = Lake(f"sqlite:{tmp_path}/lake/catalog.db", str(tmp_path / "lake" / "data"), tmp_path)
+    lake = lake_below(tmp_path)
     with lake.connect() as connection:
         ensure_tables(lake, connection, MODEL, SCHEMA)
     return lake

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from resources.lake import Lake
-from tests.resources.lake.segments_by_hand import MODEL, Log
+from tests.resources.lake.segments_by_hand import MODEL, Log, lake_below
 
 
 @pytest.fixture
 def lake(tmp_path: Path) -> Lake:
-    return Lake(f"sqlite:{tmp_path}/lake/catalog.db", str(tmp_path / "lake" / "data"), tmp_path)
+    return lake_below(tmp_path)
 
 
 @pytest.fixture

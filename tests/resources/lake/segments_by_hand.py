@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from resources.lake import Column, ModelSchema
+from resources.lake import Column, Lake, ModelSchema
 
 MODEL = "flight-delay"
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -22,6 +22,14 @@ class Log:
     predictions: Path
     outcomes: Path
 
+    @classmethod
+    def below(cls, folder: Path) -> "Log":
+        """An empty one, with its folders."""
+        log = cls(folder / "predictions", folder / "outcomes")
+        log.predictions.mkdir(parents=True)
+        log.outcomes.mkdir(parents=True)
+        return log
+
     def segment(self, name: str, *lines: str) -> Path:
         path = self.predictions / f"{MODEL}-00001.writer.{name}.jsonl"
         path.write_text("".join(lines))
@@ -31,6 +39,11 @@ class Log:
         path = self.outcomes / f"{name}.jsonl"
         path.write_text("".join((e if isinstance(e, str) else json.dumps(e)) + "\n" for e in events))
         return path
+
+
+def lake_below(folder: Path) -> Lake:
+    """A lake that nothing was loaded into yet."""
+    return Lake(f"sqlite:{folder}/lake/catalog.db", str(folder / "lake" / "data"), folder)
 
 
 def prediction(

@@ -16,7 +16,7 @@ from resources.lake import Column, Lake, ModelSchema, ingest_outcomes, ingest_pr
 from resources.registry import Step
 from resources.validation import compare_offline, replay
 from resources.validation.answers import ask
-from tests.resources.lake.segments_by_hand import MODEL, SCHEMA, START, Log, prediction
+from tests.resources.lake.segments_by_hand import MODEL, SCHEMA, START, Log, lake_below, prediction
 from tests.support.rollouts import manifest
 
 Row = Mapping[str, Any]
@@ -42,15 +42,12 @@ def late(distance: float) -> int:
 
 @pytest.fixture
 def log(tmp_path: Path) -> Log:
-    log = Log(tmp_path / "predictions", tmp_path / "outcomes")
-    log.predictions.mkdir()
-    log.outcomes.mkdir()
-    return log
+    return Log.below(tmp_path)
 
 
 @pytest.fixture
 def lake(tmp_path: Path) -> Lake:
-    return Lake(f"sqlite:{tmp_path}/lake/catalog.db", str(tmp_path / "lake" / "data"), tmp_path)
+    return lake_below(tmp_path)
 
 
 def fill(lake: Lake, log: Log, n: int = 200, *, labelled: int | None = None, key: str = "r") -> None:
