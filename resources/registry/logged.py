@@ -7,8 +7,12 @@ from pathlib import Path
 from typing import Any, cast
 
 from pipelines.errors import VersionRefused
+from pipelines.manifest.model import PredictionLog
 from resources.registry.mlmodel import read_mlmodel
 from resources.signature import ModelSchema
+
+LARGEST_EXAMPLE = PredictionLog().max_bytes
+"""Bytes: it is sent as a request, and the gateway takes none that is larger."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,8 @@ class LoggedModel:
             raise VersionRefused("the version has no input example: log the model with input_example=")
         name = Path(str(request or alone)).name
         try:
+            for each in filter(None, (request, alone)):  # the predictor reads the other one
+                _must_be_short(self.directory / str(each))
             saved = json.loads((self.directory / name).read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
             raise VersionRefused(f"the version's input example {name} cannot be read: {error}") from error
@@ -53,6 +59,15 @@ class LoggedModel:
         if not isinstance(example, dict):
             raise VersionRefused(f"the version's input example {name} is no mapping, but {saved!r:.80}")
         return cast(dict[str, Any], example)
+
+
+def _must_be_short(example: Path) -> None:
+    size = example.stat().st_size if example.is_file() else 0
+    if size > LARGEST_EXAMPLE:
+        raise VersionRefused(
+            f"the version's input example {example.name} has {size:,} bytes, must be at most {LARGEST_EXAMPLE:,}, as"
+            " for every request: log the model with fewer rows as input_example="
+        )
 
 
 def _as_request(saved: Any, info: Mapping[str, Any]) -> Any:

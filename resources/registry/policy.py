@@ -321,31 +321,43 @@ def _may_read_files(schema: bytes) -> bool:
         waiting: list[Any] = [json.loads(schema)]
     except (RecursionError, ValueError):
         return True
+    vectorizers: list[Mapping[str, Any]] = []
+    named: dict[Any, list[Mapping[str, Any]]] = {}
     while waiting:
         node = waiting.pop()
         if isinstance(node, dict):
             found = cast(dict[str, Any], node)
-            if found.get("__class__") in _READS_FILES and not _takes_text(found):
-                return True
+            if found.get("__class__") in _READS_FILES:
+                vectorizers.append(found)
+            if isinstance(number := found.get("__id__"), int | float | str):
+                named.setdefault(number, []).append(found)
             waiting += found.values()
         elif isinstance(node, list):
             waiting += cast(list[Any], node)
-    return False
+    return not all(_takes_text(each, named) for each in vectorizers)
 
 
-def _takes_text(vectorizer: Mapping[str, Any]) -> bool:
-    """As skops writes a vectorizer whose texts are the values themselves."""
+def _takes_text(vectorizer: Mapping[str, Any], named: Mapping[Any, list[Mapping[str, Any]]]) -> bool:
+    """As skops writes a vectorizer whose texts are the values themselves.
+
+    `named`: all nodes by their id. Of several with one id skops reads the first alone, whatever the others say.
+    """
     try:
         attributes = vectorizer["content"]
-        given = attributes["content"]["input"]
-        names = {(each["__loader__"], each["__class__"]) for each in attributes["key_types"]["content"]}
-        loaders = [each["__loader__"] for each in (vectorizer, attributes, given)]
-        return (loaders, names, json.loads(given["content"])) == (
-            ["ObjectNode", "DictNode", "JsonNode"],
+        given, types = attributes["content"]["input"], attributes["key_types"]
+        names = {(each["__loader__"], each["__class__"]) for each in types["content"]}
+        loaders = [each["__loader__"] for each in (vectorizer, attributes, types, given)]
+        read = [vectorizer, attributes, types, given, *types["content"]]
+        return all(other == each for each in read for other in named.get(each.get("__id__"), ())) and (
+            loaders,
+            names,
+            json.loads(given["content"]),
+        ) == (
+            ["ObjectNode", "DictNode", "ListNode", "JsonNode"],
             {("TypeNode", "str")},
             "content",
         )
-    except (LookupError, TypeError, ValueError):
+    except (AttributeError, LookupError, TypeError, ValueError):
         return False
 
 

@@ -5,7 +5,7 @@
 One JSON object. `attacks`: name -> {"refusals": what the policy says, "unguarded": whether its payload ran when MLflow
 loaded it, "guarded": whether it ran when the predictor did, "error": what the predictor said}. `unpicklers`: name ->
 what the guard said. `readers`: name -> what the policy says of a vectorizer, and what the guard said when it was given
-the name of a file. `ordinary`: name -> what policy and predictor said of a model that MLflow logged, and whether its
+the name of a file. `variants`: name -> as for `attacks`. `ordinary`: name -> what policy and predictor said of a model that MLflow logged, and whether its
 digest is still the same. `harmless`: name -> what the guard said. A payload only makes a folder.
 """
 
@@ -248,7 +248,185 @@ ATTACKS: tuple[Callable[[Artefact], None], ...] = (
 )  # fmt: skip
 
 
-def vectorizer(folder: Path, kind: str, *, input: str = "filename", encoding: str = "utf-8") -> None:
+def forged(
+    at: Artefact, change: Callable[[dict[str, Any]], object], *, trusted: list[str] | None = None
+) -> None:
+    """A skops file whose schema was changed by hand; `trusted`: what `MLmodel` has skops trust."""
+    at.skops("plain.zip")
+    with (
+        zipfile.ZipFile(at.folder / "plain.zip") as plain,
+        zipfile.ZipFile(at.folder / "model.skops", "w") as other,
+    ):
+        for name in plain.namelist():
+            content = plain.read(name)
+            if name == "schema.json":
+                change(schema := json.loads(content))
+                content = json.dumps(schema).encode()
+            other.writestr(name, content)
+    (at.folder / "plain.zip").unlink()
+    at.says(
+        python_function={"loader_module": SKLEARN, "data": "model.skops"},
+        sklearn=SKOPS | ({} if trusted is None else {"skops_trusted_types": trusted}),
+    )
+
+
+def node(loader: str, name: str, **more: Any) -> dict[str, Any]:
+    """One of a skops schema; `name`: of a class or function."""
+    module, _, kind = name.rpartition(".")
+    return {"__loader__": loader, "__module__": module, "__class__": kind, **more}
+
+
+def keyed_by(at: Artefact, kind: dict[str, Any]) -> dict[str, Any]:
+    """A mapping that calls `kind` with its one key, the marker, while it is read."""
+    types = node("ListNode", "builtins.list", content=[kind])
+    value = node("JsonNode", "builtins.str", content="1")
+    return node("DictNode", "builtins.dict", key_types=types, content={str(at.marker): value})
+
+
+def given(attribute: dict[str, Any], **top: Any) -> Callable[[dict[str, Any]], None]:
+    """Add an attribute to the model."""
+
+    def change(schema: dict[str, Any]) -> None:
+        attributes = schema["content"]
+        attributes["content"]["more"] = attribute
+        attributes["key_types"]["content"].append(node("TypeNode", "builtins.str"))
+        schema.update(top)
+
+    return change
+
+
+def key_that_is_called(at: Artefact) -> None:
+    forged(at, given(keyed_by(at, node("FunctionNode", "os.mkdir"))), trusted=["os.mkdir"])
+
+
+def type_that_is_a_function(at: Artefact) -> None:
+    forged(at, given(keyed_by(at, node("TypeNode", "os.mkdir"))), trusted=["os.mkdir"])
+
+
+def constructor_that_is_a_function(at: Artefact) -> None:
+    path = node("JsonNode", "builtins.str", content=json.dumps(str(at.marker)))
+    tuple_ = node("TupleNode", "builtins.tuple", content=[path])
+    forged(at, given(node("ConstructorFromReduceNode", "os.mkdir", content=tuple_)), trusted=["os.mkdir"])
+
+
+def untrusted_function(at: Artefact) -> None:
+    forged(at, given(keyed_by(at, node("FunctionNode", "os.mkdir"))))
+
+
+def function_of_an_older_protocol(at: Artefact) -> None:
+    content = {"module_path": "os", "function": "mkdir"}
+    disguised = node("FunctionNode", "numpy.add", content=content)
+    forged(at, given(keyed_by(at, disguised), protocol=0))
+
+
+def id_of_something_harmless(at: Artefact) -> None:
+    harmless = node("TypeNode", "builtins.str", __id__=1)
+    both = [harmless, keyed_by(at, node("FunctionNode", "os.mkdir", __id__=1))]
+    forged(at, given(node("ListNode", "builtins.list", content=both)))
+
+
+def name_with_dots(at: Artefact) -> None:
+    mkdir = {"__loader__": "FunctionNode", "__module__": "numpy", "__class__": "os.mkdir"}
+    forged(at, given(keyed_by(at, mkdir)), trusted=["numpy.dtype"])
+
+
+def array_of_pickles(at: Artefact) -> None:
+    import io
+
+    import numpy as np
+
+    file = io.BytesIO()
+    np.save(file, np.array([Payload(at.marker)]), allow_pickle=True)
+    forged(at, given(node("NdArrayNode", "numpy.ndarray", type="numpy", file="a.npy")))
+    with zipfile.ZipFile(at.folder / "model.skops", "a") as archive:
+        archive.writestr("a.npy", file.getvalue())
+
+
+def sparse_matrix_of_pickles(at: Artefact) -> None:
+    import io
+
+    import numpy as np
+
+    file, payload = io.BytesIO(), np.array([Payload(at.marker)])
+    np.savez(file, format=payload, data=payload, indices=payload, indptr=payload, shape=payload)
+    forged(at, given(node("SparseMatrixNode", "scipy.sparse._matrix.spmatrix", type="scipy", file="a.npz")))
+    with zipfile.ZipFile(at.folder / "model.skops", "a") as archive:
+        archive.writestr("a.npz", file.getvalue())
+
+
+def two_schemas_in_one_zip(at: Artefact) -> None:
+    key_that_is_called(at)
+    with zipfile.ZipFile(at.folder / "model.skops") as archive:
+        bad = archive.read("schema.json")
+    forged(at, lambda schema: None, trusted=["os.mkdir"])
+    with zipfile.ZipFile(at.folder / "model.skops", "a") as archive:
+        archive.writestr("schema.json", bad)
+
+
+def zip_that_leads_out(at: Artefact) -> None:
+    forged(at, lambda schema: None)
+    with zipfile.ZipFile(at.folder / "model.skops", "a") as archive:
+        archive.writestr(str(at.marker), "")
+        archive.writestr("../marks/ran", "")
+
+
+def tagged_call(at: Artefact) -> None:
+    at.skops()
+    at.says(_YAML.format(code="null") + f"metadata: !!python/object/apply:os.mkdir [{at.marker}]\n")
+
+
+def names_that_look_alike(at: Artefact) -> None:
+    at.skops("model.skops")
+    at.pickle("model.skops ")
+    at.pickle("model.skops.")
+    at.says(
+        python_function={"loader_module": SKLEARN, "data": "model.skops ", "model_path": "model.skops."},
+        sklearn=SKOPS,
+    )
+
+
+def loader_that_looks_alike(at: Artefact) -> None:
+    at.skops()
+    at.module("mlflow/sklearn.py", then="def _load_pyfunc(path): return None\n")
+    at.says(
+        python_function={"loader_module": "mlflow\uff0esklearn", "data": "model.skops", "code": "."},
+        sklearn=SKOPS,
+    )
+
+
+def mapping_for_a_path(at: Artefact) -> None:
+    at.skops()
+    at.pickle("model.bin")
+    at.says(
+        python_function={"loader_module": SKLEARN, "data": {"path": "model.bin"}, "env": {"conda": "/"}},
+        sklearn=SKOPS,
+    )
+
+
+def example_that_is_a_pickle(at: Artefact) -> None:
+    at.skops()
+    at.pickle("input_example.json")
+    example = {"artifact_path": "input_example.json", "type": "ndarray", "serving_input_path": "model.skops"}
+    flavors = {"python_function": {"loader_module": SKLEARN, "data": "model.skops"}, "sklearn": SKOPS}
+    at.says(json.dumps({"flavors": flavors, "saved_input_example_info": example}))
+
+
+VARIANTS: tuple[Callable[[Artefact], None], ...] = (
+    key_that_is_called, type_that_is_a_function, constructor_that_is_a_function, untrusted_function, function_of_an_older_protocol, id_of_something_harmless, name_with_dots, array_of_pickles,
+    sparse_matrix_of_pickles, two_schemas_in_one_zip, zip_that_leads_out, tagged_call, names_that_look_alike,
+    loader_that_looks_alike, mapping_for_a_path, example_that_is_a_pickle,
+)  # fmt: skip
+"""Beside what worked: whatever the library makes of them, no code runs once the policy was asked."""
+
+
+def vectorizer(
+    folder: Path,
+    kind: str,
+    *,
+    input: str = "filename",
+    encoding: str = "utf-8",
+    change: Callable[[dict[str, Any]], bytes] | None = None,
+) -> None:
     """A skops file of one class out of scikit-learn, its name escaped; `input`: what it takes a text for."""
     import skops.io
     from sklearn.feature_extraction import text
@@ -262,15 +440,27 @@ def vectorizer(folder: Path, kind: str, *, input: str = "filename", encoding: st
         for name in plain.namelist():
             content = plain.read(name)
             if name == "schema.json":
-                content = content.decode().replace(kind, f"\\u{ord(kind[0]):04x}{kind[1:]}").encode(encoding)
+                changed = content if change is None else change(json.loads(content))
+                content = changed.decode().replace(kind, f"\\u{ord(kind[0]):04x}{kind[1:]}").encode(encoding)
             other.writestr(name, content)
     at.says(python_function={"loader_module": SKLEARN, "data": "model.skops"}, sklearn=SKOPS)
+
+
+def _says_content(schema: dict[str, Any]) -> bytes:
+    """With an id that stands for another text: skops takes what it saw first."""
+    attributes = schema["content"]
+    first = node("JsonNode", "builtins.str", content='"filename"', __id__=1)
+    said = node("JsonNode", "builtins.str", content='"content"', __id__=1)
+    attributes["content"] = {"a": first} | attributes["content"] | {"input": said}
+    attributes["key_types"]["content"].append(node("TypeNode", "builtins.str"))
+    return json.dumps(schema).encode()
 
 
 READERS: dict[str, Callable[[Path], None]] = {
     "counts": lambda folder: vectorizer(folder, "CountVectorizer"),
     "weights": lambda folder: vectorizer(folder, "TfidfVectorizer", encoding="utf-16"),
     "hashes": lambda folder: vectorizer(folder, "HashingVectorizer", encoding="utf-16-le"),
+    "an id given twice": lambda folder: vectorizer(folder, "CountVectorizer", change=_says_content),
     "texts": lambda folder: vectorizer(folder, "CountVectorizer", input="content"),
 }
 """Callers read whatever the account may where a vectorizer takes their texts for names of files; the last does not."""
@@ -395,8 +585,11 @@ def main(folder: Path) -> dict[str, dict[str, Any]]:
     all_estimators()  # what importing skops would import, in each child
     built = _forked(folder / "built", lambda: _build(folder))
     assert not built, built
+    attacks = {attack.__name__: _tried(folder / attack.__name__) for attack in ATTACKS}
+    importlib.import_module("skops.io")  # nothing stands in for it from here on
     return {
-        "attacks": {attack.__name__: _tried(folder / attack.__name__) for attack in ATTACKS},
+        "attacks": attacks,
+        "variants": {variant.__name__: _tried(folder / variant.__name__) for variant in VARIANTS},
         "readers": {name: _reader(folder / f"reader of {name}") for name in READERS},
         "ordinary": {name: _ordinary(folder / name, allow) for name, (_, allow) in ORDINARY.items()},
         "unpicklers": _guarded(folder / "unpicklers", unpicklers),
@@ -405,7 +598,7 @@ def main(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _build(folder: Path) -> None:
-    for attack in ATTACKS:
+    for attack in (*ATTACKS, *VARIANTS):
         attack(Artefact(folder / attack.__name__))
     for name, write in READERS.items():
         write(folder / f"reader of {name}")

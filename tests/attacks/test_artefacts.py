@@ -18,7 +18,7 @@ from resources.registry.policy import violations
 from resources.registry.rest import RegistryApi
 from resources.serving.predictor.guard import KINDS
 from resources.settings import ROOT
-from tests.attacks.loading import ATTACKS, ORDINARY, READERS
+from tests.attacks.loading import ATTACKS, ORDINARY, READERS, VARIANTS
 
 NAMES = [attack.__name__ for attack in ATTACKS]
 FIRST_LINE_ALONE = {
@@ -58,6 +58,13 @@ def test_without_the_policy_in_front_the_predictor_itself_runs_no_code_of_an_art
     attack = loaded["attacks"][name]
     assert not attack["guarded"]
     assert "loading the model asked for" in attack["error"]
+
+
+@pytest.mark.parametrize("name", [variant.__name__ for variant in VARIANTS])
+def test_a_variant_that_the_policy_lets_pass_runs_nothing(loaded: dict[str, Any], name: str):
+    variant = loaded["variants"][name]
+    assert variant["refusals"] or not variant["guarded"], variant
+    assert bool(variant["refusals"]) >= variant["unguarded"], "what works is refused on paper already"
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,8 @@ def main() -> None:
     """Run one predictor until SIGTERM."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    # Also where a model asks for more.
+    os.environ.setdefault("OMP_THREAD_LIMIT", os.environ["OMP_NUM_THREADS"])
     given = _arguments()
     print(f"{STARTS}: {given.revision}", file=sys.stderr, flush=True)
     sys.argv = sys.argv[:1]  # kserve parses the command line of whoever imports it

@@ -70,7 +70,9 @@ class LoggedModel(Model):
         self._attributes = origin.attributes()
         self._writer = writer
         self.limits = limits
-        self._predicting = ThreadPoolExecutor(1, thread_name_prefix="predict")
+        self._predicting = ThreadPoolExecutor(
+            1, thread_name_prefix="predict", initializer=_compute_on_this_thread
+        )
         self._writing = ThreadPoolExecutor(16, thread_name_prefix="log")
         self.ready = True
 
@@ -177,6 +179,13 @@ class LoggedModel(Model):
     def stop(self) -> None:
         """Called by the server when its last request is answered."""
         self.ready = False
+
+
+def _compute_on_this_thread() -> None:
+    """Whatever `n_jobs` an artefact asks for: ten thousand threads or processes would take the machine."""
+    from joblib import parallel_config
+
+    parallel_config(backend="sequential")
 
 
 def _tensor(item: InferInput) -> Tensor:

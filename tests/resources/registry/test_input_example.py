@@ -1,6 +1,7 @@
 """Every shape in which MLflow saves an example becomes one tensor per column of the signature."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -139,4 +140,15 @@ def test_an_older_example_that_cannot_be_sent_is_refused_in_words(
         tmp_path, {"saved_input_example_info": {"artifact_path": "input_example.json", **info}}
     )
     with pytest.raises(VersionRefused, match=message):
+        logged.example()
+
+
+@pytest.mark.parametrize("large", ["input_example.json", "serving_input_example.json"])
+def test_an_example_larger_than_a_request_may_be_is_refused_unread(tmp_path: Path, large: str):
+    names = {"artifact_path": "input_example.json", "serving_input_path": "serving_input_example.json"}
+    for name in names.values():
+        (tmp_path / name).write_text("{}")
+    os.truncate(tmp_path / large, 50 << 30)
+    logged = LoggedModel(tmp_path, {"saved_input_example_info": {**names, "type": "dataframe"}})
+    with pytest.raises(VersionRefused, match=rf"{large} has 53,687,091,200 bytes, must be at most 8,388,608"):
         logged.example()
