@@ -18,7 +18,14 @@ from resources.registry.policy import violations
 from resources.registry.rest import RegistryApi
 from resources.serving.predictor.guard import KINDS
 from resources.settings import ROOT
-from tests.attacks.loading import ATTACKS, ORDINARY, READERS, VARIANTS
+from tests.attacks.loading import (
+    ATTACKS,
+    ORDINARY,
+    READERS,
+    VARIANTS,
+    Artefact,
+    constructor_that_is_a_function,
+)
 
 NAMES = [attack.__name__ for attack in ATTACKS]
 FIRST_LINE_ALONE = {
@@ -143,11 +150,25 @@ def test_files_that_are_not_those_that_were_pinned_are_refused(tmp_path: Path, c
         verify(folder, digest)
 
 
+def _started(folder: Path, digest: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "resources.serving.predictor", "--model-dir", str(folder)]
+    command += ["--model-name", "m", "--model-version", "1", "--revision", "m-00001", "--port", "1"]
+    command += ["--log-dir", str(folder / "log"), "--digest", digest]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
 def test_a_predictor_does_not_start_on_files_that_changed_since_they_were_pinned(tmp_path: Path):
     (tmp_path / "MLmodel").write_text("flavors: {}\n")
-    command = [sys.executable, "-m", "resources.serving.predictor", "--model-dir", str(tmp_path)]
-    command += ["--model-name", "m", "--model-version", "1", "--revision", "m-00001", "--port", "1"]
-    command += ["--log-dir", str(tmp_path / "log"), "--digest", "0" * 64]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    ended = _started(tmp_path, "0" * 64)
     assert ended.returncode == 1
     assert f"the rollout pinned {'0' * 64}; not loaded" in ended.stderr
+
+
+def test_a_predictor_refuses_what_the_policy_refuses_whoever_starts_it(tmp_path: Path):
+    constructor_that_is_a_function(Artefact(tmp_path / "at"))
+    folder = tmp_path / "at" / "artefact"
+    ended = _started(folder, digest_of(folder))
+    assert ended.returncode == 1
+    assert "is not loaded: " in ended.stderr
+    assert "os.mkdir" in ended.stderr
+    assert not list(tmp_path.rglob("ran"))

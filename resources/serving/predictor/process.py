@@ -12,6 +12,8 @@ from pipelines.errors import VersionRefused
 from pipelines.manifest.model import PredictionLog
 from resources.artefact_digest import verify
 from resources.prediction_log import Durability, Origin, SegmentWriter
+from resources.registry import logged
+from resources.registry.policy import violations
 from resources.serving.predictor.guard import install
 from resources.settings import HOST
 
@@ -45,6 +47,7 @@ def run(options: PredictorOptions) -> None:
     if not (options.model_dir / "MLmodel").is_file():
         raise VersionRefused(f"{options.model_dir} is no MLflow model: it has no file MLmodel")
     verify(options.model_dir, options.digest)
+    _judge(options)
     gc.disable()  # imports and loading make no garbage worth the time
     from resources.serving.predictor.logged_model import LoggedModel
     from resources.serving.predictor.logs import LOADED, configure_logging
@@ -65,6 +68,13 @@ def run(options: PredictorOptions) -> None:
             flush=True,
         )
         serve(model, port=options.port, host=options.host)
+
+
+def _judge(options: PredictorOptions) -> None:
+    """Once more, by what is there now: whoever starts this process need not have asked whether it may be loaded."""
+    refused = violations(logged.LoggedModel.read(options.model_dir), options.allow)
+    if refused:
+        raise VersionRefused(f"{options.model_dir} is not loaded: {'; '.join(refused)}")
 
 
 def load_pyfunc(directory: Path, *, allow: Collection[str]) -> Any:

@@ -294,3 +294,20 @@ def test_an_optional_integer_that_is_left_out_or_null_reaches_the_model_as_no_co
         assert list(served.seen.columns) == ["x"]
     with pytest.raises(BadInput, match="'n' has a value of type NoneType in row 1"):
         served.ask(tensor("x", "FP64", [2], [1.0, 2.0]), tensor("n", "INT64", [2], [1, None]))
+
+
+def test_an_artefact_that_asks_for_thousands_of_threads_or_processes_gets_one(
+    serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
+):
+    from joblib import effective_n_jobs
+
+    served, jobs = serve(pd.DataFrame({"x": [1.0]})), list[int]()
+    answer = served.pyfunc.predict
+
+    def predict(data: Any) -> Any:
+        jobs.append(effective_n_jobs(5000))
+        return answer(data)
+
+    monkeypatch.setattr(served.pyfunc, "predict", predict)
+    served.predict(served.example)
+    assert jobs == [1]
