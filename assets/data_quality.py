@@ -1,7 +1,7 @@
 """Data checks on the latest window of the prediction log."""
 
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import dagster as dg
 import pandas as pd
@@ -11,16 +11,15 @@ from pipelines.manifest.load import Model
 from pipelines.rollout.evidence import OnFail
 from resources.asset_checks import check_result
 from resources.lake.windows import answered
-from resources.monitoring.data_checks import DataCheckReport, check_window
+from resources.monitoring.data_checks import DataCheckReport, check_window, unjudged
 from resources.monitoring.evidence import from_data_checks
 from resources.monitoring.expectations import CheckResult, check_names
+from resources.monitoring.windows import in_time, not_all_loaded, window_end, window_partitions
 from resources.naming import key
 from resources.rollouts import open_rollout, record_if_open
 from resources.systems import Systems
 
 WINDOW = "window"
-RUN_ALLOWANCE = timedelta(minutes=3)
-"""On top of two windows: how long evidence counts while the next run is on its way."""
 
 
 def data_quality(model: Model) -> dg.AssetsDefinition:
@@ -38,37 +37,41 @@ def data_quality(model: Model) -> dg.AssetsDefinition:
         group_name="data_quality",
         kinds={"greatexpectations"},
         check_specs=specs,
+        partitions_def=window_partitions(model.rollout),
     )
     def check(
+        context: dg.AssetExecutionContext,
         systems: dg.ResourceParam[Systems],
     ):  # no return type: Dagster would take it for a tuple of asset and checks
         """Is the data that the model is asked about still the data it was made for?
 
-        Great Expectations runs the manifest's checks on the latest window; each is an asset check here, and the
+        Great Expectations runs the manifest's checks on the window; each is an asset check here, and the
         Data Docs page holds the details. A check that could not run is unknown and warns; it never counts as
         failed. While a rollout is open, the verdict is evidence in it.
         """
         now = datetime.now(UTC)
-        start = now - model.rollout.data_checks.window
-        frame = answered(systems.lake, model.name, start, now, sample=model.rollout.data_checks.sample_rows)
-        if not model.rollout.data_checks.checks:
-            frame = _of_every_version(systems, model.name, frame)
-        report = check_window(
-            frame,
-            model.rollout.data_checks,
-            model=model.name,
-            window_start=start,
-            window_end=now,
-            docs_dir=systems.settings.home / "reports" / "data_docs",
-        )
-        rollout = open_rollout(systems.ledger, model.name)
-        if rollout is not None:
-            valid_for = 2 * model.rollout.data_checks.window + RUN_ALLOWANCE
-            evidence = from_data_checks(report, at=now, valid_for=valid_for)
-            record_if_open(systems.controller, rollout.rollout_id, [evidence])
+        report = _report(systems, model, window_end(context, now), now)
+        state = open_rollout(systems.ledger, model.name)
+        if state is not None:
+            window = model.rollout.data_checks.window
+            evidence = [from_data_checks(report, at=now, valid_for=window)]
+            evidence = in_time(state, evidence, window, report.window_end, now)
+            record_if_open(systems.controller, state.rollout_id, evidence)
         return dg.MaterializeResult(metadata=_metadata(systems, report), check_results=_checks(report, names))
 
     return check
+
+
+def _report(systems: Systems, model: Model, end: datetime, now: datetime) -> DataCheckReport:
+    checks = model.rollout.data_checks
+    start = end - checks.window
+    if why := not_all_loaded(systems, model.name, end, now):
+        return unjudged(checks, why, model=model.name, window_start=start, window_end=end)
+    frame = answered(systems.lake, model.name, start, end, sample=checks.sample_rows)
+    if not checks.checks:
+        frame = _of_every_version(systems, model.name, frame)
+    docs = systems.settings.home / "reports" / "data_docs"
+    return check_window(frame, checks, model=model.name, window_start=start, window_end=end, docs_dir=docs)
 
 
 def _of_every_version(systems: Systems, model: str, frame: pd.DataFrame) -> pd.DataFrame:
@@ -105,7 +108,7 @@ def _metadata(systems: Systems, report: DataCheckReport) -> dict[str, dg.Metadat
     }
     if report.page is not None:
         page = report.page.relative_to(systems.settings.home / "reports")
-        values["data docs"] = dg.MetadataValue.url(systems.report_url(*page.parts))
+        values["data docs"] = dg.MetadataValue.url(systems.links.report(*page.parts))
     if report.unsaved:
         values["data docs not written"] = dg.MetadataValue.text(report.unsaved)
     return values

@@ -17,12 +17,11 @@ from resources.monitoring.drift import compare
 from resources.monitoring.drift_report import Comparison, DriftReport
 from resources.monitoring.evidence import from_drift
 from resources.monitoring.pictures import drift_scores
+from resources.monitoring.windows import in_time, not_all_loaded, window_end, window_partitions
 from resources.naming import key
 from resources.rollouts import open_rollout, record_if_open
 from resources.systems import Systems
 
-RUN_ALLOWANCE = timedelta(minutes=3)
-"""On top of two windows: how long evidence counts while the next run is on its way."""
 REFERENCE_WINDOWS = 3
 """How many windows before the current one it is compared with."""
 
@@ -49,8 +48,10 @@ def drift(model: Model) -> dg.AssetsDefinition:
         group_name="drift",
         kinds={"evidently"},
         check_specs=specs,
+        partitions_def=window_partitions(model.rollout),
     )
     def score(
+        context: dg.AssetExecutionContext,
         systems: dg.ResourceParam[Systems],
     ):  # no return type: Dagster would take it for a tuple of asset and checks
         """Have the inputs or the answers moved?
@@ -62,11 +63,11 @@ def drift(model: Model) -> dg.AssetsDefinition:
         """
         now = datetime.now(UTC)
         state = open_rollout(systems.ledger, model.name)
-        reports = [_against_reference(systems, model, now)]
-        if state is not None and state.champion is not None and state.weights:
-            reports.append(_against_stable(systems, model, state, now))
+        end = window_end(context, now)
+        reports = _reports(systems, model, state, end, now)
         if state is not None:
             evidence = [_evidence(model, report, now) for report in reports]
+            evidence = in_time(state, evidence, model.rollout.drift.window, end, now)
             record_if_open(systems.controller, state.rollout_id, evidence)
         return dg.MaterializeResult(
             metadata=_metadata(systems, reports), check_results=list(_checks(model, reports))
@@ -75,10 +76,31 @@ def drift(model: Model) -> dg.AssetsDefinition:
     return score
 
 
-def _evidence(model: Model, report: DriftReport, now: datetime) -> Evidence:
-    evidence = from_drift(
-        report, model.rollout.drift, at=now, valid_for=2 * model.rollout.drift.window + RUN_ALLOWANCE
+def _reports(
+    systems: Systems, model: Model, state: RolloutState | None, end: datetime, now: datetime
+) -> list[DriftReport]:
+    """Both comparisons; the one with the canary where there is one in the window."""
+    with_canary = (
+        state is not None and state.champion is not None and bool(state.weights) and state.since < end
     )
+    if why := not_all_loaded(systems, model.name, end, now):
+        made = [Comparison.CURRENT_VS_REFERENCE, *([Comparison.CANARY_VS_STABLE] if with_canary else [])]
+        start = end - model.rollout.drift.window
+        return [
+            DriftReport(
+                model=model.name, comparison=comparison, window_start=start, window_end=end,
+                reference_rows=0, current_rows=0, reason=why,
+            )
+            for comparison in made
+        ]  # fmt: skip
+    reports = [_against_reference(systems, model, end)]
+    if state is not None and with_canary:
+        reports.append(_against_stable(systems, model, state, end))
+    return reports
+
+
+def _evidence(model: Model, report: DriftReport, now: datetime) -> Evidence:
+    evidence = from_drift(report, model.rollout.drift, at=now, valid_for=model.rollout.drift.window)
     return replace(evidence, on_fail=_on_fail(model, report.comparison))
 
 
@@ -159,11 +181,13 @@ def _metadata(systems: Systems, reports: Iterable[DriftReport]) -> dict[str, dg.
             values[f"{name}: share of columns drifted"] = dg.MetadataValue.float(report.share)
         if report.html is not None:
             page = report.html.relative_to(systems.settings.home / "reports")
-            values[f"{name}: Evidently report"] = dg.MetadataValue.url(systems.report_url(*page.parts))
+            values[f"{name}: Evidently report"] = dg.MetadataValue.url(systems.links.report(*page.parts))
         if report.unsaved:
             values[f"{name}: not written"] = dg.MetadataValue.text(report.unsaved)
         if report.link is not None:
-            values[f"{name}: in Evidently"] = dg.MetadataValue.url(systems.evidently_url(report.link.path))
+            values[f"{name}: in Evidently"] = dg.MetadataValue.url(
+                systems.links.evidently_page(report.link.path)
+            )
     return values
 
 

@@ -17,7 +17,6 @@ def prediction_log(model: Model) -> dg.AssetsDefinition:
 
     @dg.asset(
         key=key(model.name, "prediction_log"),
-        deps=[key(model.name, "candidate")],
         group_name=GROUP,
         kinds={"duckdb"},
         retry_policy=dg.RetryPolicy(max_retries=2, delay=2),

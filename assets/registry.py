@@ -41,7 +41,7 @@ def model_version(model: Model, recipe: str) -> dg.AssetsDefinition:
             metadata={
                 "version": trained.version,
                 "params": dg.MetadataValue.json(config.params),
-                "in MLflow": dg.MetadataValue.url(systems.registry.link(model.name, trained.version)),
+                "in MLflow": dg.MetadataValue.url(systems.links.version(model.name, trained.version)),
                 **{name: float(value) for name, value in trained.metrics.items()},
             }
         )

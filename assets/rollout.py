@@ -1,23 +1,23 @@
-"""The rollout itself: a challenger is started, and carried on from one decision to the next."""
+"""The rollout itself: a job starts one for a challenger, and an asset shows where it is."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
 
-from pipelines.errors import CommandRefused, ManifestError, VersionRefused, Withdrawn
+from pipelines.errors import CommandRefused, CorruptLedger, ManifestError, VersionRefused, Withdrawn
 from pipelines.manifest.load import Model
-from resources.naming import MISFIT_TAG, VERSION_TAG, key
-from resources.platform_alerts import platform_alert
+from resources.naming import MISFIT_TAG, START_OP, VERSION_TAG, key, slug
 from resources.reports import write_report
-from resources.rollout_metadata import decision_metadata
+from resources.rollout_metadata import decision_metadata, report_metadata, started_metadata
 from resources.rollouts import open_rollout
-from resources.starting import Mode, carry_on, start
+from resources.starting import Mode, carry_on, start, tell_misfit
 from resources.systems import Systems
 
 GROUP = "rollout"
 
 
-class CandidateConfig(dg.Config):
+class StartConfig(dg.Config):
     """Which version to roll out."""
 
     version: str
@@ -28,18 +28,31 @@ class CandidateConfig(dg.Config):
     """The served version, to start although the registry says that another one is the champion, or none."""
 
 
-def candidate(model: Model) -> dg.AssetsDefinition:
-    """The asset that validates a version and starts its rollout."""
+def start_job(model: Model, tags: Mapping[str, str]) -> dg.JobDefinition:
+    """The job that validates a version, starts its rollout and writes its report.
 
-    @dg.asset(
-        key=key(model.name, "candidate"),
-        deps=[key(model.name, "model_version")] if model.rollout.training else [],
-        group_name="registry",  # in `rollout` it would make a circle of the groups' graph
-        kinds={"mlflow"},
+    What it did is seen on the assets `rollout` and `rollout_report`, beside what later runs do.
+    """
+    name = f"{slug(model.name)}_start"
+    begin, go_on, tell = _start_op(model, name), _carry_on_op(model, name), _report_op(model, name)
+
+    @dg.job(
+        name=name,
+        description="Validate a version and start its rollout.",
+        executor_def=dg.in_process_executor,
+        tags=tags,
     )
-    def validate(
-        context: dg.AssetExecutionContext, config: CandidateConfig, systems: dg.ResourceParam[Systems]
-    ) -> dg.MaterializeResult[Any]:
+    def job() -> None:
+        tell.alias("report")(go_on.alias("carry_on")(begin.alias(START_OP)()))
+
+    return job
+
+
+def _start_op(model: Model, name: str) -> dg.OpDefinition:
+    @dg.op(name=f"{name}_{START_OP}", out=dg.Out(dg.Nothing))
+    def begin(
+        context: dg.OpExecutionContext, config: StartConfig, systems: dg.ResourceParam[Systems]
+    ) -> None:
         """A version that may be rolled out: its artefact pinned by digest, its format allowed, its signature and
         input example there.
 
@@ -47,55 +60,55 @@ def candidate(model: Model) -> dg.AssetsDefinition:
         `rampgate.reason` tag in MLflow, and in an alert. A manifest that does not fit the version is no verdict on it:
         that is said here and in an alert, and the version is tried again when the manifest has changed.
         """
+        asset = key(model.name, "rollout")
+        by_alias = VERSION_TAG in context.run.tags
         try:
             begun = start(
-                systems,
-                model,
-                config.version,
-                mode=config.mode,
-                against=config.against,
-                by_alias=VERSION_TAG in context.run.tags,
+                systems, model, config.version, mode=config.mode, against=config.against, by_alias=by_alias
             )
         except Withdrawn as withdrawn:
-            return dg.MaterializeResult(metadata={"status": str(withdrawn)})
+            context.log_event(dg.AssetObservation(asset, metadata={"status": str(withdrawn)}))
+            return
         except VersionRefused as refused:
             _report_refusal(systems, model)
             raise dg.Failure(description=str(refused), allow_retries=False) from refused
         except ManifestError as wrong:
-            _report_manifest(context, systems, model, config.version, wrong)
+            context.instance.add_run_tags(context.run.run_id, {MISFIT_TAG: "true"})
+            tell_misfit(systems, model, config.version, wrong)
             raise dg.Failure(description=str(wrong), allow_retries=False) from wrong
         except CommandRefused as refused:
             raise dg.Failure(description=str(refused), allow_retries=False) from refused
         context.log.info(f"rollout {begun.rollout_id}")
-        return dg.MaterializeResult(
-            metadata={
-                "rollout": begun.rollout_id,
-                "version": config.version,
-                "digest": begun.artefact.digest,
-                "champion": begun.champion or "none: this is the model's first version",
-                "in MLflow": dg.MetadataValue.url(systems.registry.link(model.name, config.version)),
-            }
-        )
+        context.log_event(dg.AssetMaterialization(asset, metadata=started_metadata(systems, begun)))
 
-    return validate
+    return begin
 
 
-def _report_manifest(
-    context: dg.AssetExecutionContext, systems: Systems, model: Model, version: str, wrong: ManifestError
-) -> None:
-    """Said once for each manifest, however often it is tried."""
-    context.instance.add_run_tags(context.run.run_id, {MISFIT_TAG: "true"})
-    platform_alert(
-        systems.ledger,
-        topic=f"manifest:{model.name}",
-        title=f"{model.name} version {version}: not started, the manifest is wrong",
-        body=str(wrong),
-        model=model.name,
-    )
+def _carry_on_op(model: Model, name: str) -> dg.OpDefinition:
+    @dg.op(name=f"{name}_carry_on", ins={"started": dg.In(dg.Nothing)}, out=dg.Out(dg.Nothing))
+    def go_on(context: dg.OpExecutionContext, systems: dg.ResourceParam[Systems]) -> None:
+        """The first decisions: deployed, validated by the real predictor, and the first step's share."""
+        metadata = _carried_on(context, systems, model)
+        context.log_event(dg.AssetMaterialization(key(model.name, "rollout"), metadata=metadata))
+
+    return go_on
+
+
+def _report_op(model: Model, name: str) -> dg.OpDefinition:
+    @dg.op(name=f"{name}_report", ins={"carried_on": dg.In(dg.Nothing)}, out=dg.Out(dg.Nothing))
+    def tell(context: dg.OpExecutionContext, systems: dg.ResourceParam[Systems]) -> None:
+        """The page of the rollout that was started, which alerts link to."""
+        try:
+            metadata = report_metadata(systems, model.name)
+        except CorruptLedger as error:
+            raise dg.Failure(description=f"the report cannot be written: {error}") from error
+        context.log_event(dg.AssetMaterialization(key(model.name, "rollout_report"), metadata=metadata))
+
+    return tell
 
 
 def _report_refusal(systems: Systems, model: Model) -> None:
-    """The run fails here, before the asset that writes reports: the alert's link must open one all the same."""
+    """The run fails here, before the op that writes reports: the alert's link must open one all the same."""
     refused = systems.ledger.latest(model.name)
     if refused is not None:
         write_report(systems, refused.rollout_id)
@@ -103,28 +116,32 @@ def _report_refusal(systems: Systems, model: Model) -> None:
 
 def rollout(model: Model) -> dg.AssetsDefinition:
     """The asset that carries the open rollout on."""
+    evidence = [key(model.name, name) for name in ("data_quality", "drift", "experiment")]
+    trained = [key(model.name, "model_version")] if model.rollout.training else []
 
-    @dg.asset(
-        key=key(model.name, "rollout"),
-        deps=[key(model.name, name) for name in ("candidate", "data_quality", "drift", "experiment")],
-        group_name=GROUP,
-        kinds={"kserve"},
-    )
+    @dg.asset(key=key(model.name, "rollout"), deps=[*trained, *evidence], group_name=GROUP, kinds={"kserve"})
     def advance(
         context: dg.AssetExecutionContext, systems: dg.ResourceParam[Systems]
     ) -> dg.MaterializeResult[Any]:
         """Where the rollout is, and why.
 
-        Each materialization is a decision that changed something: deployed, validated by the real predictor, a
-        larger share, promoted, rolled back. The decision is taken on the evidence in the ledger (data quality,
-        drift, experiment, serving) and each action is written there before and after it is done, so that
+        Each materialization is a decision that changed something: started, deployed, validated by the real
+        predictor, a larger share, promoted, rolled back. The decision is taken on the evidence in the ledger (data
+        quality, drift, experiment, serving) and each action is written there before and after it is done, so that
         a run that dies is simply continued by the next one.
         """
-        state = open_rollout(systems.ledger, model.name)
-        if state is None:
-            return dg.MaterializeResult(metadata={"status": "no rollout is open"})
-        decision = carry_on(systems, model, state.rollout_id)
-        context.log.info(f"{decision.kind}: {decision.reason}")
-        return dg.MaterializeResult(metadata=decision_metadata(systems, state.rollout_id, decision))
+        metadata = _carried_on(context, systems, model)
+        return dg.MaterializeResult(metadata=metadata)
 
     return advance
+
+
+def _carried_on(
+    context: dg.OpExecutionContext | dg.AssetExecutionContext, systems: Systems, model: Model
+) -> dict[str, dg.MetadataValue]:
+    state = open_rollout(systems.ledger, model.name)
+    if state is None:
+        return {"status": dg.MetadataValue.text("no rollout is open")}
+    decision = carry_on(systems, model, state.rollout_id)
+    context.log.info(f"{decision.kind}: {decision.reason}")
+    return decision_metadata(systems, state.rollout_id, decision)

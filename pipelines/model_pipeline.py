@@ -8,10 +8,11 @@ from assets.experiment import experiment
 from assets.experiment_plan import experiment_plan
 from assets.prediction_log import outcomes, prediction_log
 from assets.registry import model_version
-from assets.rollout import candidate, rollout
+from assets.rollout import rollout, start_job
 from assets.rollout_report import rollout_report
 from pipelines.control_jobs import control_jobs
 from pipelines.manifest.load import Model
+from resources.monitoring.windows import SETTLES, latest_whole, window_partitions
 from resources.naming import CARRIES_ON_TAG, Turn, key, slug
 from sensors.challenger import challenger_sensor
 from sensors.evidence import AssetJob, evidence_sensor
@@ -25,15 +26,10 @@ _MONITOR_CRON = {"low": "0 6 * * *", "standard": "0 * * * *", "high": "*/15 * * 
 def model_definitions(model: Model) -> dg.Definitions:
     """Everything that Dagster knows about one model; nothing in it is the model's own code."""
     training = model.rollout.training
-    assets = [candidate(model), prediction_log(model), outcomes(model), data_quality(model), drift(model)]
+    assets = [prediction_log(model), outcomes(model), data_quality(model), drift(model)]
     assets += [experiment(model), experiment_plan(model), rollout(model), rollout_report(model)]
     jobs = [
-        _job(
-            model,
-            "start",
-            ["candidate", "rollout", "rollout_report"],
-            "Validate a version and start its rollout.",
-        ),
+        start_job(model, {"rampgate/model": model.name} | _acting(model)),
         _job(
             model,
             "step",
@@ -60,7 +56,7 @@ def model_definitions(model: Model) -> dg.Definitions:
             _schedule(
                 model, "ingest", _INGEST_CRON[model.rollout.tier], "Loads what was logged into the lake"
             ),
-            _schedule(model, "windows", _MONITOR_CRON[model.rollout.tier], "Looks for bad data and drift"),
+            _windows_schedule(model),
         ],
         sensors=[
             challenger_sensor(model, f"{slug(model.name)}_start"),
@@ -96,3 +92,24 @@ def _schedule(model: Model, job: str, cron: str, does: str) -> dg.ScheduleDefini
         description=f"{does}, for {model.name}.",
         default_status=dg.DefaultScheduleStatus.RUNNING,
     )
+
+
+def _windows_schedule(model: Model) -> dg.ScheduleDefinition:
+    """Where windows have partitions, it asks for the latest whole one, when it has settled."""
+    cron, does = _MONITOR_CRON[model.rollout.tier], "Looks for bad data and drift"
+    if window_partitions(model.rollout) is None:
+        return _schedule(model, "windows", cron, does)
+    name = f"{slug(model.name)}_windows"
+    hours = cron.partition(" ")[2]
+
+    @dg.schedule(
+        name=f"{name}_schedule",
+        job_name=name,
+        cron_schedule=f"{SETTLES.seconds // 60} {hours}",
+        description=f"{does} in the latest whole window, for {model.name}.",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+    )
+    def latest(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
+        return dg.RunRequest(partition_key=latest_whole(model.rollout, context.scheduled_execution_time))
+
+    return latest

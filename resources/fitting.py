@@ -4,7 +4,7 @@ A column that is mistyped, or of a type that the manifest's use of it does not f
 unknown, until a healthy version is taken back. That is a mistake of the manifest, and no verdict on the version.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -17,21 +17,12 @@ from pipelines.manifest.problem import Finding, Location, shown
 from resources.experiment.queries import metrics_of
 from resources.lake.schema import Fields
 from resources.lake.sources import meant
-from resources.monitoring.columns import ColumnKind, incomparable
+from resources.monitoring.columns import incomparable
 from resources.monitoring.expectations import needs
 from resources.registry import Registry
-from resources.signature import Column, ModelSchema
+from resources.signature import Column, ColumnKind, ModelSchema
 from resources.validation.comparison import score_output
 
-_KINDS: Mapping[str, ColumnKind] = {
-    "double": ColumnKind.NUMBERS,
-    "float": ColumnKind.NUMBERS,
-    "long": ColumnKind.NUMBERS,
-    "integer": ColumnKind.NUMBERS,
-    "boolean": ColumnKind.BOOLEANS,
-    "string": ColumnKind.TEXT,
-    "datetime": ColumnKind.TIMES,
-}
 _LISTED = 20
 """Columns that a message names."""
 
@@ -138,7 +129,7 @@ def _unusable(name: str, version: _Version, *, covariate: bool) -> str | None:
     if len(columns) > 1:
         return _ambiguous(name, version.held, f"version {version.version}")
     kind = _kind(version, columns[0])
-    if kind not in (ColumnKind.NUMBERS, ColumnKind.BOOLEANS):
+    if kind is not None and not kind.counts:
         return f"holds {kind} in version {version.version}; a metric needs numbers"
     if covariate and not columns[0].startswith("features."):
         return f"is an output of version {version.version}; a covariate must be an input, known before the answer"
@@ -181,6 +172,4 @@ def _kind(version: _Version, full: str) -> ColumnKind | None:
     """Of the column `features.<name>` or `outputs.<name>`; None where there is none."""
     wanted = full.lower()
     column = next((column for name, column in version.columns.items() if name.lower() == wanted), None)
-    if column is None:
-        return None
-    return ColumnKind.LISTS if column.many else _KINDS.get(column.type, ColumnKind.OTHERS)
+    return None if column is None else column.holds

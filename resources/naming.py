@@ -12,6 +12,8 @@ VERSION_TAG = "rampgate/version"
 """On runs that start a version because it has the alias `challenger`."""
 ROLLOUTS_TAG = "rampgate/rollouts"
 """On the same runs: how many rollouts the model had had."""
+START_OP = "start"
+"""The op of `<model>_start` whose configuration names the version."""
 UNFINISHED = (
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,

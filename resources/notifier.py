@@ -18,7 +18,8 @@ from pipelines.errors import LedgerError
 from pipelines.rollout.alerts import Alert
 from resources.containment import in_words, say
 from resources.ledger import Delivery, Ledger
-from resources.settings import HOST, Settings
+from resources.links import Links
+from resources.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -75,9 +76,8 @@ class Notifier:
 
     def link(self, alert: Alert) -> str:
         """The rollout's report; Dagster's UI for an alert that belongs to no rollout."""
-        if not alert.rollout_id:
-            return f"http://{HOST}:{self._settings.ports.dagster}"
-        return f"http://{HOST}:{self._settings.ports.reports}/{alert.rollout_id}.html"
+        links = Links(self._settings)
+        return links.rollout_report(alert.rollout_id) if alert.rollout_id else links.dagster
 
     def _deliver(self) -> Delivered:
         sent = failed = waiting = 0

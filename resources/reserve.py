@@ -7,11 +7,13 @@ room even so.) The content ends in blanks up to the spare's size, which JSON ign
 
 import errno
 import os
-from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
+from resources.files import draft_of, move, write
+
 _SLACK = 4096
+_OWNER = 0o600
 
 
 def replace(path: Path, content: bytes, *, from_reserve: bool = False) -> None:
@@ -36,9 +38,9 @@ def reserve(path: Path, size: int) -> int:
         if there >= size + _SLACK:
             return there
     room = -(-2 * (size + _SLACK) // _SLACK) * _SLACK
-    with _draft(spare) as draft:
-        _write(draft, b" " * room)
-        draft.replace(spare)
+    with draft_of(spare) as draft:
+        write(draft, b" " * room, mode=_OWNER, durable=True)
+        move(draft, spare)
     return room
 
 
@@ -49,9 +51,9 @@ def discard(path: Path) -> None:
 
 
 def _through_draft(path: Path, content: bytes, room: int) -> None:
-    with _draft(path) as draft:
-        _write(draft, content.ljust(room))
-        draft.replace(path)
+    with draft_of(path) as draft:
+        write(draft, content.ljust(room), mode=_OWNER, durable=True)
+        move(draft, path)
 
 
 def _through_spare(path: Path, content: bytes) -> None:
@@ -68,28 +70,9 @@ def _through_spare(path: Path, content: bytes) -> None:
     ):  # its own blocks are the next spare; where they cannot be kept, this one still counts
         following.unlink(missing_ok=True)
         following.hardlink_to(path)
-    spare.replace(path)
+    move(spare, path)
     with suppress(OSError):
-        following.replace(spare)
-
-
-@contextmanager
-def _draft(path: Path) -> Generator[Path, None, None]:
-    """A name to write to; what is left there is removed, for on a full disk it would keep what others need."""
-    draft = path.with_name(f".{path.name.lstrip('.')}.{os.getpid()}")
-    try:
-        yield draft
-    finally:
-        with suppress(OSError):
-            draft.unlink(missing_ok=True)
-
-
-def _write(path: Path, content: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+        move(following, spare)
 
 
 def _spare(path: Path) -> Path:

@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, NamedTuple, cast
 
 from pipelines.errors import VersionRefused
@@ -22,8 +23,26 @@ _TEXT = frozenset({"BYTES"})
 _NULL = type(None)
 
 
+class ColumnKind(StrEnum):
+    """What the values of a column are, nulls aside."""
+
+    NUMBERS = "numbers"
+    BOOLEANS = "booleans"
+    TEXT = "text"
+    TIMES = "times"
+    LISTS = "lists"
+    OTHERS = "values of several kinds"
+
+    @property
+    def counts(self) -> bool:
+        """Whether values have a mean: numbers, and booleans as 0 and 1."""
+        return self in (ColumnKind.NUMBERS, ColumnKind.BOOLEANS)
+
+
 class Kind(NamedTuple):
     """One of MLflow's types, wherever it goes."""
+
+    holds: ColumnKind
 
     datatype: str
     """The v2 datatype that it is announced and answered with."""
@@ -37,19 +56,39 @@ class Kind(NamedTuple):
     """DuckDB's, in the lake."""
     form: str = ""
     """How text stands for it."""
+    bits: int | None = None
+    """Of a whole number, with its sign."""
+    list_is_array: bool = False
+    """MLflow takes a list of these as an array alone: a list's numbers have 64 bits, and its times are numbers."""
 
 
 KINDS: Mapping[str, Kind] = {
-    "boolean": Kind("BOOL", frozenset({"BOOL"}), frozenset({bool}), "bool", "BOOLEAN"),
-    "integer": Kind("INT32", _INTEGERS, frozenset({int}), "int32", "INTEGER"),
-    "long": Kind("INT64", _INTEGERS, frozenset({int}), "int64", "BIGINT"),
-    "float": Kind("FP32", _NUMBERS, frozenset({float, int, _NULL}), "float32", "FLOAT"),
-    "double": Kind("FP64", _NUMBERS, frozenset({float, int, _NULL}), "float64", "DOUBLE"),
-    "string": Kind("BYTES", _TEXT, frozenset({str, _NULL}), "object", "VARCHAR"),
-    "binary": Kind("BYTES", _TEXT, frozenset({str, _NULL}), "object", "BLOB", "base64"),
-    "datetime": Kind("BYTES", _TEXT, frozenset({str, _NULL}), "datetime64[ns]", "TIMESTAMP", "ISO 8601"),
-}
-"""Every member of `mlflow.types.DataType`. An array of one of them is a list a row, as is a tensor."""
+    "boolean": Kind(
+        ColumnKind.BOOLEANS, "BOOL", frozenset({"BOOL"}), frozenset({bool}), "bool", "BOOLEAN"
+    ),
+    "integer": Kind(
+        ColumnKind.NUMBERS, "INT32", _INTEGERS, frozenset({int}), "int32", "INTEGER", bits=32, list_is_array=True
+    ),
+    "long": Kind(ColumnKind.NUMBERS, "INT64", _INTEGERS, frozenset({int}), "int64", "BIGINT", bits=64),
+    "float": Kind(
+        ColumnKind.NUMBERS, "FP32", _NUMBERS, frozenset({float, int, _NULL}), "float32", "FLOAT", list_is_array=True
+    ),
+    "double": Kind(
+        ColumnKind.NUMBERS, "FP64", _NUMBERS, frozenset({float, int, _NULL}), "float64", "DOUBLE"
+    ),
+    "string": Kind(ColumnKind.TEXT, "BYTES", _TEXT, frozenset({str, _NULL}), "object", "VARCHAR"),
+    "binary": Kind(ColumnKind.OTHERS, "BYTES", _TEXT, frozenset({str, _NULL}), "object", "BLOB", "base64"),
+    "datetime": Kind(
+        ColumnKind.TIMES, "BYTES", _TEXT, frozenset({str, _NULL}), "datetime64[ns]", "TIMESTAMP", "ISO 8601",
+        list_is_array=True,
+    ),
+}  # fmt: skip
+"""Every member of `mlflow.types.DataType`, and the only list of them. An array of one of them is a list a row, as is a tensor."""
+
+SQL_NUMBERS = frozenset(kind.sql for kind in KINDS.values() if kind.holds is ColumnKind.NUMBERS)
+"""DuckDB's types of numbers, as far as the lake has them."""
+SQL_COUNTS = frozenset(kind.sql for kind in KINDS.values() if kind.holds.counts)
+"""Those, and that of booleans."""
 
 REFUSED: Mapping[str, str] = {
     "object": "give each of its properties a column",
@@ -102,6 +141,11 @@ class Column:
     @property
     def kind(self) -> Kind:
         return KINDS[self.type]
+
+    @property
+    def holds(self) -> ColumnKind:
+        """What its values are in the lake."""
+        return ColumnKind.LISTS if self.many else self.kind.holds
 
     @property
     def datatype(self) -> str:
@@ -260,5 +304,5 @@ def _json(column: Column, value: Any) -> Any:
         return None
     if isinstance(value, str) and column.type == "binary":
         return "".join(value.split())  # MLflow breaks base64 into lines
-    whole = column.type in ("long", "integer") and isinstance(value, float) and value.is_integer()
+    whole = column.kind.bits is not None and isinstance(value, float) and value.is_integer()
     return int(value) if whole else value

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, assert_never
 from pipelines.errors import (
     CommandRefused,
     LakeError,
+    ManifestError,
     NotInRegistry,
     RegistryError,
     ServingError,
@@ -191,6 +192,17 @@ def _refused(systems: Systems, model: str, version: str, reason: str) -> Version
     """Refuse the version: recorded, tagged and alerted."""
     systems.controller.refuse(model, version, reason)
     return VersionRefused(f"{model} version {version} is refused before any traffic: {reason}")
+
+
+def tell_misfit(systems: Systems, model: Model, version: str, wrong: ManifestError) -> None:
+    """An alert that the manifest does not fit the version: said once for each manifest, however often it is tried."""
+    platform_alert(
+        systems.ledger,
+        topic=f"manifest:{model.name}",
+        title=f"{model.name} version {version}: not started, the manifest is wrong",
+        body=str(wrong),
+        model=model.name,
+    )
 
 
 def carry_on(systems: Systems, model: Model, rollout_id: str) -> Decision:

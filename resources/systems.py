@@ -9,10 +9,11 @@ from resources.controller import Controller
 from resources.controller.controller import utc_now
 from resources.lake.connection import Lake
 from resources.ledger import Ledger
+from resources.links import Links
 from resources.notifier import Notifier
 from resources.registry import Registry
 from resources.serving.backend import ServingBackend
-from resources.settings import HOST, Settings
+from resources.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -63,20 +64,7 @@ class Systems:
     def notifier(self) -> Notifier:
         return Notifier(self.ledger, self.settings, clock=utc_now)
 
-    def report_url(self, *parts: str) -> str:
-        """Where the platform serves a file of `<home>/reports`."""
-        return "/".join((f"http://{HOST}:{self.settings.ports.reports}", *parts))
-
-    def evidently_url(self, path: str) -> str:
-        """A page of the Evidently UI."""
-        return f"http://{HOST}:{self.settings.ports.evidently}{path}"
-
-    @property
-    def dagster_url(self) -> str:
-        """Dagster's UI."""
-        return f"http://{HOST}:{self.settings.ports.dagster}"
-
-    @property
-    def gateway_url(self) -> str:
-        """Where models answer."""
-        return f"http://{HOST}:{self.settings.ports.gateway}"
+    @cached_property
+    def links(self) -> Links:
+        """Where a person reads on."""
+        return Links(self.settings)

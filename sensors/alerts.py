@@ -52,7 +52,7 @@ def alert_sensor() -> dg.SensorDefinition:
 def _tell_of_those_off(context: dg.SensorEvaluationContext, systems: Systems) -> None:
     """The watch of `make up` does the same, even where this sensor is off; on a cluster there is no watch."""
     for name, does in _switched_off(context):
-        alert_switched_off(systems.ledger, name, does, f"{systems.dagster_url}/automation")
+        alert_switched_off(systems.ledger, name, does, systems.links.automation)
 
 
 def _switched_off(context: dg.SensorEvaluationContext) -> Iterator[tuple[str, str]]:
@@ -106,7 +106,7 @@ def failure_sensor() -> dg.SensorDefinition:
     )
     def sensor(context: dg.RunFailureSensorContext, systems: dg.ResourceParam[Systems]) -> None:
         run = context.dagster_run
-        body = f"{_reasons(context)}\n{systems.dagster_url}/runs/{run.run_id}"
+        body = f"{_reasons(context)}\n{systems.links.run(run.run_id)}"
         version = run.tags.get(VERSION_TAG)
         if version is None:
             title, topic, once = f"run of {run.job_name} failed", f"run:{run.run_id}", None

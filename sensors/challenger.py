@@ -14,7 +14,7 @@ from pipelines.rollout.sides import CHAMPION
 from pipelines.rollout.state import RolloutState
 from resources.containment import contained
 from resources.controller import CHALLENGER, ROLLOUT_TAG, STATUS_TAG
-from resources.naming import MISFIT_TAG, ROLLOUTS_TAG, UNFINISHED, VERSION_TAG, slug
+from resources.naming import MISFIT_TAG, ROLLOUTS_TAG, START_OP, UNFINISHED, VERSION_TAG, slug
 from resources.platform_alerts import platform_alert
 from resources.registry import Registration, VersionInfo
 from resources.rollouts import open_rollout
@@ -171,9 +171,8 @@ def _request(
         return dg.SkipReason(
             f"version {version} could not be started yet; tried again in {wait:.0f} s, see the last run's log"
         )
-    candidate = f"{slug(model.name)}__candidate"
     return dg.RunRequest(
         run_key=f"{version}:{rollouts}:{manifest}:{context.instance.get_runs_count(mine)}",
-        run_config={"ops": {candidate: {"config": {"version": version}}}},
+        run_config={"ops": {START_OP: {"config": {"version": version}}}},
         tags=tags,
     )

@@ -9,9 +9,11 @@ import dagster as dg
 
 from pipelines.errors import RampgateError
 from pipelines.manifest.load import Model
+from pipelines.manifest.model import RolloutManifest
 from pipelines.rollout.evidence import OnFail, Verdict
 from pipelines.rollout.state import Phase, RolloutState
 from resources.containment import contained
+from resources.monitoring.windows import first_whole, latest_whole, rhythm
 from resources.naming import UNFINISHED, Turn, slug
 from resources.rollouts import open_rollout
 from resources.systems import Systems
@@ -36,7 +38,7 @@ def evidence_sensor(
     round at the same minute.
     """
     look_every = model.rollout.experiment.look_every
-    window = min(model.rollout.data_checks.window, model.rollout.drift.window)
+    window = rhythm(model.rollout)
 
     @dg.sensor(
         name=f"{slug(model.name)}_evidence_sensor",
@@ -67,7 +69,7 @@ def evidence_sensor(
         now = clock()
         at = {
             look_job.name: _look_due(asked.get(look_job.name), look_every, now),
-            windows_job.name: _windows_due(asked.get(windows_job.name), window, state),
+            windows_job.name: _windows_due(asked.get(windows_job.name), model.rollout, state),
         }
         due = [job for job, when in at.items() if when <= now and not _running(context, job)]
         if not due:
@@ -78,7 +80,10 @@ def evidence_sensor(
         }
         requests = [
             dg.RunRequest(
-                run_key=f"{state.rollout_id}:{job}:{now.isoformat()}", job_name=job, tags=Turn.EVIDENCE.tags
+                run_key=f"{state.rollout_id}:{job}:{now.isoformat()}",
+                job_name=job,
+                tags=Turn.EVIDENCE.tags,
+                partition_key=latest_whole(model.rollout, now) if job == windows_job.name else None,
             )
             for job in due
         ]
@@ -102,9 +107,11 @@ def _look_due(last: datetime | None, every: timedelta, now: datetime) -> datetim
     return now if last is None else last + every
 
 
-def _windows_due(last: datetime | None, window: timedelta, state: RolloutState) -> datetime:
+def _windows_due(last: datetime | None, manifest: RolloutManifest, state: RolloutState) -> datetime:
+    window = rhythm(manifest)
     if last is None or last < state.since:
-        return state.since + min(window, state.policy.min_duration)
+        may_end = state.since + min(window, state.policy.min_duration)
+        return max(may_end, first_whole(manifest, state.since))
     return last + (window / 4 if _is_unknown(state) else window)
 
 

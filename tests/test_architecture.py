@@ -87,3 +87,81 @@ def test_dagster_modules_keep_annotations_as_objects() -> None:
         and "from __future__ import annotations" in p.read_text()
     ]
     assert not guilty
+
+
+FILES_ALONE = "resources.files"
+"""Owns every rename and every lock between processes."""
+LINKS_A_FILE = {
+    "resources.reserve": "the old file's own blocks become the next spare, on a disk without a free byte"
+}
+
+
+def _owned_by_files(node: ast.AST) -> str | None:
+    """What `resources/files.py` alone does: a lock, a rename, a temporary file, a link."""
+    match node:
+        case ast.Import(names=names) if any(name.name == "fcntl" for name in names):
+            return "fcntl"
+        case ast.ImportFrom(module="fcntl"):
+            return "fcntl"
+        case ast.Attribute(attr="rename" | "renames", value=ast.Name(id="os")):
+            return "os.rename"
+        case ast.Attribute(attr="replace", value=ast.Name(id="os")):
+            return "os.replace"
+        case ast.Attribute(attr="move", value=ast.Name(id="shutil")):
+            return "shutil.move"
+        case ast.Attribute(attr="mkstemp" | "NamedTemporaryFile"):
+            return "a temporary file"
+        case ast.Attribute(attr="hardlink_to" | "link_to"):
+            return "a link"
+        # A text's `replace` has two arguments, a data frame's and a time's have names.
+        case ast.Call(func=ast.Attribute(attr="rename" | "replace"), args=[_], keywords=[]):
+            return "Path.replace"
+        case _:
+            return None
+
+
+def test_files_are_renamed_and_locked_in_one_module_alone() -> None:
+    guilty = {
+        (_module(path), what)
+        for path in FILES
+        if _module(path) != FILES_ALONE
+        for node in ast.walk(ast.parse(path.read_text()))
+        if (what := _owned_by_files(node)) is not None
+    }
+    assert guilty == {(module, "a link") for module in LINKS_A_FILE}
+
+
+ASK_AN_ADDRESS = {
+    "resources.links": "every address that a person or an alert is given",
+    "resources.settings": "where MLflow is, unless the environment says otherwise",
+    "resources.serving.embedded.gateway": "a probe's own request",
+    "pipelines.platform.parts": "where a predictor is asked whether it lives",
+}
+
+
+def test_addresses_of_this_machine_are_written_in_one_module_for_those_who_read_them() -> None:
+    assert {_module(path) for path in FILES if "http://{HOST}" in path.read_text()} <= {*ASK_AN_ADDRESS}
+    assert "http://{HOST}" in (ROOT / "resources/links.py").read_text()
+
+
+OWNERS_OF_TABLES = ("resources.lake", "resources.ledger")
+ASK_IN_SQL = {
+    "pipelines.demo.measurements": "the demo's own figures, of the whole log of answers",
+    "pipelines.manifest.data_meaning": "whether DuckDB can read a pattern; no table",
+    "resources.monitoring.expectations": "DuckDB's patterns over a column in memory; no table",
+    "resources.prediction_log.objects": "DuckDB reads objects of a store; no table",
+}
+TABLES = ("resources.lake.names.table", "resources.ledger.tables", "resources.ledger.database")
+
+
+def _asks_in_sql(path: Path) -> bool:
+    tree = ast.parse(path.read_text())
+    calls = (node.func for node in ast.walk(tree) if isinstance(node, ast.Call))
+    return any(isinstance(each, ast.Attribute) and each.attr in ("execute", "sql") for each in calls)
+
+
+def test_tables_are_asked_by_their_owners_alone() -> None:
+    others = [path for path in FILES if not _under(_module(path), *OWNERS_OF_TABLES)]
+    assert {_module(path) for path in others if _asks_in_sql(path)} == {*ASK_IN_SQL}
+    named = {_module(path) for path in others if any(_under(name, *TABLES) for name in _imports(path))}
+    assert named == {"pipelines.demo.measurements"}

@@ -58,7 +58,7 @@ from resources.experiment.registering import KINDS, METHODS, design, guardrail_s
 from resources.lake.experiment import MetricKind, Missing
 from resources.ledger import Ledger
 from resources.monitoring import data_docs
-from resources.monitoring.columns import ColumnKind, incomparable
+from resources.monitoring.columns import incomparable
 from resources.monitoring.drift_report import Comparison, DriftReport
 from resources.monitoring.evidence import from_drift
 from resources.monitoring.expectations import expected, needs
@@ -77,6 +77,7 @@ from resources.serving.kserve.driver import Timing
 from resources.serving.kserve.queries import BY_MODE, PRESETS
 from resources.serving.kserve.steps import Patience
 from resources.settings import Settings
+from resources.signature import ColumnKind
 from resources.starting import Mode
 from sensors.challenger import challenger_sensor
 from tests.support.memory_backend import MemoryBackend, MemoryRegistry, World

@@ -56,7 +56,7 @@ def _run(settings: Settings, console: Console) -> int:
 
     def begin_traffic() -> None:
         traffic.append(_start_traffic(model, tally))
-        console.event(f"flights are asked about {RATE:g} times a second, through {systems.gateway_url}")
+        console.event(f"flights are asked about {RATE:g} times a second, through {systems.links.gateway}")
 
     try:
         _acts(console, story, begin_traffic)
@@ -78,7 +78,7 @@ def _fresh_platform(settings: Settings, console: Console) -> Systems:
     up(settings, parts(settings), say=console.event)
     console.done()
     systems = Systems(settings)
-    console.event(f"watch it in Dagster: {systems.dagster_url}")
+    console.event(f"watch it in Dagster: {systems.links.dagster}")
     return systems
 
 
@@ -162,7 +162,7 @@ def _conclude(systems: Systems, report: dict[str, Any], console: Console) -> int
         f" {report['client_failures']} failed at clients, {report['alerts']} alerts"
     )
     console.event(f"written to {systems.settings.home / 'report.json'}")
-    console.event(f"still running, to look at: {systems.dagster_url}; stop it with: make down")
+    console.event(f"still running, to look at: {systems.links.dagster}; stop it with: make down")
     return 0 if whole and report["client_failures"] == 0 else 1
 
 

@@ -62,7 +62,7 @@ class Story:
 
     def __init__(self, systems: Systems, model: Model, console: Console) -> None:
         self._systems, self._model, self._console = systems, model, console
-        self._dagster = DagsterApi(systems.dagster_url)
+        self._dagster = DagsterApi(systems.links.dagster)
 
     def train(self, act: Act) -> str:
         """Launch the training job and wait for it; returns the new version."""
@@ -118,7 +118,7 @@ class Story:
             self._console.wait()
             time.sleep(POLL_SECONDS)
         if status != "SUCCESS":
-            raise RampgateError(f"the run {self._systems.dagster_url}/runs/{run_id} ended {status}")
+            raise RampgateError(f"the run {self._systems.links.run(run_id)} ended {status}")
 
     def _tell(self, events: Sequence[Event]) -> None:
         for line in in_words(events):

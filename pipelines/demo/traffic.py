@@ -23,7 +23,9 @@ import httpx
 import pandas as pd
 
 from assets.training.flight_data import DEPARTURE, FEATURES, LABEL, business_cost, load_flights
-from resources.settings import HOST, Settings
+from resources.files import write_whole
+from resources.links import Links
+from resources.settings import Settings
 
 TIMEOUT_SECONDS = 10.0
 OUTCOME_FILE_SECONDS = 1.0
@@ -41,9 +43,7 @@ class Tally:
     slowest_ms: float = 0.0
 
     def write(self, path: Path) -> None:
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(self.__dict__))
-        temporary.replace(path)
+        write_whole(path, json.dumps(self.__dict__))
 
 
 def request_body(row: Mapping[Any, Any]) -> dict[str, Any]:
@@ -69,7 +69,7 @@ class Replayer:
     def __init__(
         self, *, settings: Settings, model: str, rate: float, outcome_delay: float, tally: Path
     ) -> None:
-        self.url = f"http://{HOST}:{settings.ports.gateway}/v2/models/{model}/infer"
+        self.url = Links(settings).infer(model)
         self.rate, self.outcome_delay, self.tally_path = rate, outcome_delay, tally
         self.outcomes = settings.outcomes / model
         self.outcomes.mkdir(parents=True, exist_ok=True)
@@ -135,9 +135,7 @@ class Replayer:
             self.due = [(at, line) for at, line in self.due if at > now]
             if ready:
                 name = f"outcomes-{os.getpid()}-{number:06d}"
-                temporary = self.outcomes / f"{name}.tmp"
-                temporary.write_text("\n".join(ready) + "\n")
-                temporary.rename(self.outcomes / f"{name}.jsonl")
+                write_whole(self.outcomes / f"{name}.jsonl", "\n".join(ready) + "\n")
                 number += 1
                 self.tally.outcome_values += 2 * len(ready)
             self.tally.write(self.tally_path)

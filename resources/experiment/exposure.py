@@ -4,18 +4,16 @@ Where assignment is sticky it is a pure function of the unit, the rollout's salt
 a unit is the challenger's if xxh64("<salt>:<unit>") mod 10000 lies below 100 times the percentage.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import NamedTuple
 
 import xxhash
 
 from pipelines.rollout.state import RolloutState, Weight
 from resources.lake.connection import Lake
-from resources.lake.names import table
-from resources.lake.schema import fields
+from resources.lake.exposure import Seen, first_sides
 
 TOTAL = 10_000
 """Hashes are taken modulo this: shares have a resolution of 0.01 %."""
@@ -25,14 +23,6 @@ MOST_ROWS = 100_000
 """The most recent requests that one check reads."""
 ALLOWED_SHARE = 0.01
 """Requests that may be elsewhere: a canary's failed answer is given by the stable side."""
-
-
-class Seen(NamedTuple):
-    """One request of a unit, with the version that it was first sent to."""
-
-    unit: str
-    at: datetime
-    is_challenger: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,24 +103,16 @@ def check_exposure(lake: Lake, state: RolloutState, *, until: datetime) -> Expos
     return recompute(_seen(lake, state, until), salt=state.salt, weights=state.weights)
 
 
-def _seen(lake: Lake, state: RolloutState, until: datetime) -> Iterator[Seen]:
-    """A request that was tried again elsewhere is one request of the version that it was first sent to."""
-    with lake.connect() as connection:
-        fields(connection, state.model)
-        rows = connection.execute(
-            f"""SELECT any_value(unit_id), min(requested_at) AS first, arg_min(version, requested_at) = $version
-            FROM {table(state.model, "predictions")}
-            WHERE assignment = 'weighted' AND version IN ($version, $champion)
-                AND requested_at >= $start AND requested_at < $until
-            GROUP BY request_id ORDER BY first DESC LIMIT {MOST_ROWS}""",
-            {
-                "version": state.version,
-                "champion": state.champion,
-                "start": state.weights[0].begun,
-                "until": until,
-            },
-        ).fetchall()
-    return (Seen(unit or "", at, is_challenger) for unit, at, is_challenger in rows)
+def _seen(lake: Lake, state: RolloutState, until: datetime) -> Sequence[Seen]:
+    return first_sides(
+        lake,
+        state.model,
+        challenger=state.version,
+        champion=state.champion,
+        start=state.weights[0].begun,
+        until=until,
+        most=MOST_ROWS,
+    )
 
 
 def _sides(unit: str, salt: str, percent: float) -> set[bool]:

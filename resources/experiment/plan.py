@@ -8,10 +8,11 @@ from pipelines.statistics.baseline import Baseline
 from pipelines.statistics.effects import Kind
 from pipelines.statistics.inputs import ParameterError
 from pipelines.statistics.planning import Plan, Target, plan, power_curve
-from resources.experiment.history import History, Known, champion_history
+from resources.experiment.history import History, champion_history
 from resources.experiment.queries import metrics_of
 from resources.experiment.registering import FEWEST_UNITS, KINDS, design
 from resources.lake.connection import Lake
+from resources.lake.measuring import Known
 from resources.monitoring.pictures import PowerAt
 
 _LOOKS = 50

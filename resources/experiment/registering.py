@@ -21,8 +21,8 @@ from pipelines.statistics.effects import Kind
 from pipelines.statistics.look_spec import Direction, MetricSpec
 from pipelines.statistics.power import Design
 from pipelines.statistics.power import Method as Analysis
-from resources.experiment.history import Known
 from resources.experiment.queries import outcomes_of
+from resources.lake.measuring import Known
 
 FEWEST_UNITS = 100
 """Champion units from which a baseline is worth setting constants by."""

@@ -12,13 +12,13 @@ from pipelines.rollout.policy import AGREEMENT
 from pipelines.rollout.state import RolloutState
 from pipelines.statistics.look import analyse
 from pipelines.statistics.look_spec import LookSpec
-from resources.experiment.agreement import Agreement, agreement
 from resources.experiment.evidence import SOURCE, harm_evidence, staleness
 from resources.experiment.queries import is_served
 from resources.experiment.registering import guardrail_spec
 from resources.experiment.serving_cells import serving_cells
 from resources.experiment.watermark import watermark_of
 from resources.guardrails.counting import harm_tests
+from resources.lake.agreement import Agreement, agreement
 from resources.lake.connection import Lake
 from resources.ledger import Ledger
 

@@ -23,13 +23,13 @@ from resources.experiment.evidence import look_evidence, staleness, unknown_evid
 from resources.experiment.exposure import ExposureCheck, check_exposure
 from resources.experiment.final_cells import Span, bucket_width, newly_final, open_since, served_cells
 from resources.experiment.history import champion_history, measured
-from resources.experiment.quality import OutcomeQuality, outcome_quality, outcomes_seen
 from resources.experiment.queries import is_counted_live, metrics_of, outcomes_of
 from resources.experiment.registering import Registered, register
 from resources.experiment.watermark import watermark_of
 from resources.lake.buckets import Collected, Coverage, collect
 from resources.lake.connection import Lake
 from resources.lake.experiment import ExperimentQuery
+from resources.lake.outcome_quality import OutcomeQuality, outcome_quality, outcomes_seen
 from resources.ledger import Ledger
 from resources.ledger import Look as StoredLook
 

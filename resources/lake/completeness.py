@@ -5,12 +5,12 @@ same moment, least of all on a machine that is short of time.
 """
 
 import json
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from resources.files import write_whole
 from resources.lake import segments
 from resources.lake.connection import Lake
 from resources.lake.ingest import SOURCE
@@ -25,9 +25,7 @@ def mark_ingested(directory: Path, started: datetime) -> None:
     """Keep when the ingestion that has just ended began: what was closed before is in the lake."""
     if not directory.is_dir():
         return
-    draft = directory / f"{_MARK}.{os.getpid()}"
-    draft.write_text(started.isoformat())
-    draft.replace(directory / _MARK)
+    write_whole(directory / _MARK, started.isoformat())
 
 
 def complete_until(lake: Lake, model: str, *, predictions: Path, outcomes: Path, now: datetime) -> datetime:

@@ -6,11 +6,11 @@ from pipelines.errors import LakeError
 from resources.lake.experiment import ExperimentQuery, MetricQuery
 from resources.lake.names import identifier
 from resources.lake.schema import ANSWERED, Fields
+from resources.signature import SQL_COUNTS
 
 REFUSED = "refused"
 """A column beside those of `predictions`: whether every attempt at the request failed, so that it was the request's."""
 _PLAIN = ("latency_ms", "status")
-_NUMERIC = ("DOUBLE", "FLOAT", "BIGINT", "INTEGER", "BOOLEAN")
 
 
 def outcome(source: str) -> str | None:
@@ -35,7 +35,7 @@ def row_value(metric: MetricQuery, source: str, columns: tuple[Fields, Fields]) 
     if len(found) != 1:
         raise LakeError(f"metric {metric.name!r}: source {source!r} {_allowed(found, columns)}")
     struct, field, kind = found[0]
-    if kind not in _NUMERIC:
+    if kind not in SQL_COUNTS:
         raise LakeError(f"metric {metric.name!r}: {struct}.{field} is {kind}, must be a number or a boolean")
     return f"{struct}.{identifier(field)}::DOUBLE"
 

@@ -3,14 +3,13 @@
 It is fairness, not correctness: without it the catalogue itself refuses the second commit.
 """
 
-import fcntl
-import random
-import time
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 from pipelines.errors import LakeError
+from resources.files import lock
 
 _POSTGRES_KEY = 5_202_611_271
 """Of the advisory lock, in the catalogue's database."""
@@ -18,16 +17,13 @@ _POSTGRES_KEY = 5_202_611_271
 
 @contextmanager
 def writer_lock(path: Path, *, timeout: float) -> Generator[None]:
-    """Hold an exclusive flock on `path`; the kernel drops it with the process, whatever killed it.
+    """Hold the lock on `path`; the kernel drops it with the process, whatever killed it.
 
     Raises `LakeError` after `timeout` seconds.
     """
-    deadline = time.monotonic() + timeout
-    with path.open("a") as file:
-        while not _taken(file.fileno()):
-            if time.monotonic() > deadline:
-                raise LakeError(f"another process has been writing to the lake for {timeout:.0f} s ({path})")
-            time.sleep(random.uniform(0.005, 0.03))
+    with lock(path, wait=timedelta(seconds=timeout)) as held:
+        if not held:
+            raise LakeError(f"another process has been writing to the lake for {timeout:.0f} s ({path})")
         yield
 
 
@@ -49,11 +45,3 @@ def postgres_writer_lock(dsn: str, *, timeout: float) -> Generator[None]:
         except psycopg.OperationalError as error:
             raise LakeError(f"the lake's catalogue does not answer: {error}") from error
         yield
-
-
-def _taken(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

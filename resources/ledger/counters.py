@@ -4,16 +4,19 @@ A watcher reads cumulative counters, writes the difference as a bucket and what 
 one that is started again resumes from there, and of two at once one gets a LedgerConflict.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
-from datetime import datetime
-from typing import NamedTuple
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, String, func, insert, select, type_coerce, update
 
 from pipelines.errors import LedgerConflict
 from resources.ledger.database import Database
 from resources.ledger.tables import COUNTER_BUCKETS, LOOKS, SEEN
+
+_MINUTE_LENGTH = 16
+"""Characters of `2026-01-01T00:00`, the minute of the ledger's times."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +47,19 @@ class Look(NamedTuple):
     number: int
     at: datetime
     body: str
+
+
+class MinuteOfCounts(NamedTuple):
+    """The buckets of one metric at one step that end within one minute, added up."""
+
+    metric: str
+    minute: datetime
+    """Its end."""
+    step: int
+    canary_trials: float
+    canary_events: float
+    champion_trials: float
+    champion_events: float
 
 
 class CounterStore:
@@ -77,19 +93,50 @@ class CounterStore:
         with self._database.reading() as connection:
             return tuple(CounterBucket(**row) for row in connection.execute(query).mappings())
 
+    def count_buckets(self, rollout_id: str) -> int:
+        """How many buckets a rollout has."""
+        mine = COUNTER_BUCKETS.c.rollout_id == rollout_id
+        with self._database.reading() as connection:
+            return connection.execute(
+                select(func.count()).select_from(COUNTER_BUCKETS).where(mine)
+            ).scalar_one()
+
+    def minutes(self, rollout_id: str) -> tuple[MinuteOfCounts, ...]:
+        """The buckets of a rollout added up by the minute, each metric's in the order of time."""
+        rows = COUNTER_BUCKETS.c
+        minute = func.substr(type_coerce(rows.at, String), 1, _MINUTE_LENGTH)
+        sums = (rows.canary_trials, rows.canary_events, rows.champion_trials, rows.champion_events)
+        query = (
+            select(rows.metric, minute, rows.step, *(func.sum(column) for column in sums))
+            .where(rows.rollout_id == rollout_id)
+            .group_by(rows.metric, minute, rows.step)
+            .order_by(rows.metric, minute, rows.step)
+        )
+        with self._database.reading() as connection:
+            lines: list[Any] = [tuple(row) for row in connection.execute(query)]
+        return tuple(MinuteOfCounts(line[0], _end_of(line[1]), *line[2:]) for line in lines)
+
+    def look_numbers(self, rollout_id: str, name: str) -> list[int]:
+        """The numbers of the looks so far, in order."""
+        query = select(LOOKS.c.number).where(LOOKS.c.rollout_id == rollout_id, LOOKS.c.name == name)
+        with self._database.reading() as connection:
+            return sorted(connection.execute(query).scalars())
+
     def add_look(self, rollout_id: str, name: str, look: Look) -> None:
         """Keep a look for good. Raises LedgerConflict where that number is taken."""
         row = {"rollout_id": rollout_id, "name": name, **look._asdict()}
         with self._database.writing(f"look {look.number} at {name}") as connection:
             connection.execute(insert(LOOKS).values(**row))
 
-    def looks(self, rollout_id: str, name: str) -> tuple[Look, ...]:
-        """Looks so far, in order."""
+    def looks(self, rollout_id: str, name: str, numbers: Collection[int] | None = None) -> tuple[Look, ...]:
+        """Looks so far, in order; with `numbers` those alone."""
         query = (
             select(LOOKS.c.number, LOOKS.c.at, LOOKS.c.body)
             .where(LOOKS.c.rollout_id == rollout_id, LOOKS.c.name == name)
             .order_by(LOOKS.c.number)
         )
+        if numbers is not None:
+            query = query.where(LOOKS.c.number.in_(numbers))
         with self._database.reading() as connection:
             return tuple(Look(*row) for row in connection.execute(query))
 
@@ -103,3 +150,7 @@ def _move(connection: Connection, key: str, value: str, after: Seen | None) -> S
     if result.rowcount != 1:
         raise LedgerConflict(f"counters {key}: another watcher has moved on from revision {after.revision}")
     return Seen(after.revision + 1, value)
+
+
+def _end_of(minute: str) -> datetime:
+    return datetime.strptime(minute, "%Y-%m-%dT%H:%M").replace(tzinfo=UTC) + timedelta(minutes=1)

@@ -1,14 +1,12 @@
 """Short exclusive sections between processes, released by the system when their holder dies."""
 
-import fcntl
 import hashlib
 import logging
-import os
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipelines.errors import LedgerError
+from resources.files import lock
 from resources.ledger.database import Database
 
 log = logging.getLogger(__name__)
@@ -35,7 +34,7 @@ def exclusive(database: Database, name: str, *, wait: timedelta) -> Generator[bo
         with _advisory(database, name, wait) as held:
             yield held
     elif database.file is not None:
-        with _flock(database.file.with_name(database.file.name + ".locks"), name, wait) as held:
+        with _in_file(database.file.with_name(database.file.name + ".locks"), name, wait) as held:
             yield held
     else:
         held = _IN_MEMORY[name].acquire(timeout=max(0.0, wait.total_seconds()))
@@ -47,31 +46,15 @@ def exclusive(database: Database, name: str, *, wait: timedelta) -> Generator[bo
 
 
 @contextmanager
-def _flock(folder: Path, name: str, wait: timedelta) -> Generator[bool]:
-    descriptor = _opened(folder, name)
-    try:
-        yield _until(wait, lambda: _take(descriptor))
-    finally:
-        os.close(descriptor)
-
-
-def _opened(folder: Path, name: str) -> int:
+def _in_file(folder: Path, name: str, wait: timedelta) -> Generator[bool]:
     path = folder / hashlib.sha256(name.encode()).hexdigest()[:16]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    except OSError as error:
-        raise LedgerError(f"the lock {name!r} cannot be opened at {path}: {error.strerror}") from error
-
-
-def _take(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        raise LedgerError(f"a lock of the ledger cannot be taken: {error.strerror}") from error
-    return True
+    with ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            held = stack.enter_context(lock(path, wait=wait, mode=0o600))
+        except OSError as error:
+            raise LedgerError(f"the lock {name!r} cannot be taken at {path}: {error.strerror}") from error
+        yield held
 
 
 @contextmanager

@@ -4,12 +4,13 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Literal, assert_never, cast
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+
+from resources.signature import ColumnKind
 
 _LEVELS = 50
 _RARE = 5
@@ -28,17 +29,6 @@ _ROUNDING = 16
 """Units in the last place by which values may differ and still be the same: sums in another order differ by some."""
 _LONG = 60
 OTHER = "(rare)"
-
-
-class ColumnKind(StrEnum):
-    """What the values of a column are, nulls aside."""
-
-    NUMBERS = "numbers"
-    BOOLEANS = "booleans"
-    TEXT = "text"
-    TIMES = "times"
-    LISTS = "lists"
-    OTHERS = "values of several kinds"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,10 +47,14 @@ class DataCheckReport:
     """The Data Docs page; None where no check could run, or it could not be written."""
     unsaved: str = ""
     """Why the page could not be written."""
+    incomplete: str = ""
+    """Why the window could not be judged as a whole: it is unknown then, whatever was found in it."""
 
     @property
     def verdict(self) -> Verdict:
         """Fail if a check failed (one that only warns never does), else unknown if one is, else pass."""
+        if self.incomplete:
+            return Verdict.UNKNOWN
         verdicts = {r.verdict for r in self.results if r.on_fail is not OnFail.WARN}
         for worst in (Verdict.FAIL, Verdict.UNKNOWN):
             if worst in verdicts:
@@ -60,6 +64,8 @@ class DataCheckReport:
     @property
     def reason(self) -> str:
         """In words: what failed first, then what is unknown, warnings included."""
+        if self.incomplete:
+            return self.incomplete
         failed = [r.reason for r in self.results if r.verdict is Verdict.FAIL]
         if failed:
             return "; ".join(failed)
@@ -117,6 +123,18 @@ def check_window(
     return DataCheckReport(
         model=model, window_start=window_start, window_end=window_end, rows=len(frame),
         rows_checked=len(sample), results=results, page=page, unsaved=unsaved,
+    )  # fmt: skip
+
+
+def unjudged(
+    checks: DataChecks, why: str, *, model: str, window_start: datetime, window_end: datetime
+) -> DataCheckReport:
+    """The report on a window that is not whole in the lake: every check is unknown."""
+    names = check_names(checks.checks)
+    results = tuple(unknown(c, n, why) for c, n in zip(checks.checks, names, strict=True))
+    return DataCheckReport(
+        model=model, window_start=window_start, window_end=window_end, rows=0, rows_checked=0,
+        results=results, page=None, incomplete=why,
     )  # fmt: skip
 
 

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from pipelines.rollout.evidence import Verdict
+from resources.files import write_whole
 from resources.monitoring.expectations import CheckResult
-from resources.monitoring.folder import keep_newest, report_folder, stamp, write_whole
+from resources.monitoring.folder import keep_newest, report_folder, stamp
 from resources.monitoring.page_style import NO_SCRIPT, PAGE_STYLE
 
 _REMOTE = (

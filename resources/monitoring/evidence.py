@@ -35,7 +35,9 @@ def from_data_checks(
         at=at,
         on_fail=_gravest(report),
         needed_for=needed_for,
-        pending=report.verdict is Verdict.UNKNOWN and all(r.pending for r in unsure),
+        pending=report.verdict is Verdict.UNKNOWN
+        and all(r.pending for r in unsure)
+        and not report.incomplete,
         valid_for=valid_for,
         values={
             "window_start": report.window_start.isoformat(),

@@ -8,9 +8,10 @@ from typing import Any
 
 import pandas as pd
 
+from resources.files import write_whole
 from resources.monitoring.columns import Column
 from resources.monitoring.drift_report import DriftReport
-from resources.monitoring.folder import keep_newest, report_folder, stamp, write_whole
+from resources.monitoring.folder import keep_newest, report_folder, stamp
 from resources.monitoring.page_style import DRAWN, meta
 
 

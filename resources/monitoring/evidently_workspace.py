@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from resources.files import move
 from resources.monitoring.drift_report import Comparison, WorkspaceLink
 
 _PROJECTS = uuid.UUID("8f0c1f0e-54a5-4f0b-9c1e-2d1f6a1f7a10")
@@ -44,9 +45,9 @@ def _move_in(made: Path, final: Path, run: str) -> None:
     (final / _RUNS).mkdir(parents=True, exist_ok=True)
     for name in ("dashboard.json", "metadata.json"):
         if not (final / name).exists():
-            (made / name).replace(final / name)
+            move(made / name, final / name)
     name = f"{_RUNS}/{run}.json"
-    (made / name).replace(final / name)
+    move(made / name, final / name)
 
 
 def _make_project(made: Any, project: str, model: str, labels: Sequence[str]) -> None:

@@ -16,7 +16,8 @@ from pipelines.errors import NotMeasured
 from pipelines.manifest.model import Check
 from pipelines.rollout.evidence import OnFail, Verdict
 from resources.lake.names import literal
-from resources.monitoring.columns import ColumnKind, kind_of, numbers, series
+from resources.monitoring.columns import kind_of, numbers, series
+from resources.signature import ColumnKind
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +109,7 @@ def refuse_unusable(check: Check, frame: pd.DataFrame) -> None:
 
 def needs(check: Check, kind: ColumnKind) -> str | None:
     """What the check needs instead of values of this kind, in words; None where it can speak of them."""
-    counts = kind in (ColumnKind.NUMBERS, ColumnKind.BOOLEANS)
+    counts = kind.counts
     match check.type:
         case "not_null":
             return None
@@ -138,7 +139,7 @@ def as_checked(values: pd.Series) -> pd.Series:
     """Booleans as 0 and 1, other numbers that pandas keeps as objects or would sum in single precision as double."""
     if values.dtype != object and values.dtype != np.float32 and not pd.api.types.is_bool_dtype(values):
         return values
-    if kind_of(values) not in (ColumnKind.NUMBERS, ColumnKind.BOOLEANS):
+    if not kind_of(values).counts:
         return values
     return numbers(values.astype(object)).astype(np.float64)
 

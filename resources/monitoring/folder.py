@@ -1,6 +1,5 @@
 """A folder of HTML reports: written whole, named by time, bounded in number."""
 
-import os
 import re
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,13 +23,6 @@ def report_folder(root: Path, *names: str) -> Path:
 def stamp(at: datetime) -> str:
     """A file name that sorts by time: `20260101T000000Z`."""
     return at.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write so that a reader sees the old file or the new one, never half of one."""
-    half = path.with_name(f".{path.name}.{os.getpid()}")
-    half.write_text(text, encoding="utf-8")
-    half.replace(path)
 
 
 def keep_newest(folder: Path, keep: int) -> list[Path]:

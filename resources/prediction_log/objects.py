@@ -5,13 +5,12 @@ Two layouts. `<prefix>/<model>/<segment>.jsonl` is our own. `<prefix>/<namespace
 time, a status or a latency. The time of such a record is that of its object, its latency unknown.
 
 A copy has a name that follows from the object's key, and the lake remembers the names that it loaded: whatever dies
-on the way, an object is loaded exactly once.
+on the way, power included, an object is loaded exactly once.
 """
 
 import base64
 import hashlib
 import json
-import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 
 from duckdb import DuckDBPyConnection
 
+from resources.files import write_whole
 from resources.prediction_log.cloudevents import REVISION_ANNOTATION
 
 Loaded = Callable[[list[str]], Collection[str]]
@@ -38,7 +38,7 @@ def fetch_segments(connection: DuckDBPyConnection, prefix: str, directory: Path,
     missing = _missing(wanted, directory, loaded)
     for name in missing:
         rows = connection.execute("SELECT content FROM read_blob($key)", {"key": wanted[name]}).fetchall()
-        _publish(directory / name, rows[0][0])
+        write_whole(directory / name, rows[0][0], durable=True)
     return len(missing)
 
 
@@ -56,7 +56,7 @@ def fetch_blobs(
         ).fetchall()
         for key, text, at in rows:
             lines = blob_lines(text, at=at.isoformat(timespec="microseconds"))
-            _publish(directory / names[key], "".join(lines).encode())
+            write_whole(directory / names[key], "".join(lines), durable=True)
     return len(missing)
 
 
@@ -118,10 +118,3 @@ def _missing(names: Iterable[str], directory: Path, loaded: Loaded) -> list[str]
     absent = sorted(name for name in names if not (directory / name).exists())
     there = set(loaded(absent)) if absent else set[str]()
     return [name for name in absent if name not in there]
-
-
-def _publish(path: Path, content: bytes) -> None:
-    """Whole or not at all: whoever lists the directory never sees half a segment."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_bytes(content)
-    draft.replace(path)

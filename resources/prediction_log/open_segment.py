@@ -1,11 +1,12 @@
 """One segment file while it is being written: its descriptor, its lock, its durability."""
 
-import fcntl
 import os
 import threading
 import time
 from pathlib import Path
 from typing import Self
+
+from resources.files import move, sync_folder, take_lock
 
 
 class OpenSegment:
@@ -28,14 +29,11 @@ class OpenSegment:
         """Create and lock the file; None when a sealer was quicker and the name is spent."""
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o640)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(descriptor).st_nlink == 0:
-                raise BlockingIOError
+            if not take_lock(descriptor) or os.fstat(descriptor).st_nlink == 0:
+                os.close(descriptor)
+                return None
             if power:
-                sync_directory(path.parent)
-        except BlockingIOError:
-            os.close(descriptor)
-            return None
+                sync_folder(path.parent)
         except OSError:
             os.close(descriptor)
             path.unlink()
@@ -75,9 +73,7 @@ class OpenSegment:
             try:
                 if self._power and self._synced < self.size and not self.damaged:
                     self._sync_all()
-                self.path.rename(self.path.with_suffix(".jsonl"))
-                if self._power:
-                    sync_directory(self.path.parent)
+                move(self.path, self.path.with_suffix(".jsonl"), durable=self._power)
             finally:
                 os.close(self._descriptor)
 
@@ -96,12 +92,3 @@ class OpenSegment:
             os.ftruncate(self._descriptor, self.size)
         except OSError:
             self.damaged = True
-
-
-def sync_directory(directory: Path) -> None:
-    """Make names that were created or changed in the directory survive a power loss."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,10 +1,9 @@
 """Append-only segments: `<revision>.<writer>.<seq>.open` while written, `.jsonl` once closed and immutable.
 
-The writer holds an exclusive flock on its open segment, so a lock that can be taken means a dead writer.
+The writer holds the lock on its open segment, so a lock that can be taken means a dead writer.
 The kernel drops the lock with the process, whatever killed it.
 """
 
-import fcntl
 import logging
 import os
 import re
@@ -17,7 +16,8 @@ from typing import Literal, Self, get_args
 from uuid import uuid4
 
 from pipelines.errors import RampgateError
-from resources.prediction_log.open_segment import OpenSegment, sync_directory
+from resources.files import move, take_lock
+from resources.prediction_log.open_segment import OpenSegment
 
 Durability = Literal["process", "power"]
 """What an acknowledged line survives: the death of the process (page cache), or a power loss (fdatasync)."""
@@ -176,16 +176,15 @@ def _seal_if_abandoned(path: Path) -> Path | None:
     except FileNotFoundError:
         return None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not take_lock(descriptor):
+            return None  # its writer lives
         if os.fstat(descriptor).st_size == 0:
             path.unlink()
             return None
         os.fsync(descriptor)
-        closed = path.rename(path.with_suffix(".jsonl"))
-        sync_directory(path.parent)
-        return closed
-    except (BlockingIOError, FileNotFoundError):
-        return None  # its writer lives, or somebody else sealed it first
+        return move(path, path.with_suffix(".jsonl"), durable=True)
+    except FileNotFoundError:
+        return None  # somebody else sealed it first
     finally:
         os.close(descriptor)
 

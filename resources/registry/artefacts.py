@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlparse
 
 from pipelines.errors import RegistryError
 from resources.artefact_digest import digest_of
+from resources.files import move
 from resources.registry.mlflow_client import mlflow_calls
 from resources.registry.rest import RegistryApi
 
@@ -78,9 +79,9 @@ def _put(files: Path, place: Path) -> Path:
         os.utime(place)
         return place
     if place.is_dir():
-        place.rename(files.with_name("damaged"))
+        move(place, files.with_name("damaged"))
     try:
-        files.rename(place)
+        move(files, place)
     except OSError:
         # Another process may have finished first; the two copies are the same.
         if not place.is_dir():

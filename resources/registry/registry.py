@@ -98,14 +98,6 @@ class Registry:
         """Download the artefact again: it may have been changed where it lies (`mlflow.models.set_signature`)."""
         self._cache.take(model, version, self._download_uri(model, version))
 
-    def link(self, model: str, version: str) -> str:
-        """The version's page in MLflow's UI."""
-        return f"{self.uri.rstrip('/')}/#/models/{model}/versions/{version}"
-
-    def run_link(self, experiment_id: str, run_id: str) -> str:
-        """A run's page in MLflow's UI."""
-        return f"{self.uri.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
-
     def _version(self, path: str, **values: str) -> VersionInfo | None:
         try:
             answer = self._api.call("GET", path, **values)

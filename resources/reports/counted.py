@@ -1,21 +1,15 @@
 """A rollout's counters as the report needs them: few enough to draw, exact enough to judge by."""
 
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime, timedelta
-from itertools import groupby
-from typing import Any, NamedTuple
-
-from sqlalchemy import String, func, select, type_coerce
+from datetime import datetime
+from typing import NamedTuple
 
 from pipelines.statistics.binomial import ConditionalBinomial, Counts
 from resources.ledger import Ledger
-from resources.ledger.tables import COUNTER_BUCKETS
 from resources.reports.svg import Point
 
 MOST_ROWS = 20_000
 """A rollout with more buckets is read by the minute."""
-_MINUTE_LENGTH = 16
-"""Characters of `2026-01-01T00:00`, the minute of the ledger's times."""
 
 
 class Counted(NamedTuple):
@@ -28,11 +22,8 @@ class Counted(NamedTuple):
 
 def counted(ledger: Ledger, rollout_id: str) -> dict[str, tuple[Counted, ...]]:
     """The buckets of every metric in the order of time; merged by the minute where there are very many."""
-    rows = COUNTER_BUCKETS.c
-    mine = rows.rollout_id == rollout_id
-    with ledger.database.reading() as connection:
-        total = connection.execute(select(func.count()).select_from(COUNTER_BUCKETS).where(mine)).scalar_one()
-    return _by_minute(ledger, rollout_id) if total > MOST_ROWS else _all(ledger, rollout_id)
+    many = ledger.counters.count_buckets(rollout_id) > MOST_ROWS
+    return _by_minute(ledger, rollout_id) if many else _all(ledger, rollout_id)
 
 
 def evidence_path(buckets: Iterable[Counted]) -> list[Point]:
@@ -64,25 +55,11 @@ def _all(ledger: Ledger, rollout_id: str) -> dict[str, tuple[Counted, ...]]:
 
 
 def _by_minute(ledger: Ledger, rollout_id: str) -> dict[str, tuple[Counted, ...]]:
-    rows = COUNTER_BUCKETS.c
-    minute = func.substr(type_coerce(rows.at, String), 1, _MINUTE_LENGTH)
-    sums = (rows.canary_trials, rows.canary_events, rows.champion_trials, rows.champion_events)
-    query = (
-        select(rows.metric, minute, rows.step, *(func.sum(column) for column in sums))
-        .where(rows.rollout_id == rollout_id)
-        .group_by(rows.metric, minute, rows.step)
-        .order_by(rows.metric, minute, rows.step)
-    )
-    with ledger.database.reading() as connection:
-        lines: list[tuple[Any, ...]] = [tuple(row) for row in connection.execute(query)]
-    return {
-        metric: tuple(Counted(_end_of(line[1]), line[2], Counts(*line[3:])) for line in group)
-        for metric, group in groupby(lines, key=lambda line: line[0])
-    }
-
-
-def _end_of(minute: str) -> datetime:
-    return datetime.strptime(minute, "%Y-%m-%dT%H:%M").replace(tzinfo=UTC) + timedelta(minutes=1)
+    found: dict[str, list[Counted]] = {}
+    for m in ledger.counters.minutes(rollout_id):
+        counts = Counts(m.canary_trials, m.canary_events, m.champion_trials, m.champion_events)
+        found.setdefault(m.metric, []).append(Counted(m.minute, m.step, counts))
+    return _frozen(found)
 
 
 def _frozen(found: Mapping[str, list[Counted]]) -> dict[str, tuple[Counted, ...]]:

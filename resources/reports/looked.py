@@ -5,11 +5,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import select
-
 from resources.experiment.taking_looks import NAME
 from resources.ledger import Ledger
-from resources.ledger.tables import LOOKS
 from resources.reports.svg import Point
 
 MOST_LOOKS = 300
@@ -35,8 +32,9 @@ class Looked(NamedTuple):
 
 def looked(ledger: Ledger, rollout_id: str) -> Looked:
     """Read them without recomputing anything."""
-    numbers = _numbers(ledger, rollout_id)
-    bodies = [(at, json.loads(body)) for at, body in _bodies(ledger, rollout_id, _spread(numbers))]
+    numbers = ledger.counters.look_numbers(rollout_id, NAME)
+    looks = ledger.counters.looks(rollout_id, NAME, _spread(numbers))
+    bodies = [(look.at, json.loads(look.body)) for look in looks]
     if not bodies:
         return Looked(len(numbers), None, None, None, (), (), ())
     last = bodies[-1][1]["look"]
@@ -53,26 +51,10 @@ def looked(ledger: Ledger, rollout_id: str) -> Looked:
     )
 
 
-def _numbers(ledger: Ledger, rollout_id: str) -> list[int]:
-    query = select(LOOKS.c.number).where(LOOKS.c.rollout_id == rollout_id, LOOKS.c.name == NAME)
-    with ledger.database.reading() as connection:
-        return sorted(connection.execute(query).scalars())
-
-
 def _spread(numbers: list[int]) -> list[int]:
     if len(numbers) <= MOST_LOOKS:
         return numbers
     return sorted({numbers[round(k * (len(numbers) - 1) / (MOST_LOOKS - 1))] for k in range(MOST_LOOKS)})
-
-
-def _bodies(ledger: Ledger, rollout_id: str, numbers: list[int]) -> list[tuple[datetime, str]]:
-    query = (
-        select(LOOKS.c.at, LOOKS.c.body)
-        .where(LOOKS.c.rollout_id == rollout_id, LOOKS.c.name == NAME, LOOKS.c.number.in_(numbers))
-        .order_by(LOOKS.c.number)
-    )
-    with ledger.database.reading() as connection:
-        return [(at, body) for at, body in connection.execute(query)]
 
 
 def _primary(look: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from pipelines.errors import CommandRefused
 from pipelines.manifest.model import RolloutManifest
+from resources.files import write_whole
 from resources.guardrails.counting import ERRORS, OVER_SLO, serving_metrics
 from resources.guardrails.watch import harm_boundary
-from resources.monitoring.folder import write_whole
 from resources.naming import slug
 from resources.reports.page import Link, page
 from resources.reports.story import Kind, Kinds, Story, read_story
@@ -60,14 +60,14 @@ def _kinds(manifest: RolloutManifest) -> Kinds:
 def _links(systems: Systems, story: Story) -> list[Link]:
     model, reports = story.state.model, systems.settings.home / "reports"
     links = [
-        Link("Rollout in Dagster", f"{systems.dagster_url}/assets/{slug(model)}/rollout"),
-        Link(f"Version {story.state.version} in MLflow", systems.registry.link(model, story.state.version)),
+        Link("Rollout in Dagster", systems.links.asset(slug(model), "rollout")),
+        Link(f"Version {story.state.version} in MLflow", systems.links.version(model, story.state.version)),
     ]
     if (reports / "data_docs" / model / "index.html").exists():
-        links.append(Link("Data Docs", systems.report_url("data_docs", model, "index.html")))
+        links.append(Link("Data Docs", systems.links.report("data_docs", model, "index.html")))
     for comparison in ("canary_vs_stable", "current_vs_reference"):
         newest = max((reports / "drift" / model / comparison).glob("[0-9]*.html"), default=None)
         if newest is not None:
             label = f"Drift: {comparison.replace('_', ' ')}"
-            links.append(Link(label, systems.report_url("drift", model, comparison, newest.name)))
-    return [*links, Link("Evidently", systems.evidently_url("/"))]
+            links.append(Link(label, systems.links.report("drift", model, comparison, newest.name)))
+    return [*links, Link("Evidently", systems.links.evidently_page("/"))]

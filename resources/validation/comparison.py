@@ -7,10 +7,10 @@ from typing import Literal, assert_never
 from pipelines.manifest.model import RolloutManifest, Validation, ValidationMetric
 from pipelines.rollout.evidence import Verdict
 from resources.lake.connection import Lake
+from resources.lake.logged_requests import LabelledRows, labelled_rows, logged_rows
 from resources.registry.validation import Step
 from resources.signature import ModelSchema
 from resources.validation.answers import Answers, Predict, ask
-from resources.validation.logged import LabelledRows, labelled_rows, logged_rows
 
 MIN_ROWS = 50
 """Fewer labelled rows say nothing about a difference."""
@@ -19,7 +19,6 @@ MAX_FAILING_SHARE = 0.005
 REPLAY: Literal["replay"] = "replay"
 COMPARISON: Literal["comparison"] = "comparison"
 _CLASSIFIES = ("roc_auc", "log_loss")
-_NUMBERS = ("double", "float", "long", "integer", "boolean")
 
 
 def replay(
@@ -165,7 +164,7 @@ def _unfit(labels: Sequence[float], validation: Validation) -> str | None:
 def score_output(label: str, *versions: ModelSchema) -> str | None:
     """The output that predicts the label: the only numeric one of all versions, or the one named after it."""
     numeric = [
-        frozenset(c.name for c in schema.outputs if c.type in _NUMBERS and not c.many) for schema in versions
+        frozenset(column.name for column in schema.outputs if column.holds.counts) for schema in versions
     ]
     if len(set(numeric)) == 1 and len(numeric[0]) == 1:
         return next(iter(numeric[0]))

@@ -17,7 +17,7 @@ from assets.data_quality import data_quality
 from assets.drift import comparable_since, drift
 from assets.experiment import experiment
 from assets.prediction_log import outcomes, prediction_log
-from assets.rollout import candidate, rollout
+from assets.rollout import rollout, start_job
 from pipelines.errors import CommandRefused, LakeError, ServingError, VersionFailed
 from pipelines.manifest.load import Model
 from pipelines.rollout.events import Order
@@ -45,6 +45,18 @@ def materialize(
 ) -> dg.ExecuteInProcessResult:
     return dg.materialize(
         [make(systems.model)], resources={"systems": systems}, run_config=run_config, **options
+    )
+
+
+def started(
+    systems: MemorySystems, version: str = "2", *, instance: dg.DagsterInstance | None = None
+) -> dg.ExecuteInProcessResult:
+    """A run of the start job."""
+    return start_job(systems.model, {}).execute_in_process(
+        run_config={"ops": {"start": {"config": {"version": version}}}},
+        resources={"systems": systems},
+        raise_on_error=False,
+        instance=instance,
     )
 
 
@@ -286,16 +298,26 @@ def test_a_lake_that_is_away_makes_the_look_unknown(systems: MemorySystems) -> N
     assert evidence["cost.harm"].verdict is Verdict.UNKNOWN
 
 
-def test_a_candidate_opens_its_rollout(systems: MemorySystems) -> None:
-    result = materialize(systems, candidate, _version("2"))
-    shown = metadata(result)
+def test_starting_opens_the_rollout_carries_it_on_and_shows_all_of_it_on_the_assets(
+    systems: MemorySystems,
+) -> None:
+    result = started(systems)
+    assert [event.step_key for event in result.get_step_success_events()] == ["start", "carry_on", "report"]
+    opened, decided, told = (
+        (event.materialization.asset_key.path[-1], event.materialization.metadata)
+        for event in result.get_asset_materialization_events()
+    )
+    assert (opened[0], decided[0], told[0]) == ("rollout", "rollout", "rollout_report")
+    shown = {name: value.value for name, value in opened[1].items()}
     assert (shown["version"], shown["champion"], shown["digest"]) == ("2", "1", "sha-2")
-    assert systems.controller.state(shown["rollout"]).phase is Phase.STARTING
+    assert str(decided[1]["decision"].value).startswith("advance:")
+    assert told[1]["verdict"].value
+    assert systems.controller.state(shown["rollout"]).percent == 10
 
 
 def test_a_version_without_signature_is_refused_with_tag_and_alert(systems: MemorySystems) -> None:
     systems.registry.unsigned.add("2")
-    result = materialize(systems, candidate, _version("2"), raise_on_error=False)
+    result = started(systems)
     assert not result.success
     assert systems.world.tags[MODEL, "2", "rampgate.status"] == "refused"
     assert "no signature" in systems.world.tags[MODEL, "2", "rampgate.reason"]
@@ -307,7 +329,7 @@ def test_a_version_that_does_not_fit_the_lake_is_refused_with_tag_and_alert(syst
     earlier = ModelSchema((Column("distance", "string"),), SCHEMA.outputs)
     with systems.lake.connect() as connection:
         ensure_tables(systems.lake, connection, MODEL, earlier)
-    result = materialize(systems, candidate, _version("2"), raise_on_error=False)
+    result = started(systems)
     assert not result.success
     assert systems.world.tags[MODEL, "2", "rampgate.status"] == "refused"
     reason = systems.world.tags[MODEL, "2", "rampgate.reason"]
@@ -351,7 +373,7 @@ def test_a_manifest_that_does_not_fit_is_said_once_and_is_no_verdict_on_the_vers
             systems.registry, "signature", lambda _, version: other if version == lacks else SCHEMA
         )
         for _ in range(2):
-            result = materialize(systems, candidate, _version("2"), raise_on_error=False, instance=instance)
+            result = started(systems, instance=instance)
             assert not result.success
             assert instance.get_run_by_id(result.run_id).tags[MISFIT_TAG] == "true"
     (alert,) = systems.ledger.outbox.all()
@@ -363,18 +385,18 @@ def test_a_manifest_that_does_not_fit_is_said_once_and_is_no_verdict_on_the_vers
     assert "did you mean features.origin_code?" in alert.body
     assert (MODEL, "2", "rampgate.status") not in systems.world.tags
     assert not systems.ledger.rollouts(MODEL)
-    assert materialize(systems, candidate, _version("2")).success
+    assert started(systems).success
 
 
 def test_a_version_that_does_not_exist_is_named(systems: MemorySystems) -> None:
-    result = materialize(systems, candidate, _version("99"), raise_on_error=False)
+    result = started(systems, "99")
     failure = result.get_step_failure_events()[0].step_failure_data
     assert "has no version '99'" in str(failure.user_failure_data)
 
 
 def test_a_champion_that_nothing_serves_is_no_champion_to_compare_with(systems: MemorySystems) -> None:
     systems.world.status.clear()
-    result = materialize(systems, candidate, _version("2"), raise_on_error=False)
+    result = started(systems)
     failure = result.get_step_failure_events()[0].step_failure_data
     assert "give version 1 the alias `challenger`" in str(failure.user_failure_data)
     assert not systems.ledger.rollouts(MODEL)
@@ -530,10 +552,6 @@ def _always_certain(request: Any) -> dict[str, Any]:
     return {"outputs": [{"name": "probability", "shape": [rows], "datatype": "FP64", "data": [1.0] * rows}]}
 
 
-def _version(version: str) -> dict[str, Any]:
-    return {"ops": {"flight_delay__candidate": {"config": {"version": version}}}}
-
-
 def test_a_person_may_start_against_what_is_served_although_the_champion_was_deleted(
     systems: MemorySystems,
 ) -> None:
@@ -559,12 +577,8 @@ def test_what_is_served_is_the_other_side_and_is_not_started_against_itself(syst
 
 @pytest.mark.parametrize("mode", Mode)
 def test_every_mode_is_written_as_the_documentation_writes_it(systems: MemorySystems, mode: Mode) -> None:
-    op = f"{MODEL.replace('-', '_')}__candidate"
-    job = dg.Definitions(
-        assets=[candidate(systems.model)],
-        jobs=[dg.define_asset_job("start", selection="*")],
-        resources={"systems": systems},
-    ).resolve_job_def("start")
-    assert dg.validate_run_config(job, {"ops": {op: {"config": {"version": "2", "mode": mode.value}}}})
+    job = start_job(systems.model, {})
+    written = {"version": "2", "mode": mode.value}
+    assert dg.validate_run_config(job, {"ops": {"start": {"config": written}}})
     with pytest.raises(dg.DagsterInvalidConfigError, match="not in enum type Mode"):
-        dg.validate_run_config(job, {"ops": {op: {"config": {"version": "2", "mode": mode.value.upper()}}}})
+        dg.validate_run_config(job, {"ops": {"start": {"config": written | {"mode": mode.value.upper()}}}})

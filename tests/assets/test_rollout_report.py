@@ -23,7 +23,7 @@ def test_the_latest_rollouts_report_is_linked(tmp_path: Path) -> None:
     result = dg.materialize([rollout_report(model)], resources={"systems": systems})
     (event,) = result.asset_materializations_for_node(f"{MODEL.replace('-', '_')}__rollout_report")
     metadata = {name: value.value for name, value in event.metadata.items()}
-    assert metadata["report"] == systems.report_url(f"{rollout_id}.html")
+    assert metadata["report"] == systems.links.rollout_report(rollout_id)
     assert metadata["rollout"] == rollout_id
     assert "takes 10 % of the traffic" in str(metadata["verdict"])
     assert Path(str(metadata["path"])).exists()
@@ -35,6 +35,6 @@ def test_every_job_that_decides_writes_the_report_last(tmp_path: Path) -> None:
     shared = dg.Definitions(resources={"systems": systems})
     definitions = dg.Definitions.merge(shared, model_definitions(model))
     slug = MODEL.replace("-", "_")
-    for job in ("start", "step"):
+    for job, last in (("start", "report"), ("step", f"{slug}__rollout_report")):
         nodes = definitions.resolve_job_def(f"{slug}_{job}").nodes_in_topological_order
-        assert nodes[-1].name == f"{slug}__rollout_report"
+        assert nodes[-1].name == last

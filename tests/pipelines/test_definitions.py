@@ -14,7 +14,6 @@ from tests.support.memory_systems import MemorySystems, settings_at, write_model
 from tests.support.rollouts import MODEL
 
 ASSETS = {
-    "candidate": "registry",
     "prediction_log": "prediction_log",
     "outcomes": "prediction_log",
     "data_quality": "data_quality",
@@ -132,7 +131,7 @@ def test_each_data_check_of_the_manifest_is_an_asset_check(home: Settings) -> No
 def test_the_rollout_depends_on_its_evidence(home: Settings) -> None:
     node = repository(home).asset_graph.get(dg.AssetKey(["flight_delay", "rollout"]))
     parents = {parent.path[-1] for parent in node.parent_keys}
-    assert parents == {"candidate", "data_quality", "drift", "experiment"}
+    assert parents == {"model_version", "data_quality", "drift", "experiment"}
 
 
 def test_an_order_waits_behind_no_other_run(home: Settings) -> None:

@@ -234,7 +234,7 @@ def test_a_challenger_while_one_is_open_waits_and_is_refused_where_somebody_insi
     first_wave.until("ordered", stepping)
     assert first_wave.register([SECOND | {"model": "ordered"}]) == ["3"]
     first_wave.challenge("ordered", version="3")
-    config = {"ops": {"ordered__candidate": {"config": {"version": "3"}}}}
+    config = {"ops": {"start": {"config": {"version": "3"}}}}
     assert first_wave.ends(first_wave.launch("ordered", "start", config)) == "FAILURE"
     assert wait_until(
         lambda: any("ordered" in a.body for a in first_wave.alerts("run of ordered_start")), seconds=60
@@ -308,7 +308,7 @@ def test_no_run_failed_but_the_refused_orders_and_no_caller_noticed(platform: St
     assert set(failed) <= {f"run of {job} failed" for job in EXPECTED_FAILURES}, failed
     assert {model: found for model, found in platform.callers.failures.items() if found} == {}
     assert wait_until(lambda: everything_delivered(platform), seconds=PATIENCE_SECONDS, every=1)
-    answer = httpx.get(f"{platform.systems.dagster_url}/server_info", trust_env=False)
+    answer = httpx.get(f"{platform.systems.links.dagster}/server_info", trust_env=False)
     assert answer.status_code == 200
 
 

@@ -6,13 +6,16 @@ from typing import Any
 
 import duckdb
 import numpy as np
+import pandas as pd
 import pytest
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 from mlflow.types.schema import AnyType, Array, Map, Object, Property, SparkMLVector
 
 from pipelines.errors import VersionRefused
-from resources.signature import KINDS, REFUSED, Column, ModelSchema
+from resources.monitoring.columns import kind_of
+from resources.serving.predictor.tensors import output_tensors
+from resources.signature import KINDS, REFUSED, SQL_COUNTS, SQL_NUMBERS, Column, ColumnKind, ModelSchema
 
 Y = (Column("y", "double"),)
 
@@ -36,6 +39,33 @@ def test_a_type_is_the_same_to_mlflow_numpy_and_duckdb(member: DataType) -> None
     assert kind.datatype in kind.accepts
     assert str(duckdb.sql(f"SELECT NULL::{kind.sql} AS x").types[0]) == kind.sql
     assert of(ColSpec(member, "x")) == (Column("x", member.name),)
+
+
+@pytest.mark.parametrize("member", DataType)
+def test_a_type_holds_the_same_to_monitoring_lake_and_predictor(member: DataType) -> None:
+    kind = KINDS[member.name]
+    example = pd.Series(EXAMPLES[member], dtype=kind.dtype)
+    assert kind_of(example) is kind.holds
+    assert Column("x", member.name).holds is kind.holds
+    assert Column("x", member.name, shape=(-1,)).holds is ColumnKind.LISTS
+    assert (kind.sql in SQL_COUNTS) == pd.api.types.is_numeric_dtype(kind.dtype) == kind.holds.counts
+    assert (kind.sql in SQL_NUMBERS) == (kind.holds is ColumnKind.NUMBERS)
+    assert kind.bits == (np.iinfo(kind.dtype).bits if np.dtype(kind.dtype).kind == "i" else None)
+    (answer,) = output_tensors(example, [Column("x", member.name)], rows=2)
+    assert answer["datatype"] == kind.datatype
+    assert {*map(type, answer["data"])} <= kind.values
+
+
+EXAMPLES = {
+    DataType.boolean: [True, False],
+    DataType.integer: [1, -(2**31)],
+    DataType.long: [1, -(2**63)],
+    DataType.float: [0.5, 1.0],
+    DataType.double: [0.5, 1.0],
+    DataType.string: ["a", "b"],
+    DataType.binary: [b"a", b"b"],
+    DataType.datetime: ["2026-01-01", "2026-01-02"],
+}
 
 
 NO_COLUMNS = [Object([Property("p", "double")]), Map("double"), AnyType(), SparkMLVector(), Array(AnyType())]

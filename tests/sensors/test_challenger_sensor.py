@@ -47,7 +47,7 @@ def begun(instance: dg.DagsterInstance, request: dg.RunRequest, status: dg.Dagst
 def test_a_challenger_is_started_with_its_version(systems: MemorySystems, tick) -> None:
     systems.challenge("2")
     request = tick()
-    assert request.run_config == {"ops": {"flight_delay__candidate": {"config": {"version": "2"}}}}
+    assert request.run_config == {"ops": {"start": {"config": {"version": "2"}}}}
 
 
 def test_asking_again_while_the_run_has_not_come_asks_for_the_same_run(systems: MemorySystems, tick) -> None:

@@ -19,7 +19,7 @@ LOOK, WINDOWS = "flight_delay_look", "flight_delay_windows"
 
 @pytest.fixture
 def model(systems: MemorySystems) -> Model:
-    """The template, whose looks come every 10 s and whose windows last 1 h, with steps of half an hour."""
+    """The template, whose looks come every 10 s and whose windows last 59 min, with steps of half an hour."""
     manifest = systems.model.rollout
     step = manifest.step.model_copy(update={"min_duration": timedelta(minutes=30)})
     return replace(systems.model, rollout=manifest.model_copy(update={"step": step}))
@@ -95,7 +95,7 @@ def test_each_comes_again_after_its_own_interval(systems: MemorySystems, model: 
     assert asked == {LOOK, WINDOWS}
     assert tick(cursor, after=minutes(40) + timedelta(seconds=9))[0] == set()
     assert tick(cursor, after=minutes(40) + timedelta(seconds=11))[0] == {LOOK}
-    assert tick(cursor, after=minutes(99))[0] == {LOOK}
+    assert tick(cursor, after=minutes(98))[0] == {LOOK}
     assert tick(cursor, after=minutes(101))[0] == {LOOK, WINDOWS}
 
 
@@ -124,6 +124,28 @@ def test_windows_of_an_earlier_step_are_none_of_this_one(systems: MemorySystems,
     _, cursor = tick(after=-minutes(20))
     assert WINDOWS not in tick(cursor, after=minutes(29))[0]
     assert WINDOWS in tick(cursor, after=minutes(31))[0]
+
+
+def test_windows_with_partitions_are_asked_for_by_the_latest_whole_one_that_the_step_is_in(
+    systems: MemorySystems, instance: dg.DagsterInstance, model: Model
+) -> None:
+    longer = model.rollout.data_checks.model_copy(update={"window": timedelta(hours=1)})
+    drift = model.rollout.drift.model_copy(update={"window": timedelta(hours=6)})
+    hourly = replace(model, rollout=model.rollout.model_copy(update={"data_checks": longer, "drift": drift}))
+    rollout = start_rollout(systems, hourly)
+    look, windows = (dg.define_asset_job(name) for name in (LOOK, WINDOWS))
+    since = systems.controller.state(rollout).since
+    end = since.replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
+    due = max(end + minutes(5), since + minutes(30))
+
+    def asked(at: datetime) -> dict[str | None, str | None]:
+        context = dg.build_sensor_context(instance=instance, resources={"systems": systems})
+        result = evidence_sensor(hourly, look, windows, clock=lambda: at)(context)
+        assert isinstance(result, dg.SensorResult)
+        return {request.job_name: request.partition_key for request in result.run_requests or ()}
+
+    assert asked(due - timedelta(seconds=1)) == {LOOK: None}
+    assert asked(due) == {LOOK: None, WINDOWS: f"{end - timedelta(hours=1):%Y-%m-%d-%H:%M}"}
 
 
 def test_a_look_does_not_overtake_the_one_before(

@@ -113,7 +113,7 @@ class LightPlatform:
     def stop_looking(self) -> None:
         """Turn the evidence sensors off, as a person does in the UI."""
         wanted = {f"{slug(model.name)}_evidence_sensor" for model in self.systems.catalogue.models}
-        with httpx.Client(base_url=self.systems.dagster_url, timeout=30, trust_env=False) as client:
+        with httpx.Client(base_url=self.systems.links.dagster, timeout=30, trust_env=False) as client:
             found = client.post("/graphql", json={"query": _SENSORS}).json()["data"]["sensorsOrError"]
             for sensor in found["results"]:
                 if sensor["name"] in wanted:

@@ -38,12 +38,12 @@ guardrails:
   - {{name: slow, type: proportion, source: serving.over_slo, slo: 250ms, margin: 1pp}}
 step: {{min_duration: 0s, min_units: 10}}
 data_checks:
-  window: 1h
+  window: 59m
   min_rows: 20
   checks:
     - {{column: features.distance, type: between, min: 0, max: 6000}}
     - {{column: features.origin, type: in_set, values: [EWR, JFK, LGA]}}
-drift: {{window: 1h, min_rows: 50, share: 0.3}}
+drift: {{window: 59m, min_rows: 50, share: 0.3}}
 """
 
 UNCHECKED = "".join(
@@ -173,9 +173,6 @@ class ScriptedRegistry(MemoryRegistry):
 
     def take_anew(self, model: str, version: str) -> None:
         self._answer("take_anew")
-
-    def link(self, model: str, version: str) -> str:
-        return f"http://127.0.0.1:5000/#/models/{model}/versions/{version}"
 
 
 class MemorySystems(Systems):

@@ -27,7 +27,7 @@ from pipelines.rollout.alerts import Alert
 from pipelines.rollout.decision import End
 from pipelines.rollout.fold import fold
 from pipelines.rollout.state import RolloutState
-from resources.naming import slug
+from resources.naming import START_OP, slug
 from resources.serving.embedded.supervisor import wait_until
 from resources.settings import HOST, ROOT, Settings
 from resources.systems import Systems
@@ -159,13 +159,13 @@ class Stage:
 
     def launch(self, model: str, job: str, config: Mapping[str, Any]) -> str:
         """Launch one of the model's jobs as Dagster's UI does; returns the run."""
-        with closing(DagsterApi(self.systems.dagster_url)) as api:
+        with closing(DagsterApi(self.systems.links.dagster)) as api:
             return api.launch(f"{slug(model)}_{job}", dict(config))
 
     def start_test(self, model: str, version: str = "2") -> None:
         """Launch an A/B test as the documentation says."""
         config = {"version": version, "mode": "ab_test"}
-        self.launch(model, "start", {"ops": {f"{slug(model)}__candidate": {"config": config}}})
+        self.launch(model, "start", {"ops": {START_OP: {"config": config}}})
 
     def order(self, model: str, order: str) -> str:
         """Give an order and wait for its run; returns how it ended."""
@@ -174,7 +174,7 @@ class Stage:
 
     def ends(self, run: str) -> str:
         """How the run ended."""
-        with closing(DagsterApi(self.systems.dagster_url)) as api:
+        with closing(DagsterApi(self.systems.links.dagster)) as api:
             assert wait_until(lambda: api.run_status(run) in _ENDED, seconds=PATIENCE_SECONDS, every=0.5)
             return api.run_status(run)
 

@@ -74,7 +74,7 @@ def test_the_asset_graph_shows_the_way_of_a_version(url: str, page: Any, screens
 
 def test_a_group_shows_its_assets_and_where_they_come_from(url: str, page: Any, screenshots: Path) -> None:
     page.goto(f"{url}/locations/{location(url)}/asset-groups/rollout/lineage")
-    for asset in ("rollout_report", "candidate", "data_quality", "drift", "experiment"):
+    for asset in ("rollout_report", "data_quality", "drift", "experiment"):
         visible(page, asset)
     loaded(page)
     page.screenshot(path=str(screenshots / "rollout-group.png"))

@@ -7,6 +7,7 @@ from urllib.parse import unquote, urlsplit
 
 from pipelines.errors import ServingError
 from resources.artefact_digest import digest_of
+from resources.files import move
 from resources.serving.backend import ModelArtefact
 
 
@@ -42,7 +43,7 @@ def _copy(source: Path, target: Path, artefact: ModelArtefact) -> None:
     try:
         _verify(draft, artefact)
         if not target.exists():
-            draft.rename(target)
+            move(draft, target)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 

@@ -7,6 +7,7 @@ import httpx
 
 from pipelines.errors import ServingError
 from resources.certificates import certificates
+from resources.files import move
 from resources.serving.backend import prediction
 from resources.serving.embedded.admin import Admin
 from resources.serving.embedded.layout import Layout, gateway_of
@@ -141,7 +142,7 @@ def turn_log_over(settings: Settings) -> None:
     gateway = gateway_of(settings)
     log = gateway.access_log
     if log.exists() and log.stat().st_size >= MOST_LOG_BYTES:
-        log.replace(log.with_name(f"{log.name}.1"))
+        move(log, log.with_name(f"{log.name}.1"))
     if not log.exists():
         Admin(gateway.admin).reopen_logs()
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.errors import ServingError
+from resources.files import write_once
 from resources.serving.envoy import Gateway
 from resources.settings import HOST, Settings
 
@@ -58,10 +59,7 @@ class Layout:
         """The secret that lets a request choose its revision; made on first use, for the owner's eyes."""
         path = self.states / "probe-token"
         if not path.exists():
-            draft = path.with_name(f".{path.name}.{os.getpid()}")
-            with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-                file.write(secrets.token_hex(16))
-            _publish_once(draft, path)
+            write_once(path, secrets.token_hex(16), mode=0o600)
         return path.read_text()
 
 
@@ -84,13 +82,3 @@ def gateway_of(settings: Settings) -> Gateway:
         discovery=layout.discovery,
         access_log=layout.logs / "gateway-access.jsonl",
     )
-
-
-def _publish_once(draft: Path, path: Path) -> None:
-    """Put `draft` at `path` unless another process was first."""
-    try:
-        path.hardlink_to(draft)
-    except FileExistsError:
-        return
-    finally:
-        draft.unlink()

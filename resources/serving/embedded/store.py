@@ -1,18 +1,17 @@
 """Desired states in files: replaced atomically, changed under a lock that other processes respect."""
 
-import fcntl
 import logging
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 from pathlib import Path
-from typing import IO
 
 from pydantic import TypeAdapter, ValidationError
 
 from pipelines.errors import ServingError
+from resources.files import lock
 from resources.reserve import replace
 from resources.serving.embedded.state import ServiceState
-from resources.serving.embedded.supervisor import wait_until
 
 log = logging.getLogger(__name__)
 PATIENCE = 1.0
@@ -83,30 +82,16 @@ class StateStore:
 
     @contextmanager
     def _lock(self, name: str, patience: float | None) -> Generator[bool, None, None]:
-        with _opened(self._folder / name) as file:
-            if patience is None:
-                fcntl.flock(file, fcntl.LOCK_EX)
-            held = patience is None or wait_until(lambda: _is_taken(file), seconds=patience, every=0.01)
+        path = self._folder / name
+        with ExitStack() as stack:
+            try:
+                wait = None if patience is None else timedelta(seconds=patience)
+                held = stack.enter_context(lock(path, wait=wait))
+            except OSError as error:
+                raise ServingError(f"the lock {path} cannot be taken: {error.strerror}") from error
             if not held:
-                log.warning(
-                    "%s: somebody has held this lock for %g s; going on without it", file.name, patience
-                )
+                log.warning("%s: somebody has held this lock for %g s; going on without it", path, patience)
             yield held
-
-
-def _is_taken(file: IO[str]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _opened(path: Path) -> IO[str]:
-    try:
-        return path.open("a")
-    except OSError as error:
-        raise ServingError(f"the lock {path} cannot be opened: {error.strerror}") from error
 
 
 def _parse(path: Path) -> ServiceState | None:

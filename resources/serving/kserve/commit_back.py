@@ -6,7 +6,6 @@ stay. Nothing is pushed, no other file is touched, and a file that somebody is w
 
 import io
 import logging
-import os
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.errors import ServingError
+from resources.files import write_whole
 from resources.serving.kserve.identity import PREFIX
 
 _LOG = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class CommitBack:
         text = with_version(path.read_text(encoding="utf-8"), predictor)
         if text is None:
             return False
-        self._replace(path, text)
+        write_whole(path, text)
         version = (predictor.get("annotations") or {}).get(f"{PREFIX}version", "")
         try:
             self._git("commit", "--only", "-m", f"Promote {service} to version {version}", "--", str(path))
@@ -47,11 +47,6 @@ class CommitBack:
             self._git("checkout", "--", str(path))
             raise
         return True
-
-    def _replace(self, path: Path, text: str) -> None:
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(path)
 
     def _git(self, *arguments: str) -> str:
         who = [

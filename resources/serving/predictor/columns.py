@@ -20,8 +20,6 @@ _NULL = type(None)
 _MOMENT = re.compile(
     r"\d{4}-\d\d-\d\d(?P<time>[T ]\d\d:\d\d(:\d\d(\.\d{1,9})?(?P<offset>Z|[+-]\d\d(:?\d\d)?)?)?)?", re.ASCII
 )
-_ARRAYS = ("integer", "float", "datetime")
-"""MLflow takes lists of these as arrays alone: a list's numbers have 64 bits, and its times are numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,7 +181,7 @@ def _with_offset(text: str) -> str:
 
 def _lists(column: Column, array: _Array) -> pd.Series:
     """One list per row, as MLflow's own server has it."""
-    rows = list(array) if column.type in _ARRAYS else array.tolist()
+    rows = list(array) if column.kind.list_is_array else array.tolist()
     return pd.Series(rows, dtype="object")
 
 

@@ -10,10 +10,9 @@ import numpy as np
 import pandas as pd
 
 from resources.serving.predictor.errors import PredictionFailed
-from resources.signature import Column
+from resources.signature import Column, Kind
 
 _Array = np.ndarray[Any, np.dtype[Any]]
-_LIMITS = {"integer": 2**31, "long": 2**63}
 
 
 def output_tensors(predictions: Any, columns: Sequence[Column], *, rows: int) -> list[dict[str, Any]]:
@@ -136,7 +135,7 @@ def _value(column: Column, value: Any) -> Any:
     if value is None or value is pd.NA or value is pd.NaT or value != value:
         return None
     try:
-        return _VALUES[column.type](column.type, value)
+        return _VALUES[column.type](column.kind, value)
     except (TypeError, ValueError, OverflowError):
         raise PredictionFailed(
             f"the model returned {_kind(value)} in {column.name!r}, which the signature calls {column.type}"
@@ -148,38 +147,38 @@ def _kind(value: Any) -> str:
     return "None" if value is None else f"a value of type {type(value).__name__}"
 
 
-def _boolean(_: str, value: Any) -> bool:
+def _boolean(_: Kind, value: Any) -> bool:
     return bool(_one_of(value, bool, np.bool_))
 
 
-def _whole(kind: str, value: Any) -> int:
-    number = _number(kind, value, exact=True)
-    if number != int(number) or not -_LIMITS[kind] <= number < _LIMITS[kind]:
+def _whole(kind: Kind, value: Any) -> int:
+    number, limit = _number(kind, value, exact=True), 2 ** ((kind.bits or 0) - 1)
+    if number != int(number) or not -limit <= number < limit:
         raise ValueError
     return int(number)
 
 
-def _number(kind: str, value: Any, *, exact: bool = False) -> Any:
+def _number(kind: Kind, value: Any, *, exact: bool = False) -> Any:
     if isinstance(value, bool):
         raise TypeError
     number = _one_of(value, int, float, np.integer, np.floating, Decimal)
     if exact:
         return number
     with np.errstate(over="ignore"):  # what is beyond the type is infinite, as the model's own cast has it
-        return float(np.float32(float(number))) if kind == "float" else float(number)
+        return float(np.float32(float(number))) if kind.dtype == "float32" else float(number)
 
 
-def _text(_: str, value: Any) -> str:
+def _text(_: Kind, value: Any) -> str:
     text = str(_one_of(value, str))
     text.encode()  # half a surrogate pair is no text, and no JSON
     return text
 
 
-def _binary(_: str, value: Any) -> str:
+def _binary(_: Kind, value: Any) -> str:
     return base64.b64encode(_one_of(value, bytes, bytearray)).decode()
 
 
-def _moment(_: str, value: Any) -> str:
+def _moment(_: Kind, value: Any) -> str:
     moment = pd.Timestamp(_one_of(value, dt.date, np.datetime64))
     utc = moment.tz_localize("UTC") if moment.tzinfo is None else moment.tz_convert("UTC")
     return cast(pd.Timestamp, utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
@@ -192,7 +191,7 @@ def _one_of(value: Any, *types: type) -> Any:
 
 
 _VALUES = cast(
-    Mapping[str, Callable[[str, Any], Any]],
+    Mapping[str, Callable[[Kind, Any], Any]],
     {
         "boolean": _boolean, "integer": _whole, "long": _whole, "float": _number, "double": _number,
         "string": _text, "binary": _binary, "datetime": _moment,

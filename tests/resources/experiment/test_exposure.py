@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.rollout.state import Weight
-from resources.experiment.exposure import Seen, belongs_to_challenger, recompute
+from resources.experiment.exposure import belongs_to_challenger, recompute
+from resources.lake.exposure import Seen
 
 DOCS = Path(__file__).resolve().parents[3] / "docs" / "experiments.md"
 T0 = datetime(2026, 3, 2, tzinfo=UTC)

@@ -11,10 +11,10 @@ from pipelines.manifest.model import Validation
 from pipelines.rollout.decision import End
 from pipelines.rollout.evidence import Verdict
 from pipelines.rollout.state import Phase, RolloutState
-from resources.experiment.agreement import Agreement, ColumnAgreement, agreement
 from resources.experiment.shadow import judged, shadow_evidence
 from resources.guardrails import GuardrailWatch
 from resources.lake import Column, Lake, ModelSchema, ingest_predictions
+from resources.lake.agreement import Agreement, ColumnAgreement, agreement
 from resources.lake.schema import ensure_tables
 from resources.serving.backend import Counters, RevisionCounters
 from tests.resources.lake.segments_by_hand import Log, lake_below, prediction

@@ -10,7 +10,6 @@ import pytest
 from pipelines.errors import LakeError
 from pipelines.statistics.sums import Cell, Sums
 from resources.experiment.final_cells import Span, newly_final, open_since
-from resources.experiment.quality import outcome_quality
 from resources.lake import (
     Column,
     ExperimentQuery,
@@ -28,6 +27,7 @@ from resources.lake import (
     ingest_predictions,
     units_per_step,
 )
+from resources.lake.outcome_quality import outcome_quality
 from tests.resources.lake.segments_by_hand import MODEL, SCHEMA, START, Log, prediction
 
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)

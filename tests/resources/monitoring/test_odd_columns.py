@@ -12,12 +12,13 @@ from pipelines.manifest.model import Check, DataChecks, Drift
 from pipelines.rollout.evidence import Verdict
 from resources.monitoring import data_checks
 from resources.monitoring import drift as drifting
-from resources.monitoring.columns import ColumnKind, kind_of
+from resources.monitoring.columns import kind_of
 from resources.monitoring.data_checks import check_window
 from resources.monitoring.drift import compare
 from resources.monitoring.drift_report import Comparison
 from resources.monitoring.expectations import needs, to_expectation
 from resources.monitoring.one_by_one import as_many_as_possible
+from resources.signature import ColumnKind
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:numpy.core is deprecated:DeprecationWarning"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from assets.rollout import candidate
+from assets.rollout import start_job
 from pipelines.errors import CommandRefused, VersionRefused, Withdrawn
 from pipelines.manifest.load import Model
 from pipelines.rollout.decision import End
@@ -122,15 +122,13 @@ def test_a_version_that_lost_its_alias_before_its_run_began_is_not_started(
 ) -> None:
     name = on_mlflow.model.name
     version = publish(name, described=True)
-    config = {"ops": {candidate(on_mlflow.model).op.name: {"config": {"version": version}}}}
-    result = dg.materialize(
-        [candidate(on_mlflow.model)],
+    result = start_job(on_mlflow.model, {}).execute_in_process(
+        run_config={"ops": {"start": {"config": {"version": version}}}},
         resources={"systems": on_mlflow},
-        run_config=config,
         tags={VERSION_TAG: version},
     )
-    [event] = result.get_asset_materialization_events()
-    said = event.materialization.metadata["status"].value
+    [event] = result.get_asset_observation_events()
+    said = event.asset_observation_data.asset_observation.metadata["status"].value
     assert said == f"not started: version {version} has the alias `challenger` no more"
     assert on_mlflow.ledger.rollouts(name) == ()
     on_mlflow.registry.set_alias(name, CHALLENGER, version)

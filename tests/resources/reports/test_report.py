@@ -182,7 +182,7 @@ def test_the_alerts_link_opens_the_report(tmp_path: Path) -> None:
     path = write_report(systems, rollout_id)
     alert: Alert = rig.ledger.outbox.all()[0]
     link = Notifier(rig.ledger, systems.settings, clock=utc_now).link(alert)
-    assert link == systems.report_url(path.name)
+    assert link == systems.links.report(path.name)
 
 
 def test_no_such_rollout(tmp_path: Path) -> None:

@@ -8,8 +8,7 @@ from duckdb import DuckDBPyConnection
 from resources.lake.connection import Lake
 from resources.lake.names import identifier, table
 from resources.lake.schema import ANSWERED, exists, fields
-
-_NUMBERS = ("DOUBLE", "FLOAT", "BIGINT", "INTEGER")
+from resources.signature import SQL_NUMBERS
 
 
 class ColumnAgreement(NamedTuple):
@@ -64,7 +63,9 @@ def agreement(
         _make_pairs(connection, model, parameters)
         pairs, failed, champion_ms, challenger_ms = _row(connection, _TOTALS)
         columns = tuple(
-            _column(connection, name, kind in _NUMBERS, tolerance) for name, kind in outputs.items() if pairs
+            _column(connection, name, kind in SQL_NUMBERS, tolerance)
+            for name, kind in outputs.items()
+            if pairs
         )
     return Agreement(pairs, failed, champion_ms, challenger_ms, columns)
 
