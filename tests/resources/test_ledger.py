@@ -16,6 +16,7 @@ from pipelines.rollout.decision import End
 from pipelines.rollout.events import Artefact, Command, Ended, Order, Started
 from pipelines.rollout.policy import Policy
 from resources.ledger import CounterBucket, Ledger, Look
+from resources.ledger.counters import MinuteOfCounts
 from resources.ledger.database import Database
 from tests.support.cluster_services import needs_postgres, postgres
 
@@ -222,6 +223,13 @@ def test_counters_resume_where_the_last_watcher_stopped(ledger: Ledger) -> None:
     assert ledger.counters.seen("watch") == second == (2, "20")
     assert ledger.counters.buckets("r", "errors") == (bucket(1), bucket(2))
     assert ledger.counters.buckets("r", "slow") == ()
+    ledger.counters.append([bucket(61)], key="watch", value="30", after=second)
+    assert ledger.counters.count_buckets("r") == 3
+    minute = AT.replace(second=0, microsecond=0) + timedelta(minutes=1)
+    assert ledger.counters.minutes("r") == (
+        MinuteOfCounts("errors", minute, 0, 20, 2, 180, 4),
+        MinuteOfCounts("errors", minute + timedelta(minutes=1), 0, 10, 1, 90, 2),
+    )
 
 
 def test_a_look_is_kept_for_good(ledger: Ledger) -> None:
@@ -230,6 +238,9 @@ def test_a_look_is_kept_for_good(ledger: Ledger) -> None:
     with pytest.raises(LedgerConflict):
         ledger.counters.add_look("r", "cost", look._replace(body="{}"))
     assert ledger.counters.looks("r", "cost") == (look,)
+    ledger.counters.add_look("r", "cost", second := look._replace(number=2))
+    assert ledger.counters.look_numbers("r", "cost") == [1, 2]
+    assert ledger.counters.looks("r", "cost", [2]) == (second,)
 
 
 def test_an_alert_with_a_known_key_is_the_same_alert(ledger: Ledger) -> None:
