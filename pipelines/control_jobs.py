@@ -7,7 +7,7 @@ from pipelines.manifest.load import Model
 from pipelines.rollout.events import Order
 from pipelines.rollout.state import RolloutState
 from resources.controller import UNRECORDED
-from resources.naming import Turn, slug
+from resources.naming import MODEL_TAG, Turn, job_name
 from resources.rollouts import open_rollout
 from resources.systems import Systems
 
@@ -34,7 +34,7 @@ def control_jobs(model: Model) -> list[dg.JobDefinition]:
 
 
 def _job(model: Model, order: Order) -> dg.JobDefinition:
-    name = f"{slug(model.name)}_{order}"
+    name = job_name(model.name, str(order))
 
     @dg.op(name=f"{name}_order", description=_WORDS[order])
     def give(context: dg.OpExecutionContext, config: OrderConfig, systems: dg.ResourceParam[Systems]) -> None:
@@ -57,7 +57,7 @@ def _job(model: Model, order: Order) -> dg.JobDefinition:
         description=f"{_WORDS[order]} Model: {model.name}.",
         executor_def=dg.in_process_executor,
         # A person who wants the traffic away does not wait behind looks and training.
-        tags={"rampgate/model": model.name, **Turn.ORDER.tags},
+        tags={MODEL_TAG: model.name, **Turn.ORDER.tags},
     )
     def order_job() -> None:
         give()

@@ -1,31 +1,62 @@
 """The code location: one set of definitions per model folder, and what all models share."""
 
 import logging
+import os
+from collections.abc import Mapping, Sequence
 
 import dagster as dg
 
 from pipelines.maintenance_job import maintenance
-from pipelines.model_pipeline import model_definitions
+from pipelines.manifest.load import Model, load_models
+from pipelines.model_pipeline import model_definitions, model_jobs
+from resources.naming import RUN_MODEL, AssetJob
 from resources.settings import Settings
 from resources.systems import Systems
 from sensors.alerts import alert_sensor, failure_sensor
+from sensors.challenger import challenger_sensor
+from sensors.evidence import evidence_sensor
 from sensors.guardrail import guardrail_sensor
 from sensors.manifests import manifest_sensor
+from sensors.rollout import rollout_sensor
+from sensors.routine import routine_sensor
 
 log = logging.getLogger(__name__)
 
 
-def build(settings: Settings) -> dg.Definitions:
-    """All definitions for these settings. A model whose manifest is wrong is left out, and said so."""
+def build(settings: Settings, *, only: str = "") -> dg.Definitions:
+    """All definitions for these settings. A model whose manifest is wrong is left out, and said so.
+
+    `only`: of this model's. A run of one of its jobs needs no others, and building three hundred takes ten seconds.
+    """
     systems = Systems(settings)
-    for error in systems.catalogue.errors:
+    catalogue = load_models(settings.manifests, only=only) if only else systems.catalogue
+    for error in catalogue.errors:
         log.error("%s", error)
-    models = systems.catalogue.models
-    shared = dg.Definitions(
-        sensors=[guardrail_sensor(models), alert_sensor(), failure_sensor(), manifest_sensor()],
-        resources={"systems": systems},
-    )
-    return dg.Definitions.merge(shared, maintenance(models), *(model_definitions(model) for model in models))
+    models = catalogue.models
+    jobs = {model.name: model_jobs(model) for model in models}
+    shared = dg.Definitions(sensors=_sensors(models, jobs), resources={"systems": systems})
+    each = (model_definitions(model, jobs[model.name]) for model in models)
+    return dg.Definitions.merge(shared, maintenance(models), *each)
 
 
-defs = build(Settings.from_environment())
+def _sensors(
+    models: Sequence[Model], jobs: Mapping[str, Mapping[str, AssetJob]]
+) -> list[dg.SensorDefinition]:
+    """One of a kind for all models: what a sensor costs must not grow with them."""
+
+    def every(*names: str) -> list[AssetJob]:
+        return [jobs[model.name][name] for model in models for name in names]
+
+    return [
+        challenger_sensor(models, every("start")),
+        evidence_sensor(models, every("look", "windows")),
+        rollout_sensor(models, every("step")),
+        guardrail_sensor(models),
+        routine_sensor(models, every("ingest", "windows")),
+        alert_sensor(),
+        failure_sensor(),
+        manifest_sensor(),
+    ]
+
+
+defs = build(Settings.from_environment(), only=os.environ.get(RUN_MODEL, ""))

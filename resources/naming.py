@@ -1,9 +1,17 @@
 """How a model's assets, jobs and sensors are named."""
 
 from enum import IntEnum
+from typing import Any
 
 import dagster as dg
 
+AssetJob = Any
+"""What `dg.define_asset_job` gives; Dagster does not export its type."""
+
+MODEL_TAG = "rampgate/model"
+"""On the runs of a model's jobs."""
+RUN_MODEL = "RAMPGATE_RUN_MODEL"
+"""In the environment of a run's process: the model whose definitions are all that it needs."""
 CARRIES_ON_TAG = "rampgate/carries_on"
 """On runs that act on a model's rollout: one at a time is enough."""
 MISFIT_TAG = "rampgate/misfit"
@@ -44,6 +52,11 @@ class Turn(IntEnum):
 def slug(model: str) -> str:
     """The model's name where Dagster takes letters, digits and underscores only."""
     return model.replace("-", "_")
+
+
+def job_name(model: str, job: str) -> str:
+    """`<model>_<job>`, such as `churn_start`."""
+    return f"{slug(model)}_{job}"
 
 
 def key(model: str, name: str) -> dg.AssetKey:

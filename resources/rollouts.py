@@ -22,12 +22,15 @@ _FIRST_PAUSE, _LONGEST_PAUSE = timedelta(seconds=10), timedelta(minutes=5)
 def open_rollout(ledger: Ledger, model: str) -> RolloutState | None:
     """The model's rollout under way; None where there is none. Raises LedgerError, and CorruptLedger with an alert."""
     rows = ledger.rollouts(model, open_only=True)
-    if not rows:
-        return None
+    return read_rollout(ledger, rows[0].rollout_id) if rows else None
+
+
+def read_rollout(ledger: Ledger, rollout_id: str) -> RolloutState:
+    """From all its events: damage is found wherever it is. Raises LedgerError, and CorruptLedger with an alert."""
     try:
-        return fold(ledger.events(rows[0].rollout_id))
+        return fold(ledger.events(rollout_id))
     except CorruptLedger as error:
-        tell_corrupt(ledger, rows[0].rollout_id, error, datetime.now(UTC))
+        tell_corrupt(ledger, rollout_id, error, datetime.now(UTC))
         raise
 
 

@@ -1,1 +1,1 @@
-"""Reactions: challenger, evidence, guardrail (roll back), rollout (advance, promote), alerts."""
+"""Reactions: challenger, evidence, guardrail (roll back), rollout (advance, promote), routine, alerts."""

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 
 import dagster as dg
 from dagster._core.scheduler.instigation import InstigatorStatus
@@ -14,13 +15,18 @@ from resources.naming import ROLLOUTS_TAG, VERSION_TAG
 from resources.platform_alerts import alert_switched_off, platform_alert
 from resources.reports import report_name, write_report
 from resources.systems import Systems
+from sensors.ticks import TICK
 
 _TO_RUN = (dg.DefaultSensorStatus.RUNNING, dg.DefaultScheduleStatus.RUNNING)
 SWITCHES_SECONDS = 60.0
 """How often it is looked whether a sensor or schedule is off."""
 
 
-def alert_sensor() -> dg.SensorDefinition:
+EVERY = timedelta(seconds=3)
+"""How often it is looked whether an alert is waiting."""
+
+
+def alert_sensor(*, tick: timedelta = TICK) -> dg.SensorDefinition:
     """Sends what is waiting in the ledger's outbox; at least once, to each channel."""
     looked: list[float] = []
 
@@ -34,19 +40,29 @@ def alert_sensor() -> dg.SensorDefinition:
         ),
     )
     def sensor(context: dg.SensorEvaluationContext, systems: dg.ResourceParam[Systems]) -> dg.SkipReason:
-        with contained(systems.ledger, context.log, where="writing reports"):
-            _write_reports(context, systems)
         if not looked or time.monotonic() - looked[0] > SWITCHES_SECONDS:
             looked[:] = [time.monotonic()]
             with contained(systems.ledger, context.log, where="looking for sensors that are off"):
                 _tell_of_those_off(context, systems)
-        try:
-            delivered = systems.notifier.deliver()
-        except LedgerError as error:
-            return dg.SkipReason(f"the outbox cannot be read: {error}")
-        return dg.SkipReason(f"sent {delivered.sent}, failed {delivered.failed}, waiting {delivered.waiting}")
+        until = time.monotonic() + tick.total_seconds()
+        while True:
+            said = _deliver(context, systems)
+            if time.monotonic() + EVERY.total_seconds() > until:
+                return dg.SkipReason(said)
+            time.sleep(EVERY.total_seconds())
 
     return sensor
+
+
+def _deliver(context: dg.SensorEvaluationContext, systems: Systems) -> str:
+    """What was sent, in words."""
+    with contained(systems.ledger, context.log, where="writing reports"):
+        _write_reports(context, systems)
+    try:
+        delivered = systems.notifier.deliver()
+    except LedgerError as error:
+        return f"the outbox cannot be read: {error}"
+    return f"sent {delivered.sent}, failed {delivered.failed}, waiting {delivered.waiting}"
 
 
 def _tell_of_those_off(context: dg.SensorEvaluationContext, systems: Systems) -> None:
@@ -97,7 +113,7 @@ def failure_sensor() -> dg.SensorDefinition:
 
     @dg.run_failure_sensor(
         name="failure_sensor",
-        minimum_interval_seconds=5,
+        minimum_interval_seconds=15,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
             "Puts every failed run into the alerts' outbox, with the error; of the runs that try to start a"

@@ -1,7 +1,9 @@
 """Notices a new challenger in the registry."""
 
 import time
-from typing import assert_never
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import NamedTuple, assert_never
 
 import dagster as dg
 
@@ -14,56 +16,118 @@ from pipelines.rollout.sides import CHAMPION
 from pipelines.rollout.state import RolloutState
 from resources.containment import contained
 from resources.controller import CHALLENGER, ROLLOUT_TAG, STATUS_TAG
-from resources.naming import MISFIT_TAG, ROLLOUTS_TAG, START_OP, UNFINISHED, VERSION_TAG, slug
+from resources.ledger import RolloutRow
+from resources.naming import MISFIT_TAG, ROLLOUTS_TAG, START_OP, UNFINISHED, VERSION_TAG, AssetJob, job_name
 from resources.platform_alerts import platform_alert
 from resources.registry import Registration, VersionInfo
-from resources.rollouts import open_rollout
+from resources.rollouts import read_rollout
 from resources.starting import held_up
 from resources.systems import Systems
 from sensors.rollout import MOST_FAILURES, pause_after_failures
+from sensors.ticks import TICK, Look, looked
 
 MANIFEST_TAG = "rampgate/manifest"
 """Attempts count for one state of the manifest: one that is mended gets its own."""
 BY = "challenger_sensor"
+EVERY = timedelta(seconds=3)
+"""How often MLflow is asked who has the alias."""
+AGAIN = timedelta(seconds=10)
+"""How often about the same challenger of the same model."""
 
 
-def challenger_sensor(model: Model, job_name: str) -> dg.SensorDefinition:
-    """Starts a rollout when a version gets the alias `challenger`."""
+def challenger_sensor(
+    models: Sequence[Model], jobs: Sequence[AssetJob] = (), *, tick: timedelta = TICK
+) -> dg.SensorDefinition:
+    """Starts a rollout when a version of one of the models gets the alias `challenger`; `jobs` start them."""
 
     @dg.sensor(
-        name=f"{slug(model.name)}_challenger_sensor",
-        job_name=job_name,
-        minimum_interval_seconds=5,
+        name="challenger_sensor",
+        jobs=jobs,
+        minimum_interval_seconds=1,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
-            f"Starts a rollout when a version of {model.name} gets the alias `challenger` in MLflow. A version that"
+            "Starts a rollout when a version of a model gets the alias `challenger` in MLflow. A version that"
             " was rolled back or refused is not tried again until its tag `rampgate.status` is cleared."
         ),
     )
     def sensor(
         context: dg.SensorEvaluationContext, systems: dg.ResourceParam[Systems]
-    ) -> dg.SkipReason | dg.RunRequest:
-        where = f"{model.name}'s challenger sensor"
-        with contained(systems.ledger, context.log, where=where, model=model.name) as trouble:
-            return evaluated(context, systems)
-        return dg.SkipReason(trouble.words)
-
-    def evaluated(context: dg.SensorEvaluationContext, systems: Systems) -> dg.SkipReason | dg.RunRequest:
-        try:
-            challenger = systems.registry.version_with_alias(model.name, CHALLENGER)
-            under_way = open_rollout(systems.ledger, model.name)
-            if under_way is not None:
-                return dg.SkipReason(_beside(systems, model, under_way, challenger))
-            if challenger is None:
-                return dg.SkipReason("no version has the alias `challenger`")
-            if (reason := _not_now(systems, model, challenger)) is not None:
-                return dg.SkipReason(reason)
-            rollouts = len(systems.ledger.rollouts(model.name))
-        except RampgateError as error:
-            return dg.SkipReason(f"cannot tell: {error}")
-        return _request(context, job_name, model, challenger.version, rollouts)
+    ) -> dg.SkipReason | dg.SensorResult:
+        challengers = Challengers(context, systems, models)
+        otherwise = "no version has the alias `challenger`"
+        return looked(challengers.look, every=EVERY, tick=tick, otherwise=otherwise)
 
     return sensor
+
+
+class Answered(NamedTuple):
+    """What was said of a challenger, and what it was said about."""
+
+    version: str
+    under_way: str
+    """The id of the model's open rollout; empty where there is none."""
+    at: float
+    words: str
+
+
+class Challengers:
+    """One tick's view: a model whose challenger and rollout are the same as a moment ago is not asked about again."""
+
+    def __init__(
+        self, context: dg.SensorEvaluationContext, systems: Systems, models: Sequence[Model]
+    ) -> None:
+        self._context, self._systems, self._models = context, systems, models
+        self._answered: dict[str, Answered] = {}
+
+    def look(self) -> Look:
+        """One call of MLflow and one query of the ledger; more only for models with a challenger."""
+        systems = self._systems
+        with contained(systems.ledger, self._context.log, where="the challenger sensor") as trouble:
+            try:
+                versions = systems.registry.aliased(CHALLENGER)
+                rows = {row.model: row for row in systems.ledger.rollouts(open_only=True)}
+            except RampgateError as error:
+                return Look(said=(f"cannot tell: {error}",))
+            found = [
+                self._evaluated(model, versions[model.name], rows.get(model.name))
+                for model in self._models
+                if model.name in versions
+            ]
+            requests = tuple(each for each in found if isinstance(each, dg.RunRequest))
+            return Look(requests, tuple(each for each in found if isinstance(each, str) and each))
+        return Look(said=(trouble.words,))
+
+    def _evaluated(self, model: Model, version: str, row: RolloutRow | None) -> dg.RunRequest | str:
+        """A run to be asked for, or why there is none; empty where the version is the one that is rolled out."""
+        if row is not None and row.version == version:
+            return ""
+        under_way, known = "" if row is None else row.rollout_id, self._answered.get(model.name)
+        same = known is not None and (known.version, known.under_way) == (version, under_way)
+        if known is not None and same and time.monotonic() < known.at + AGAIN.total_seconds():
+            return known.words
+        found = self._asked(model, version, row)
+        if isinstance(found, str):
+            self._answered[model.name] = Answered(version, under_way, time.monotonic(), found)
+        return found
+
+    def _asked(self, model: Model, version: str, row: RolloutRow | None) -> dg.RunRequest | str:
+        """Whatever goes wrong with one model is said, and delays no other."""
+        ledger, where = self._systems.ledger, f"{model.name}'s challenger sensor"
+        with contained(ledger, self._context.log, where=where, model=model.name) as trouble:
+            try:
+                challenger = self._systems.registry.version(model.name, version)
+                if challenger is None:
+                    return f"{model.name}: version {version} is gone from MLflow"
+                if row is not None:
+                    under_way = read_rollout(ledger, row.rollout_id)
+                    return _beside(self._systems, model, under_way, challenger)
+                if (reason := _not_now(self._systems, model, challenger)) is not None:
+                    return f"{model.name}: {reason}"
+                rollouts = len(ledger.rollouts(model.name))
+            except RampgateError as error:
+                return f"{model.name}: cannot tell: {error}"
+            return _request(self._context, model, challenger.version, rollouts)
+        return trouble.words
 
 
 def _not_now(systems: Systems, model: Model, challenger: VersionInfo) -> str | None:
@@ -99,20 +163,18 @@ def _is_of(rollout_id: str, version: VersionInfo) -> bool:
         return True
 
 
-def _beside(systems: Systems, model: Model, under_way: RolloutState, challenger: VersionInfo | None) -> str:
-    """What becomes of a challenger while a rollout is open."""
-    if challenger is None or challenger.version == under_way.version:
-        return "a rollout is open; the next one starts when it has ended"
+def _beside(systems: Systems, model: Model, under_way: RolloutState, challenger: VersionInfo) -> str:
+    """What becomes of a challenger while a rollout of another version is open."""
     is_served = CHAMPION in challenger.aliases or challenger.version == under_way.champion
     if ended_before(challenger) or is_served:
-        return f"a rollout is open; version {challenger.version} does not start after it"
+        return f"{model.name}: a rollout is open; version {challenger.version} does not start after it"
     gives_way = _gives_way(model, under_way, challenger)
     fate = "is aborted and gives way" if gives_way else "comes first; the new one starts when it has ended"
     told = f"the rollout of version {under_way.version} ({under_way.rollout_id}) {fate}"
     _tell(systems, model, challenger, topic=f"challenger:{under_way.rollout_id}", body=told)
     if gives_way:
         _abort(systems, under_way, challenger)
-    return f"version {challenger.version} is a challenger: {told}"
+    return f"{model.name} version {challenger.version} is a challenger: {told}"
 
 
 def _gives_way(model: Model, under_way: RolloutState, challenger: VersionInfo) -> bool:
@@ -148,31 +210,36 @@ def _tell(systems: Systems, model: Model, challenger: VersionInfo, *, topic: str
 
 
 def _request(
-    context: dg.SensorEvaluationContext, job_name: str, model: Model, version: str, rollouts: int
-) -> dg.SkipReason | dg.RunRequest:
+    context: dg.SensorEvaluationContext, model: Model, version: str, rollouts: int
+) -> dg.RunRequest | str:
     """`run_key` dedupes for ever, so it counts the rollouts so far and the attempts at this one with this manifest.
 
     A run that fails for a reason that is not the version's (a registry or an artefact store that is away) is asked for
     again, with growing pauses, for as long as the version is the challenger.
     """
-    manifest = model.digest[:12]
+    job, manifest, named_version = (
+        job_name(model.name, "start"),
+        model.digest[:12],
+        f"{model.name} version {version}",
+    )
     tags = {VERSION_TAG: version, ROLLOUTS_TAG: str(rollouts)}
-    unfinished = dg.RunsFilter(job_name=job_name, tags=tags, statuses=list(UNFINISHED))
+    unfinished = dg.RunsFilter(job_name=job, tags=tags, statuses=list(UNFINISHED))
     if context.instance.get_run_ids(unfinished, limit=1):
-        return dg.SkipReason(f"version {version} is being started")
+        return f"{named_version} is being started"
     tags |= {MANIFEST_TAG: manifest}
-    mine = dg.RunsFilter(job_name=job_name, tags=tags)
+    mine = dg.RunsFilter(job_name=job, tags=tags)
     records = context.instance.get_run_records(mine, limit=MOST_FAILURES)
     if any(record.dagster_run.tags.get(MISFIT_TAG) for record in records):
-        return dg.SkipReason(
-            f"rollout.yaml does not fit version {version}, see the failed run; tried again when it has changed"
+        return (
+            f"rollout.yaml does not fit {named_version}, see the failed run; tried again when it has changed"
         )
     if (wait := pause_after_failures(records, time.time())) > 0:
-        return dg.SkipReason(
-            f"version {version} could not be started yet; tried again in {wait:.0f} s, see the last run's log"
+        return (
+            f"{named_version} could not be started yet; tried again in {wait:.0f} s, see the last run's log"
         )
     return dg.RunRequest(
-        run_key=f"{version}:{rollouts}:{manifest}:{context.instance.get_runs_count(mine)}",
+        job_name=job,
+        run_key=f"{model.name}:{version}:{rollouts}:{manifest}:{context.instance.get_runs_count(mine)}",
         run_config={"ops": {START_OP: {"config": {"version": version}}}},
         tags=tags,
     )

@@ -1,9 +1,8 @@
-"""Keeps an open rollout supplied with evidence."""
+"""Keeps open rollouts supplied with evidence."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import dagster as dg
 
@@ -13,93 +12,138 @@ from pipelines.manifest.model import RolloutManifest
 from pipelines.rollout.evidence import OnFail, Verdict
 from pipelines.rollout.state import Phase, RolloutState
 from resources.containment import contained
+from resources.ledger import RolloutRow
 from resources.monitoring.windows import first_whole, latest_whole, rhythm
-from resources.naming import UNFINISHED, Turn, slug
-from resources.rollouts import open_rollout
+from resources.naming import UNFINISHED, AssetJob, Turn, job_name
+from resources.rollouts import read_rollout
 from resources.systems import Systems
+from sensors.rollout import EVERY, ROLLOUT_TAG
+from sensors.ticks import TICK, Look, looked
 
-AssetJob = Any
-"""What `dg.define_asset_job` gives; Dagster does not export its type."""
 _TAKING_TRAFFIC = (Phase.SHADOW, Phase.STEPPING)
 
 
 def evidence_sensor(
-    model: Model,
-    look_job: AssetJob,
-    windows_job: AssetJob,
+    models: Sequence[Model],
+    jobs: Sequence[AssetJob] = (),
     *,
+    tick: timedelta = TICK,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> dg.SensorDefinition:
-    """Asks for a look every `look_every`, and for data checks and drift once a window.
+    """Asks for a look every `look_every`, and for data checks and drift once a window; `jobs` are all models' own.
 
     The first windows of a step are due when the step may end, not when it begins and there is nothing in them;
     while one of them is unknown, for whatever reason, they are due four times as often: a single one that could not be
-    carried out must not last until `max_unknown`. Both go before what schedules ask for: those of many models come
-    round at the same minute.
+    carried out must not last until `max_unknown`. Both go before what comes round for every model.
     """
-    look_every = model.rollout.experiment.look_every
-    window = rhythm(model.rollout)
+    by_name = {model.name: model for model in models}
 
     @dg.sensor(
-        name=f"{slug(model.name)}_evidence_sensor",
-        jobs=[look_job, windows_job],
+        name="evidence_sensor",
+        jobs=jobs,
         minimum_interval_seconds=1,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
-            f"While a rollout of {model.name} takes traffic: a look at the experiment every {look_every}, data"
-            f" checks and drift every {window}, more often while one is unknown."
+            "While a rollout takes traffic: a look at the experiment every `look_every`, data checks and drift"
+            " once a window, more often while one is unknown."
         ),
     )
     def sensor(
         context: dg.SensorEvaluationContext, systems: dg.ResourceParam[Systems]
     ) -> dg.SkipReason | dg.SensorResult:
-        where = f"{model.name}'s evidence sensor"
-        with contained(systems.ledger, context.log, where=where, model=model.name) as trouble:
-            return evaluated(context, systems)
-        return dg.SkipReason(trouble.words)
-
-    def evaluated(context: dg.SensorEvaluationContext, systems: Systems) -> dg.SkipReason | dg.SensorResult:
-        try:
-            state = open_rollout(systems.ledger, model.name)
-        except RampgateError as error:
-            return dg.SkipReason(f"cannot tell: {error}")
-        if state is None or state.champion is None or state.phase not in _TAKING_TRAFFIC:
-            return dg.SkipReason("no canary is taking traffic")
-        asked = _asked(context, state)
-        now = clock()
-        at = {
-            look_job.name: _look_due(asked.get(look_job.name), look_every, now),
-            windows_job.name: _windows_due(asked.get(windows_job.name), model.rollout, state),
-        }
-        due = [job for job, when in at.items() if when <= now and not _running(context, job)]
-        if not due:
-            return dg.SkipReason("the evidence is fresh, or on its way")
-        cursor = {
-            f"{state.rollout_id}:{job}": when.isoformat()
-            for job, when in (asked | dict.fromkeys(due, now)).items()
-        }
-        requests = [
-            dg.RunRequest(
-                run_key=f"{state.rollout_id}:{job}:{now.isoformat()}",
-                job_name=job,
-                tags=Turn.EVIDENCE.tags,
-                partition_key=latest_whole(model.rollout, now) if job == windows_job.name else None,
-            )
-            for job in due
-        ]
-        return dg.SensorResult(run_requests=requests, cursor=json.dumps(cursor))
+        return looked(
+            lambda: _look(context, systems, by_name, clock()),
+            every=EVERY,
+            tick=tick,
+            otherwise="no canary is taking traffic",
+        )
 
     return sensor
 
 
-def _asked(context: dg.SensorEvaluationContext, state: RolloutState) -> dict[str, datetime]:
-    """When each job was last asked for, for this rollout."""
-    cursor: dict[str, str] = json.loads(context.cursor or "{}")
-    mine = f"{state.rollout_id}:"
+def _look(
+    context: dg.SensorEvaluationContext, systems: Systems, models: Mapping[str, Model], now: datetime
+) -> Look:
+    """One query of the ledger; more only for rollouts that are open. The cursor holds those alone."""
+    with contained(systems.ledger, context.log, where="the evidence sensor") as trouble:
+        try:
+            rows = systems.ledger.rollouts(open_only=True)
+        except RampgateError as error:
+            return Look(said=(f"cannot tell: {error}",))
+        asked = _asked(context, {row.rollout_id for row in rows})
+        requests: list[dg.RunRequest] = []
+        said: list[str] = []
+        for row in rows:
+            if row.model in models:
+                found = _supplied(context, systems, models[row.model], row, asked, now)
+                requests, said = [*requests, *found.requests], [*said, *found.said]
+        cursor = {
+            each: at.isoformat() for each, at in (asked | dict.fromkeys(map(_key, requests), now)).items()
+        }
+        return Look(tuple(requests), tuple(said), json.dumps(cursor))
+    return Look(said=(trouble.words,))
+
+
+def _supplied(
+    context: dg.SensorEvaluationContext,
+    systems: Systems,
+    model: Model,
+    row: RolloutRow,
+    asked: Mapping[str, datetime],
+    now: datetime,
+) -> Look:
+    """What one rollout needs now. Whatever goes wrong with one model delays no other."""
+    where = f"{model.name}'s evidence sensor"
+    with contained(systems.ledger, context.log, where=where, model=model.name) as trouble:
+        try:
+            state = read_rollout(systems.ledger, row.rollout_id)
+        except RampgateError as error:
+            return Look(said=(f"{model.name}: cannot tell: {error}",))
+        if state.champion is None or state.phase not in _TAKING_TRAFFIC:
+            return Look()
+        due = [
+            job
+            for job, at in _times(model, state, asked, now).items()
+            if at <= now and not _running(context, job)
+        ]
+        if not due:
+            return Look(said=(f"{row.rollout_id}: the evidence is fresh, or on its way",))
+        return Look(tuple(_request(model, row.rollout_id, job, now) for job in due))
+    return Look(said=(trouble.words,))
+
+
+def _times(
+    model: Model, state: RolloutState, asked: Mapping[str, datetime], now: datetime
+) -> dict[str, datetime]:
+    """When each of the model's two jobs is due."""
+    look, windows = job_name(model.name, "look"), job_name(model.name, "windows")
+    looked_at, checked_at = (asked.get(f"{state.rollout_id}:{job}") for job in (look, windows))
     return {
-        key.removeprefix(mine): datetime.fromisoformat(at)
-        for key, at in cursor.items()
-        if key.startswith(mine)
+        look: _look_due(looked_at, model.rollout.experiment.look_every, now),
+        windows: _windows_due(checked_at, model.rollout, state),
+    }
+
+
+def _request(model: Model, rollout_id: str, job: str, now: datetime) -> dg.RunRequest:
+    windows = job == job_name(model.name, "windows")
+    return dg.RunRequest(
+        run_key=f"{rollout_id}:{job}:{now.isoformat()}",
+        job_name=job,
+        partition_key=latest_whole(model.rollout, now) if windows else None,
+        tags={ROLLOUT_TAG: rollout_id, **Turn.EVIDENCE.tags},
+    )
+
+
+def _key(request: dg.RunRequest) -> str:
+    """Under which the cursor keeps when this was asked for."""
+    return f"{request.tags[ROLLOUT_TAG]}:{request.job_name}"
+
+
+def _asked(context: dg.SensorEvaluationContext, rollouts: Collection[str]) -> dict[str, datetime]:
+    """When each job was last asked for, for these rollouts: `<rollout>:<job>` -> time."""
+    cursor: dict[str, str] = json.loads(context.cursor or "{}")
+    return {
+        each: datetime.fromisoformat(at) for each, at in cursor.items() if each.rpartition(":")[0] in rollouts
     }
 
 

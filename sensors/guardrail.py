@@ -18,10 +18,11 @@ from pipelines.rollout.state import Phase, RolloutState
 from resources.containment import contained, in_words, say, tell
 from resources.controller import EMERGENCY, UNRECORDED
 from resources.guardrails import REPEATED, GuardrailWatch
+from resources.ledger import RolloutRow
 from resources.naming import key
 from resources.platform_alerts import platform_alert
 from resources.rollout_metadata import decision_metadata
-from resources.rollouts import open_rollout
+from resources.rollouts import read_rollout
 from resources.systems import Systems
 
 TICK = timedelta(seconds=45)
@@ -48,6 +49,7 @@ def guardrail_sensor(models: Sequence[Model], *, tick: timedelta = TICK) -> dg.S
     # Kept from tick to tick: reading a long rollout's counters back takes longer than a tick should.
     watchers: list[Watcher] = []
     strays: list[Strays] = []
+    rows: list[OpenRows] = []
 
     @dg.sensor(
         name="guardrail_sensor",
@@ -65,27 +67,59 @@ def guardrail_sensor(models: Sequence[Model], *, tick: timedelta = TICK) -> dg.S
         if not strays or strays[0].systems is not systems:
             watchers[:] = [Watcher(systems, model) for model in models]
             strays[:] = [Strays(systems, {model.name for model in models})]
+            rows[:] = [OpenRows(systems)]
         for watcher in watchers:
             watcher.begin(context)
+        rows[0].begin(context.log)
         until = time.monotonic() + tick.total_seconds()
         while time.monotonic() < until:
             strays[0].poll(context.log)
-            events = [event for watcher in watchers if (event := watcher.poll()) is not None]
+            row_of = rows[0].by_model()
+            polled = (watcher.poll(row_of.get(watcher.model)) for watcher in watchers)
+            events = [event for event in polled if event is not None]
             if events:
                 return dg.SensorResult(asset_events=events)
             time.sleep(POLL.total_seconds())
         for watcher in watchers:
             watcher.leave()
-        return dg.SkipReason("; ".join(watcher.said for watcher in watchers) or "there are no models")
+        said = [watcher.said for watcher in watchers if watcher.said]
+        return dg.SkipReason("; ".join(said) or "no canary takes traffic")
 
     return sensor
+
+
+class OpenRows:
+    """Which rollouts are open: one query for all models, so that the idle ones cost nothing."""
+
+    def __init__(self, systems: Systems) -> None:
+        self._ledger, self._log = systems.ledger, logging.getLogger(__name__)
+        self._again_at = 0.0
+        self._rows: dict[str, RolloutRow] = {}
+
+    def begin(self, log: logging.Logger) -> None:
+        """A new tick: ask at once, and say in its log what goes wrong."""
+        self._again_at, self._log = 0.0, log
+
+    def by_model(self) -> dict[str, RolloutRow]:
+        """Asked every `REREAD`. While the ledger does not answer, what it said last goes on being watched."""
+        if time.monotonic() >= self._again_at:
+            self._again_at = time.monotonic() + REREAD.total_seconds()
+            with contained(self._ledger, self._log, where="the guardrails' list of open rollouts"):
+                self._ask()
+        return self._rows
+
+    def _ask(self) -> None:
+        try:
+            self._rows = {row.model: row for row in self._ledger.rollouts(open_only=True)}
+        except LedgerError as error:
+            say(self._log, logging.WARNING, f"cannot tell which rollouts are open: {error}")
 
 
 class Watcher:
     """Follows one model's open rollout, polls its counters, and acts on what they amount to."""
 
     def __init__(self, systems: Systems, model: Model) -> None:
-        self.systems, self._model = systems, model
+        self.systems, self.model, self._model = systems, model.name, model
         self._log = logging.getLogger(__name__)
         self._watch: GuardrailWatch | None = None
         self._state: RolloutState | None = None
@@ -99,10 +133,16 @@ class Watcher:
         """A new tick: say what there is to say in its log, and look at the ledger first."""
         self._log, self._reread_at, self._complaint = context.log, 0.0, ""
 
-    def poll(self) -> dg.AssetMaterialization | None:
-        """Look once. Whatever goes wrong is said and tried again; no other model is delayed by it."""
+    def poll(self, row: RolloutRow | None) -> dg.AssetMaterialization | None:
+        """Look once at the model's open rollout; there is nothing to be done where it has none.
+
+        Whatever goes wrong is said and tried again; no other model is delayed by it.
+        """
+        if row is None:
+            self._state, self._watch, self.said = None, None, ""
+            return None
         try:
-            return self._poll()
+            return self._poll(row.rollout_id)
         except LedgerConflict:
             self._watch = None  # another watcher has taken over these counters: resume from what it wrote
         except StillInTraffic as error:
@@ -118,10 +158,10 @@ class Watcher:
         if self._watch is not None:
             self._keep(self._watch, at_once=True)
 
-    def _poll(self) -> dg.AssetMaterialization | None:
+    def _poll(self, rollout_id: str) -> dg.AssetMaterialization | None:
         if time.monotonic() >= self._reread_at:
             self._reread_at = time.monotonic() + REREAD.total_seconds()
-            self._follow()
+            self._follow(rollout_id)
             if self._state is not None and _is_owed_a_rollback(self._state):
                 return self._roll_back(self._state, ())
         if self._watch is None or self._state is None:
@@ -159,12 +199,12 @@ class Watcher:
             where = f"the guardrails of {self._model.name}"
             tell(self.systems.ledger, self._log, unforeseen, where=where, model=self._model.name)
 
-    def _follow(self) -> None:
+    def _follow(self, rollout_id: str) -> None:
         """Read where the rollout is; start or stop watching accordingly."""
-        before, state = self._state, open_rollout(self.systems.ledger, self._model.name)
+        before, state = self._state, read_rollout(self.systems.ledger, rollout_id)
         self._state = state
-        if state is None or state.phase not in _WATCHED or state.champion is None:
-            self._watch, self.said = None, f"{self._model.name}: no canary takes traffic"
+        if state.phase not in _WATCHED or state.champion is None:
+            self._watch, self.said = None, f"{rollout_id}: the canary takes no traffic"
             return
         if self._watch is None or before is None or before.rollout_id != state.rollout_id:
             self._pause, self._again_at, self._held_again_at = FIRST_PAUSE, 0.0, 0.0

@@ -1,7 +1,10 @@
 """Says which model folders cannot be read."""
 
+from pathlib import Path
+
 import dagster as dg
 
+from pipelines.errors import ManifestError
 from pipelines.manifest.load import load_models
 from resources.containment import contained
 from resources.platform_alerts import platform_alert
@@ -10,21 +13,45 @@ from resources.systems import Systems
 
 def manifest_sensor() -> dg.SensorDefinition:
     """Alerts once about each mistake in a manifest; the models that can be read keep running."""
+    known = Mistakes()
 
     @dg.sensor(
         name="manifest_sensor",
         minimum_interval_seconds=30,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
-            "Reads every model folder again and alerts about mistakes, with file, line, key, value and what is"
+            "Reads the model folders again when one has changed, and alerts about mistakes, with file, line, key, value and what is"
             " allowed. A changed manifest takes effect when the code location is reloaded."
         ),
     )
     def sensor(context: dg.SensorEvaluationContext, systems: dg.ResourceParam[Systems]) -> dg.SkipReason:
-        errors = load_models(systems.settings.manifests).errors
+        errors = known.of(systems.settings.manifests)
         for error in errors:
             with contained(systems.ledger, context.log, where="alerting about a manifest"):
                 platform_alert(systems.ledger, topic="manifest", title="a manifest is wrong", body=str(error))
         return dg.SkipReason("; ".join(map(str, errors)) or "every manifest can be read")
 
     return sensor
+
+
+class Mistakes:
+    """What is wrong with the manifests; read again only when a file was changed: reading takes 6 ms a model."""
+
+    def __init__(self) -> None:
+        self._files: object = None
+        self._errors: tuple[ManifestError, ...] = ()
+
+    def of(self, folder: Path) -> tuple[ManifestError, ...]:
+        """Of every folder in there."""
+        files = _as_they_are(folder)
+        if files != self._files:
+            self._errors = load_models(folder).errors
+            self._files = files
+        return self._errors
+
+
+def _as_they_are(folder: Path) -> object:
+    """Name, size and last change of every file."""
+    return sorted(
+        (path, found.st_size, found.st_mtime_ns) for path in folder.glob("*/*") for found in [path.stat()]
+    )

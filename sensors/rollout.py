@@ -1,8 +1,8 @@
-"""Carries the open rollout on when a decision or an unfinished action is due."""
+"""Carries open rollouts on when a decision or an unfinished action is due."""
 
 import time
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Collection, Sequence
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
@@ -11,53 +11,74 @@ from pipelines.manifest.load import Model
 from pipelines.rollout.decision import DecisionKind
 from pipelines.rollout.state import RolloutState
 from resources.containment import contained
-from resources.naming import CARRIES_ON_TAG, UNFINISHED, slug
-from resources.rollouts import open_rollout, validation_due
+from resources.ledger import RolloutRow
+from resources.naming import CARRIES_ON_TAG, UNFINISHED, AssetJob, job_name
+from resources.rollouts import read_rollout, validation_due
 from resources.systems import Systems
+from sensors.ticks import TICK, Look, looked
 
 ROLLOUT_TAG = "rampgate/rollout"
 FIRST_PAUSE, LONGEST_PAUSE, MOST_FAILURES = 10.0, 300.0, 8
+EVERY = timedelta(seconds=2)
+"""How often the ledger is asked for open rollouts."""
 _WAITING = (DecisionKind.CONTINUE, DecisionKind.HOLD)
 
 
-def rollout_sensor(model: Model, job_name: str) -> dg.SensorDefinition:
-    """Asks for a run of the step job when there is something to do."""
+def rollout_sensor(
+    models: Sequence[Model], jobs: Sequence[AssetJob] = (), *, tick: timedelta = TICK
+) -> dg.SensorDefinition:
+    """Asks for a run of a model's step job, one of `jobs`, when there is something to do."""
+    names = {model.name for model in models}
 
     @dg.sensor(
-        name=f"{slug(model.name)}_rollout_sensor",
-        job_name=job_name,
+        name="rollout_sensor",
+        jobs=jobs,
         minimum_interval_seconds=1,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
-            f"Advances, promotes or winds up {model.name}'s open rollout: asks for a run when the evidence allows the"
-            " next step, and when an action was begun and not finished."
+            "Advances, promotes or winds up open rollouts: asks for a run when the evidence allows the next step,"
+            " and when an action was begun and not finished."
         ),
     )
     def sensor(
         context: dg.SensorEvaluationContext, systems: dg.ResourceParam[Systems]
-    ) -> dg.SkipReason | dg.RunRequest:
-        where = f"{model.name}'s rollout sensor"
-        with contained(systems.ledger, context.log, where=where, model=model.name) as trouble:
-            return _evaluated(context, systems, model, job_name)
-        return dg.SkipReason(trouble.words)
+    ) -> dg.SkipReason | dg.SensorResult:
+        return looked(
+            lambda: _look(context, systems, names), every=EVERY, tick=tick, otherwise="no rollout is open"
+        )
 
     return sensor
 
 
-def _evaluated(
-    context: dg.SensorEvaluationContext, systems: Systems, model: Model, job_name: str
-) -> dg.SkipReason | dg.RunRequest:
-    try:
-        state = open_rollout(systems.ledger, model.name)
-        why = None if state is None else _due(systems, state)
-    except RampgateError as error:
-        return dg.SkipReason(f"cannot tell: {error}")
-    if state is None or why is None:
-        return dg.SkipReason(
-            "no rollout is open" if state is None else "waiting; see the rollout's last decision"
-        )
-    context.log.info(why)
-    return _request(context, job_name, state)
+def _look(context: dg.SensorEvaluationContext, systems: Systems, models: Collection[str]) -> Look:
+    """One query of the ledger; more only for rollouts that are open."""
+    with contained(systems.ledger, context.log, where="the rollout sensor") as trouble:
+        try:
+            rows = [row for row in systems.ledger.rollouts(open_only=True) if row.model in models]
+        except RampgateError as error:
+            return Look(said=(f"cannot tell: {error}",))
+        found = [_carried_on(context, systems, row) for row in rows]
+        requests = tuple(each for each in found if isinstance(each, dg.RunRequest))
+        return Look(requests, tuple(each for each in found if isinstance(each, str)))
+    return Look(said=(trouble.words,))
+
+
+def _carried_on(
+    context: dg.SensorEvaluationContext, systems: Systems, row: RolloutRow
+) -> dg.RunRequest | str:
+    """A run to be asked for, or why there is none. Whatever goes wrong with one model delays no other."""
+    where = f"{row.model}'s rollout sensor"
+    with contained(systems.ledger, context.log, where=where, model=row.model) as trouble:
+        try:
+            state = read_rollout(systems.ledger, row.rollout_id)
+            why = _due(systems, state)
+        except RampgateError as error:
+            return f"{row.model}: cannot tell: {error}"
+        if why is None:
+            return f"{row.rollout_id}: waiting; see its last decision"
+        context.log.info(f"{row.rollout_id}: {why}")
+        return _request(context, state)
+    return trouble.words
 
 
 def _due(systems: Systems, state: RolloutState) -> str | None:
@@ -70,19 +91,20 @@ def _due(systems: Systems, state: RolloutState) -> str | None:
     return None if decision.kind in _WAITING else decision.reason
 
 
-def _request(
-    context: dg.SensorEvaluationContext, job_name: str, state: RolloutState
-) -> dg.SkipReason | dg.RunRequest:
+def _request(context: dg.SensorEvaluationContext, state: RolloutState) -> dg.RunRequest | str:
     """One run at a time; a run that failed is asked for again, with a new key."""
     unfinished = dg.RunsFilter(tags={CARRIES_ON_TAG: state.model}, statuses=list(UNFINISHED))
     if context.instance.get_run_ids(unfinished, limit=1):
-        return dg.SkipReason("waiting: a run is carrying the rollout on")
-    mine = dg.RunsFilter(job_name=job_name, tags={ROLLOUT_TAG: state.rollout_id})
+        return f"{state.rollout_id}: waiting: a run is carrying the rollout on"
+    job = job_name(state.model, "step")
+    mine = dg.RunsFilter(job_name=job, tags={ROLLOUT_TAG: state.rollout_id})
     wait = pause_after_failures(context.instance.get_run_records(mine, limit=MOST_FAILURES), time.time())
     if wait > 0:
-        return dg.SkipReason(f"waiting: the last run failed; the next one in {wait:.0f} s")
+        return f"{state.rollout_id}: waiting: the last run failed; the next one in {wait:.0f} s"
     number = context.instance.get_runs_count(mine)
-    return dg.RunRequest(run_key=f"{state.rollout_id}:{number}", tags={ROLLOUT_TAG: state.rollout_id})
+    return dg.RunRequest(
+        job_name=job, run_key=f"{state.rollout_id}:{number}", tags={ROLLOUT_TAG: state.rollout_id}
+    )
 
 
 def pause_after_failures(newest_first: Sequence[dg.RunRecord], now: float) -> float:

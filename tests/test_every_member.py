@@ -488,7 +488,7 @@ def test_a_challenger_beside_an_open_rollout_is_answered_whatever_the_manifest_a
         systems.model, rollout=systems.model.rollout.model_copy(update={"on_new_challenger": answer})
     )
     with dg.DagsterInstance.ephemeral() as instance:
-        said = challenger_sensor(wanted, "start")(
+        said = challenger_sensor([wanted], tick=timedelta(0))(
             dg.build_sensor_context(instance=instance, resources={"systems": systems})
         )
     assert isinstance(said, dg.SkipReason)

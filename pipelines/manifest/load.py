@@ -56,14 +56,18 @@ class Catalogue:
         raise ManifestError(f"no model {name!r} in the manifests; readable models: {known}")
 
 
-def load_models(folder: Path) -> Catalogue:
-    """Read every sub-folder that has a `rollout.yaml`; one broken model never hides the others."""
+def load_models(folder: Path, *, only: str = "") -> Catalogue:
+    """Read every sub-folder that has a `rollout.yaml`; one broken model never hides the others.
+
+    `only` the folder of this name, where there is one.
+    """
     models: list[Model] = []
     errors: list[ManifestError] = []
     if not folder.is_dir():
         errors.append(ManifestProblem("not a folder; expected one folder per model", file=folder, line=1))
         return Catalogue(models=(), errors=tuple(errors))
-    for path in sorted(folder.glob(f"*/{ROLLOUT_FILE}")):
+    paths = sorted(folder.glob(f"*/{ROLLOUT_FILE}"))
+    for path in [path for path in paths if path.parent.name == only] or paths:
         loaded = load_model(path.parent)
         if isinstance(loaded, Model):
             models.append(loaded)

@@ -22,11 +22,15 @@ TELEMETRY_OFF = {
     "GX_ANALYTICS_ENABLED": "false",
 }
 
-# The instance keeps no more than a person still looks at; decisions are in the ledger for good.
+THREADS = "16"
+"""Of the code server: most sensors look for most of a minute, each in a thread; Dagster counts processors instead."""
+
+# The instance keeps no more than a person still looks at; decisions are in the ledger for good. Nothing here is
+# automated by conditions on assets.
 _DAGSTER = """\
 telemetry: {enabled: false}
 nux: {enabled: false}
-sensors: {use_threads: true, num_workers: 4}
+sensors: {use_threads: true, num_workers: 8}
 schedules: {use_threads: true, num_workers: 2}
 run_queue: {max_concurrent_runs: 3, dequeue_interval_seconds: 1}
 run_monitoring:
@@ -35,6 +39,7 @@ run_monitoring:
   start_timeout_seconds: 180
   cancel_timeout_seconds: 60
   free_slots_after_run_end_seconds: 30
+auto_materialize: {enabled: false, use_sensors: false}
 retention:
   schedule: {purge_after_days: {skipped: 1, success: 30, failure: 30, started: -1}}
   sensor: {purge_after_days: {skipped: 1, success: 30, failure: 30, started: -1}}
@@ -83,6 +88,8 @@ def environment(settings: Settings) -> dict[str, str]:
         "RAMPGATE_MANIFESTS": str(settings.manifests),
         **registry,
         "DAGSTER_HOME": str(settings.home / "dagster"),
+        "DAGSTER_GRPC_MAX_WORKERS": THREADS,
+        "DAGSTER_CODE_SERVER_MAX_WORKERS": THREADS,
         "PYTHONPATH": str(ROOT),
         "PYTHONUNBUFFERED": "1",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",

@@ -105,13 +105,15 @@ class SwitchedOff(NamedTuple):
     """Where it is turned on."""
 
 
-def switched_off(url: str) -> tuple[SwitchedOff, ...]:
-    """Every sensor and schedule that is off; none where the webserver cannot say, which is trouble of its own."""
+def switched_off(url: str) -> tuple[SwitchedOff, ...] | None:
+    """Every sensor and schedule that is off; None where none is seen to be and the webserver cannot say it of all."""
     data = _query(url, _SWITCHES)
     entries: list[dict[str, Any]] = (
         [] if isinstance(data, str) else data["workspaceOrError"].get("locationEntries", [])
     )
-    return tuple(found for entry in entries for found in _off_in(url, entry))
+    off = tuple(found for entry in entries for found in _off_in(url, entry))
+    told = entries and all("repositories" in (entry["locationOrLoadError"] or {}) for entry in entries)
+    return off if off or told else None
 
 
 def _off_in(url: str, entry: dict[str, Any]) -> Iterator[SwitchedOff]:

@@ -192,7 +192,9 @@ def _daemon(settings: Settings) -> Part:
     url = Links(settings).dagster
     return Part(
         name="daemon",
-        command=_alone(settings, "daemon", _tool("dagster-daemon", "run", "-w", ROOT / "workspace.yaml")),
+        command=_alone(
+            settings, "daemon", _python("pipelines.platform.daemon", "run", "-w", ROOT / "workspace.yaml")
+        ),
         url="",
         trouble=lambda: health.no_heartbeat(url) or health.daemons(url),
         own_trouble=lambda: health.no_heartbeat(url),
@@ -215,6 +217,11 @@ def _evidently(settings: Settings) -> Part:
 def beat_file(settings: Settings) -> Path:
     """Written by the watch after every round."""
     return settings.home / "supervisor" / "watch.beat"
+
+
+def switches_file(settings: Settings) -> Path:
+    """What the watch last found of sensors and schedules that are off."""
+    return settings.home / "supervisor" / "switches.json"
 
 
 def _watch(settings: Settings) -> Part:

@@ -46,7 +46,7 @@ def table(rows: Sequence[PartStatus]) -> str:
 
 def _switches(rows: Sequence[PartStatus]) -> tuple[health.SwitchedOff, ...]:
     webserver = next((row for row in rows if row.name == "dagster" and row.pid), None)
-    return () if webserver is None else health.switched_off(webserver.url)
+    return () if webserver is None else health.switched_off(webserver.url) or ()
 
 
 def _of_switch(off: health.SwitchedOff) -> PartStatus:

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 
 from pipelines.errors import RampgateError, ServingError
 from pipelines.platform import health
-from pipelines.platform.parts import Part, beat_file, parts, predictor
+from pipelines.platform.parts import Part, beat_file, parts, predictor, switches_file
+from pipelines.platform.switches import last_look, look_now, write_look
 from resources.links import Links
 from resources.serving.embedded import Layout
 from resources.serving.embedded.gateway import turn_log_over
@@ -127,14 +128,16 @@ def one_round(settings: Settings, watch: Watch, others: Sequence[Part]) -> None:
 
 
 class Switches:
-    """Alerts about sensors and schedules that are off: `guardrail_sensor` off protects nobody, and cannot say so."""
+    """Tells of sensors and schedules that are off: `guardrail_sensor` off protects nobody, and cannot say so."""
 
     def __init__(self, settings: Settings, clock: Clock = time.monotonic) -> None:
         self._settings, self._clock = settings, clock
         self._next = 0.0
 
     def look(self) -> None:
-        """Once a minute. Where the sensor that delivers alerts is off, they are delivered from here."""
+        """Once a minute: alerts, and what the page of reports shows. Where the sensor that delivers alerts is off, they
+        are delivered from here. Raises OSError where what was found cannot be kept.
+        """
         if self._clock() < self._next:
             return
         self._next = self._clock() + SWITCHES_SECONDS
@@ -143,7 +146,9 @@ class Switches:
             if off:
                 self._tell(off)
         except RampgateError as error:
-            log.warning("no alert about %s, off: %s", ", ".join(each.name for each in off), error)
+            log.warning("no alert about %s, off: %s", ", ".join(each.name for each in off or ()), error)
+        path = switches_file(self._settings)
+        write_look(path, look_now(off, last_look(path)))
 
     def _tell(self, off: Sequence[health.SwitchedOff]) -> None:
         from resources.controller.controller import utc_now

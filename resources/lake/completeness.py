@@ -35,7 +35,7 @@ def complete_until(lake: Lake, model: str, *, predictions: Path, outcomes: Path,
         predictions, outcomes: the directories that are ingested.
         now: the answer where nothing is waiting.
     """
-    marks = [mark for mark in (_marked(predictions), _marked(outcomes)) if mark is not None]
+    marks = [mark for mark in map(ingested_until, (predictions, outcomes)) if mark is not None]
     return min([now, *marks, *_beginnings(_waiting(lake, model, predictions))])
 
 
@@ -52,7 +52,8 @@ def longest_latency(lake: Lake, model: str, until: datetime) -> timedelta:
     return timedelta(milliseconds=row[0] if row else 0)
 
 
-def _marked(directory: Path) -> datetime | None:
+def ingested_until(directory: Path) -> datetime | None:
+    """When the last ingestion that ended well began; None where none has."""
     with suppress(FileNotFoundError):
         return datetime.fromisoformat((directory / _MARK).read_text())
     return None

@@ -10,6 +10,8 @@ from resources.signature import SQL_COUNTS
 
 REFUSED = "refused"
 """A column beside those of `predictions`: whether every attempt at the request failed, so that it was the request's."""
+EARLIER = "earlier"
+"""A column beside those of `predictions`: whether the call was asked again, so that its caller got another record."""
 _PLAIN = ("latency_ms", "status")
 
 
@@ -37,20 +39,32 @@ def row_value(metric: MetricQuery, source: str, columns: tuple[Fields, Fields]) 
     struct, field, kind = found[0]
     if kind not in SQL_COUNTS:
         raise LakeError(f"metric {metric.name!r}: {struct}.{field} is {kind}, must be a number or a boolean")
-    return f"{struct}.{identifier(field)}::DOUBLE"
+    return f"(CASE WHEN NOT {EARLIER} THEN {struct}.{identifier(field)}::DOUBLE END)"
 
 
-def with_refused(rows: str, metrics: Iterable[MetricQuery]) -> str:
-    """The rows, with the column `REFUSED` where a metric needs it.
+def with_attempts(rows: str, metrics: Iterable[MetricQuery]) -> str:
+    """The rows, with the columns `REFUSED` and `EARLIER` where a metric needs them."""
+    read = [s for metric in metrics for s in (metric.source, metric.denominator, metric.covariate) if s]
+    added = ""
+    if "serving.errors" in read:
+        added += f", request_id IN ({_refused(rows)}) AS {REFUSED}"
+    if any(source.startswith("predictions.") for source in read):
+        added += f", (request_id, coalesce(revision, ''), requested_at) IN ({_earlier(rows)}) AS {EARLIER}"
+    return f"(SELECT *{added} FROM {rows})" if added else rows
 
-    A failure is tried again, on the champion's side: two records of failures are all there is of such a request. One
-    record alone says nothing of the other attempt, and stays an error.
+
+def _refused(rows: str) -> str:
+    """Requests that were the fault: a failure is tried again, on the champion's side, so two records of failures are all
+    there is of such a request. One record alone says nothing of the other attempt, and stays an error.
     """
-    if not any("serving.errors" in (metric.source, metric.denominator) for metric in metrics):
-        return rows
-    failed = f"""SELECT request_id FROM {rows} WHERE "row" = 0 GROUP BY request_id
+    return f"""SELECT request_id FROM {rows} WHERE "row" = 0 GROUP BY request_id
         HAVING count(*) > 1 AND NOT bool_or({ANSWERED})"""
-    return f"(SELECT *, request_id IN ({failed}) AS {REFUSED} FROM {rows})"
+
+
+def _earlier(rows: str) -> str:
+    """Attempts before the last: what failed, or had not answered in time and may have answered late all the same."""
+    return f"""SELECT request_id, coalesce(revision, ''), requested_at FROM {rows} WHERE "row" = 0
+        QUALIFY row_number() OVER (PARTITION BY request_id ORDER BY requested_at DESC, revision DESC) > 1"""
 
 
 def outcome_names(query: ExperimentQuery) -> list[str]:

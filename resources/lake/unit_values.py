@@ -9,7 +9,7 @@ from resources.lake.cohorts import exposures
 from resources.lake.experiment import ExperimentQuery, MetricKind, MetricQuery
 from resources.lake.names import literal, mentioned, table
 from resources.lake.schema import Fields, one_request
-from resources.lake.sources import outcome, outcome_names, row_value, with_refused
+from resources.lake.sources import outcome, outcome_names, row_value, with_attempts
 
 
 def make_unit_values(
@@ -49,7 +49,7 @@ def _prediction_join(model: str, query: ExperimentQuery, columns: tuple[Fields, 
             found.append(f"arg_min({value}, requested_at) AS x{i}")
     if not found:
         return []
-    rows = with_refused(exposures(model, query).rows, query.metrics)
+    rows = with_attempts(exposures(model, query).rows, query.metrics)
     return [
         f"SELECT unit, {', '.join(found)} FROM {rows} JOIN (SELECT unit, exposed FROM cohort) USING (unit)"
         " WHERE requested_at >= $valued AND requested_at >= exposed GROUP BY unit"

@@ -25,18 +25,20 @@ def window(
     """The predictions requested in [start, end).
 
     Columns: request_id, row, unit_id, version, requested_at, latency_ms, status, then `features.<name>` and
-    `outputs.<name>`. `version` and `assignment` None mean any; `answered` leaves out errors. `sample` keeps that many of these rows,
+    `outputs.<name>`. `version` and `assignment` None mean any; `answered` leaves out calls that got an error. Of a call that a version was asked twice the last attempt counts. `sample` keeps that many of these rows,
     chosen at random by `seed`; the same rows come back whenever the window and the seed are the same.
     Raises `LakeError` where the model has no tables.
     """
-    where, parameters = _where(start, end, version=version, assignment=assignment, answered=answered)
+    where, parameters = _where(start, end, version=version, assignment=assignment)
     with lake.connect() as connection:
         features, outputs = fields(connection, model)
         columns = [
             *(f"features.{identifier(name)} AS {identifier('features.' + name)}" for name in features),
             *(f"outputs.{identifier(name)} AS {identifier('outputs.' + name)}" for name in outputs),
         ]
-        predictions = f"{table(model, 'predictions')} WHERE {where}"
+        predictions = f"{table(model, 'predictions')} WHERE {where} AND {_last_attempts(model, where)}"
+        if answered:
+            predictions += f" AND {ANSWERED}"
         if sample is not None:
             predictions += _sampled(connection, predictions, parameters, sample, seed)
         return connection.execute(
@@ -61,7 +63,8 @@ def answered(
 def window_counts(
     lake: Lake, model: str, start: datetime, end: datetime, *, assignment: str | None = "weighted"
 ) -> pd.DataFrame:
-    """Per version in [start, end): version, rows, requests, failed (any status but 2xx), first, last."""
+    """Per version in [start, end): version, rows, requests, failed (any status but 2xx), first, last; of a call that a
+    version was asked twice, the last attempt."""
     where, parameters = _where(start, end, assignment=assignment)
     with lake.connect() as connection:
         fields(connection, model)
@@ -69,15 +72,28 @@ def window_counts(
             f"""SELECT version, count(*) AS "rows", count(*) FILTER ("row" = 0) AS requests,
                     count(*) FILTER ("row" = 0 AND NOT ({ANSWERED})) AS failed,
                     min(requested_at) AS first, max(requested_at) AS last
-                FROM {table(model, "predictions")} WHERE {where} GROUP BY version ORDER BY version""",
+                FROM {table(model, "predictions")} WHERE {where} AND {_last_attempts(model, where, each="request_id, assignment, version")}
+                GROUP BY version ORDER BY version""",
             parameters,
         ).df()
 
 
-def _where(
-    start: datetime, end: datetime, *, answered: bool = False, **equal: str | None
-) -> tuple[str, dict[str, object]]:
-    conditions = ["requested_at >= $start", "requested_at < $end", *([ANSWERED] if answered else [])]
+def _last_attempts(model: str, where: str, *, each: str = "request_id, assignment") -> str:
+    """SQL that leaves a call's earlier attempts out, of those that `where` finds: a call counts once.
+
+    What has not answered in time, or has failed, is asked again, and may answer late all the same. The caller got what
+    the last attempt answered. A call that both versions were asked is one of each where they are told apart (`each`, or
+    `where`): the champion's answer hides nothing of the canary's.
+    """
+    earlier = f"""SELECT request_id, coalesce(revision, ''), requested_at FROM {table(model, "predictions")}
+        WHERE {where} AND "row" = 0
+        QUALIFY row_number() OVER (
+            PARTITION BY {each} ORDER BY requested_at DESC, revision DESC) > 1"""
+    return f"(request_id, coalesce(revision, ''), requested_at) NOT IN ({earlier})"
+
+
+def _where(start: datetime, end: datetime, **equal: str | None) -> tuple[str, dict[str, object]]:
+    conditions = ["requested_at >= $start", "requested_at < $end"]
     parameters: dict[str, object] = {"start": start, "end": end}
     for name, value in equal.items():
         if value is not None:

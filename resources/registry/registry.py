@@ -17,6 +17,9 @@ from resources.registry.version import VersionInfo
 from resources.serving.backend import ModelArtefact
 from resources.signature import ModelSchema
 
+PAGE = "1000"
+"""As many as MLflow gives."""
+
 
 @dataclass(frozen=True)
 class Registry:
@@ -33,6 +36,19 @@ class Registry:
     def version_with_alias(self, model: str, alias: str) -> VersionInfo | None:
         """The version that has the alias; None where there is no such alias or model."""
         return self._version("registered-models/alias", name=model, alias=alias)
+
+    def aliased(self, alias: str) -> dict[str, str]:
+        """Model -> the version that has the alias, of all models that have it; `PAGE` models a call."""
+        path, token, found = "registered-models/search", "", dict[str, str]()
+        while True:
+            answer = self._api.call("GET", path, max_results=PAGE, **({"page_token": token} if token else {}))
+            with _readable(path):
+                for model in answer.get("registered_models", ()):
+                    held = {each["alias"]: str(each["version"]) for each in model.get("aliases", ())}
+                    found |= {model["name"]: held[alias]} if alias in held else {}
+                token = str(answer.get("next_page_token") or "")
+            if not token:
+                return found
 
     def version(self, model: str, version: str) -> VersionInfo | None:
         """One version; None where it does not exist."""

@@ -6,6 +6,7 @@ import dagster as dg
 import pytest
 
 from pipelines.definitions import build
+from pipelines.manifest.load import Catalogue, load_models
 from pipelines.rollout.events import Order
 from resources.naming import Turn
 from resources.settings import Settings
@@ -27,7 +28,10 @@ JOBS = {
     "start", "step", "ingest", "look", "plan", "windows",
     "pause", "resume", "approve", "abort", "roll_back_now", "force_promote",
 }  # fmt: skip
-SHARED_SENSORS = {"guardrail_sensor", "alert_sensor", "failure_sensor", "manifest_sensor"}
+SENSORS = {
+    "challenger_sensor", "evidence_sensor", "rollout_sensor", "guardrail_sensor", "routine_sensor",
+    "alert_sensor", "failure_sensor", "manifest_sensor",
+}  # fmt: skip
 TRAINS = "training: {recipe: assets.training.flights:train}\n"
 
 
@@ -60,17 +64,11 @@ def test_a_model_folder_becomes_its_assets_in_their_groups(home: Settings) -> No
     assert groups(home) == expected | {"flight_delay/model_version": "registry"}
 
 
-def test_a_model_folder_becomes_its_jobs_sensors_and_schedules(home: Settings) -> None:
+def test_a_model_folder_becomes_its_jobs_and_no_sensor_or_schedule(home: Settings) -> None:
     jobs, sensors, schedules = names(home)
     assert jobs == {f"flight_delay_{name}" for name in JOBS | {"train"}} | {"lake_maintenance"}
-    assert sensors == SHARED_SENSORS | {
-        f"flight_delay_{name}_sensor" for name in ("challenger", "evidence", "rollout")
-    }
-    assert schedules == {
-        "flight_delay_ingest_schedule",
-        "flight_delay_windows_schedule",
-        "lake_maintenance_schedule",
-    }
+    assert sensors == SENSORS
+    assert schedules == {"lake_maintenance_schedule"}
 
 
 def test_a_second_folder_adds_a_second_model_and_no_code(home: Settings) -> None:
@@ -80,8 +78,29 @@ def test_a_second_folder_adds_a_second_model_and_no_code(home: Settings) -> None
     assert groups(home) == before | {f"churn/{name}": group for name, group in ASSETS.items()}
     more_jobs, more_sensors, more_schedules = names(home)
     assert more_jobs - jobs == {f"churn_{name}" for name in JOBS}, "it has no recipe: nothing trains it"
-    assert more_sensors - sensors == {f"churn_{n}_sensor" for n in ("challenger", "evidence", "rollout")}
-    assert more_schedules - schedules == {"churn_ingest_schedule", "churn_windows_schedule"}
+    assert (more_sensors, more_schedules) == (sensors, schedules), "one of a kind serves all models"
+
+
+def test_a_shared_sensor_may_start_the_jobs_of_every_model(home: Settings) -> None:
+    write_model(home.manifests, "churn")
+    targets = {each.name: {t.job_name for t in each.targets} for each in repository(home).sensor_defs}
+    for sensor, jobs in {
+        "challenger_sensor": {"start"},
+        "rollout_sensor": {"step"},
+        "evidence_sensor": {"look", "windows"},
+        "routine_sensor": {"ingest", "windows"},
+    }.items():
+        assert targets[sensor] == {f"{model}_{job}" for model in ("churn", "flight_delay") for job in jobs}
+
+
+def test_a_run_of_a_model_builds_no_other_models_definitions(home: Settings) -> None:
+    write_model(home.manifests, "churn")
+    built = build(home, only="churn").get_repository_def()
+    jobs = {name for name in built.job_names if not name.startswith("__")}
+    assert jobs == {f"churn_{name}" for name in JOBS} | {"lake_maintenance"}
+    for unknown in ("", "gone", "../churn"):
+        everything = build(home, only=unknown).get_repository_def()
+        assert {"churn_start", "flight_delay_start"} <= set(everything.job_names), "rather all than none"
 
 
 def test_a_broken_manifest_leaves_the_other_models_and_is_alerted(
@@ -97,9 +116,32 @@ def test_a_broken_manifest_leaves_the_other_models_and_is_alerted(
     assert "stepps" in alert.body
 
 
+def test_manifests_are_read_again_when_a_file_was_changed_and_not_before(
+    systems: MemorySystems, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sensor, read = manifest_sensor(), list[Path]()
+
+    def counted(folder: Path) -> Catalogue:
+        read.append(folder)
+        return load_models(folder)
+
+    monkeypatch.setattr("sensors.manifests.load_models", counted)
+
+    def said() -> str:
+        return str(sensor(dg.build_sensor_context(resources={"systems": systems})).skip_message)
+
+    for _ in range(3):
+        assert said() == "every manifest can be read"
+    assert len(read) == 1
+    write_model(systems.settings.manifests, "churn", "stepps: [10, 100]\n")
+    for _ in range(2):
+        assert "stepps" in said()
+    assert len(read) == 2
+
+
 def test_no_models_at_all_still_load(tmp_path: Path) -> None:
     (tmp_path / "manifests").mkdir()
-    assert names(settings_at(tmp_path))[1] == SHARED_SENSORS
+    assert names(settings_at(tmp_path))[1] == SENSORS
 
 
 def test_everything_is_on_by_default(home: Settings) -> None:
@@ -142,10 +184,11 @@ def test_an_order_waits_behind_no_other_run(home: Settings) -> None:
     assert min(priority[name] for name in orders) > max(priority[n] for n in priority.keys() - orders)
 
 
-def test_what_schedules_ask_for_is_the_last_in_the_queue(home: Settings) -> None:
-    """The schedules of all models come round at the same minute; an open rollout's evidence goes before them."""
+def test_what_comes_round_for_every_model_is_the_last_in_the_queue(home: Settings) -> None:
+    """Many models' come round; an open rollout's evidence goes before them."""
     found = repository(home)
     scheduled = {schedule.job_name for schedule in found.schedule_defs}
+    scheduled |= {target.job_name for target in found.get_sensor_def("routine_sensor").targets}
     for name in scheduled:
         assert int(found.get_job(name).tags.get("dagster/priority", 0)) < Turn.EVIDENCE
     assert Turn.SCHEDULED < Turn.EVIDENCE < Turn.ROLLOUT < Turn.ORDER

@@ -276,6 +276,8 @@ def test_a_sensor_that_is_off_is_trouble_and_alerted_once_though_the_one_that_de
     assert f"{web(whole)['dagster']}/locations/rampgate/sensors/guardrail_sensor" in status.stdout
     for _ in range(2):
         Switches(whole.settings).look()
+    page = httpx.get(web(whole)["reports"], trust_env=False).text
+    assert {name for name in names | {"optional_sensor"} if f"{name} is off" in page} == names
     told = (whole.settings.home / "alerts.jsonl").read_text()
     assert told.count('"title": "guardrail_sensor is off"') == 1
     assert command_line(whole.settings, "up").returncode == 0, "what is off keeps nothing from starting"

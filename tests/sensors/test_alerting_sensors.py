@@ -1,6 +1,7 @@
 """Alerts, failed runs and manifests that cannot be read."""
 
 import json
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,10 @@ def tick(sensor: dg.SensorDefinition, systems: MemorySystems) -> str:
 
 def test_what_waits_in_the_outbox_is_delivered_once(systems: MemorySystems) -> None:
     start_rollout(systems)
-    first = tick(alert_sensor(), systems)
+    first = tick(alert_sensor(tick=timedelta(0)), systems)
     assert first.startswith("sent ")
     assert first != "sent 0, failed 0, waiting 0"
-    assert tick(alert_sensor(), systems) == "sent 0, failed 0, waiting 0"
+    assert tick(alert_sensor(tick=timedelta(0)), systems) == "sent 0, failed 0, waiting 0"
     lines = (systems.settings.home / "alerts.jsonl").read_text().splitlines()
     assert "rollout started" in json.loads(lines[0])["title"]
 
@@ -161,7 +162,7 @@ def test_sensors_and_schedules_that_are_off_are_alerted_once_a_day_and_those_mea
     running = {"default_status": dg.DefaultScheduleStatus.RUNNING}
     definitions = dg.Definitions(
         jobs=[job],
-        sensors=[guardrail_sensor([]), manifest_sensor(), alert_sensor()],
+        sensors=[guardrail_sensor([]), manifest_sensor(), alert_sensor(tick=timedelta(0))],
         schedules=[
             dg.ScheduleDefinition(name="nightly", job=job, cron_schedule="0 0 * * *", **running),
             dg.ScheduleDefinition(name="optional", job=job, cron_schedule="0 0 * * *"),
@@ -175,7 +176,7 @@ def test_sensors_and_schedules_that_are_off_are_alerted_once_a_day_and_those_mea
         context = dg.build_sensor_context(
             instance=instance, definitions=definitions, resources={"systems": systems}
         )
-        alert_sensor()(context)
+        alert_sensor(tick=timedelta(0))(context)
     assert sorted(systems.titles()) == ["guardrail_sensor is off", "nightly is off"]
     told = {alert.title: alert.body for alert in systems.ledger.outbox.all()}
     assert "nobody does this: Watches every canary while it takes traffic" in told["guardrail_sensor is off"]

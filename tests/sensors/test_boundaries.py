@@ -1,22 +1,20 @@
 """An error that nobody foresaw, in one model or one alert, stops no other, and is said once."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
 import pytest
 
 import sensors.alerts
-import sensors.challenger
-import sensors.evidence
-import sensors.guardrail
-import sensors.rollout
 from pipelines.control_jobs import control_jobs
 from pipelines.errors import LedgerError, ServingError
 from pipelines.rollout.events import Order
+from pipelines.rollout.evidence import Evidence, OnFail, Verdict
+from pipelines.rollout.ids import named
 from pipelines.rollout.state import Phase
 from resources.ledger import Ledger
-from resources.rollouts import open_rollout
+from resources.rollouts import read_rollout
 from sensors.alerts import alert_sensor
 from sensors.challenger import challenger_sensor
 from sensors.evidence import evidence_sensor
@@ -31,12 +29,12 @@ OTHER = "churn"
 
 
 def broken_for(model: str, call: Any) -> Any:
-    """`call`, but for this model it raises what no list of types has."""
+    """`call`, but for this model's rollout it raises what no list of types has."""
 
-    def given(ledger: Ledger, name: str) -> Any:
-        if name == model:
+    def given(ledger: Ledger, rollout_id: str) -> Any:
+        if named(rollout_id).model == model:
             raise KeyError("compared")
-        return call(ledger, name)
+        return call(ledger, rollout_id)
 
     return given
 
@@ -55,7 +53,9 @@ def test_an_unforeseen_error_in_one_model_does_not_end_the_watch_over_another(
     write_model(systems.settings.manifests, OTHER)
     assert [model.name for model in systems.catalogue.models][0] == OTHER
     start_rollout(systems)
-    monkeypatch.setattr(sensors.guardrail, "open_rollout", broken_for(OTHER, open_rollout))
+    systems.world.serving(OTHER, "1")
+    start_rollout(systems, systems.catalogue.model(OTHER))
+    monkeypatch.setattr("sensors.guardrail.read_rollout", broken_for(OTHER, read_rollout))
     systems.backend.show(NOTHING, NOTHING, HARM)
     sensor = guardrail_sensor(systems.catalogue.models, tick=timedelta(seconds=1.5))
     assert isinstance(sensor(context(systems, instance)), dg.SensorResult)
@@ -93,7 +93,7 @@ def test_a_report_that_cannot_be_written_silences_no_alert_of_any_model(
 
     monkeypatch.setattr(sensors.alerts, "write_report", broken)
     for _ in range(3):
-        alert_sensor()(context(systems, instance))
+        alert_sensor(tick=timedelta(0))(context(systems, instance))
     assert systems.ledger.outbox.waiting() == ()
     assert failures(systems) == [f"the report of {rollout} failed"]
 
@@ -107,21 +107,20 @@ def test_an_alert_that_cannot_be_read_silences_no_other(
         connection.exec_driver_sql(
             'UPDATE alerts SET body = \'{"severity": "grave"}\' WHERE key = ?', (waiting[0].key,)
         )
-    result = alert_sensor()(context(systems, instance))
+    result = alert_sensor(tick=timedelta(0))(context(systems, instance))
     assert result.skip_message == f"sent {len(waiting)}, failed 0, waiting 0"
     assert any("an alert cannot be read" in title for title in systems.titles())
 
 
-@pytest.mark.parametrize("name", ["rollout", "evidence", "challenger"])
-def test_an_unforeseen_error_in_a_models_sensor_is_alerted_once(
+SHARED = {"rollout": rollout_sensor, "evidence": evidence_sensor, "challenger": challenger_sensor}
+"""The sensors that serve all models, and ask for runs."""
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_an_unforeseen_error_in_the_query_of_a_shared_sensor_is_alerted_once(
     name: str, systems: MemorySystems, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    look, windows = (dg.define_asset_job(job) for job in ("look", "windows"))
-    sensor = {
-        "rollout": lambda: rollout_sensor(systems.model, "step"),
-        "evidence": lambda: evidence_sensor(systems.model, look, windows),
-        "challenger": lambda: challenger_sensor(systems.model, "start"),
-    }[name]()
+    sensor = SHARED[name]([systems.model], tick=timedelta(0))
 
     def broken(*_: Any, **__: Any) -> Any:
         raise KeyError("compared")
@@ -131,7 +130,56 @@ def test_an_unforeseen_error_in_a_models_sensor_is_alerted_once(
         result = sensor(context(systems, instance))
         assert isinstance(result, dg.SkipReason)
         assert "KeyError at tests/sensors/test_boundaries.py" in str(result.skip_message)
-    assert failures(systems) == [f"{MODEL}'s {name} sensor failed"]
+    assert failures(systems) == [f"the {name} sensor failed"]
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_an_error_in_one_model_keeps_no_shared_sensor_from_the_others(
+    name: str, systems: MemorySystems, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_model(systems.settings.manifests, OTHER)
+    systems.world.serving(OTHER, "1")
+    models = systems.catalogue.models
+    assert [model.name for model in models] == [OTHER, MODEL]
+    if name == "challenger":
+        systems.challenge()
+        systems.world.aliases[OTHER, "challenger"] = "2"
+        monkeypatch.setattr(systems.registry, "version", broken_version(systems.registry.version))
+    else:
+        for model in models:
+            start_rollout(systems, model)
+        harm = [seen("errors", Verdict.FAIL)]
+        for row in systems.ledger.rollouts(open_only=True):
+            systems.controller.record(row.rollout_id, harm)
+        monkeypatch.setattr(f"sensors.{name}.read_rollout", broken_for(OTHER, read_rollout))
+    result = SHARED[name](models, tick=timedelta(0))(context(systems, instance))
+    assert isinstance(result, dg.SensorResult)
+    assert {str(request.job_name).rpartition("_")[0] for request in result.run_requests or ()} == {
+        "flight_delay"
+    }
+    assert failures(systems) == [f"{OTHER}'s {name} sensor failed"]
+
+
+def broken_version(call: Any) -> Any:
+    """Whatever MLflow gives for a version of the other model cannot be read."""
+
+    def given(model: str, version: str) -> Any:
+        if model == OTHER:
+            raise KeyError("tags")
+        return call(model, version)
+
+    return given
+
+
+def seen(name: str, verdict: Verdict) -> Evidence:
+    return Evidence(
+        name=name,
+        source="serving",
+        verdict=verdict,
+        reason="30 of 100",
+        at=datetime.now(UTC),
+        on_fail=OnFail.ROLL_BACK,
+    )
 
 
 @pytest.mark.parametrize("away", [True, False])

@@ -2,19 +2,20 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 import pytest
 
 from pipelines.errors import RegistryError, ServingError, VersionRefused
+from pipelines.manifest.load import Model
 from pipelines.rollout.decision import End
 from resources.controller import ROLLOUT_TAG
 from resources.naming import MISFIT_TAG
 from resources.registry import Registration
 from resources.rollouts import open_rollout
 from resources.starting import Mode, carry_on, start
-from sensors.challenger import challenger_sensor
+from sensors.challenger import Challengers, challenger_sensor
 from tests.support import by_hand
 from tests.support.memory_backend import World
 from tests.support.memory_systems import MemorySystems, memory_systems, start_rollout
@@ -26,14 +27,20 @@ JOB = "flight_delay_start"
 @pytest.fixture
 def tick(systems: MemorySystems, instance: dg.DagsterInstance):
     """One evaluation of the sensor: a run request, or the reason why there is none."""
-    sensor = challenger_sensor(systems.model, JOB)
+    return lambda: ticked(systems, instance)
 
-    def tick() -> dg.RunRequest | str:
-        context = dg.build_sensor_context(instance=instance, resources={"systems": systems})
-        result = sensor(context)
-        return result if isinstance(result, dg.RunRequest) else str(result.skip_message)
 
-    return tick
+def ticked(
+    systems: MemorySystems, instance: dg.DagsterInstance, model: Model | None = None
+) -> dg.RunRequest | str:
+    """One evaluation, of one look; `model` is the manifest, if not the template."""
+    sensor = challenger_sensor([model or systems.model], tick=timedelta(0))
+    result = sensor(dg.build_sensor_context(instance=instance, resources={"systems": systems}))
+    if isinstance(result, dg.SkipReason):
+        return str(result.skip_message)
+    (request,) = result.run_requests or ()
+    assert request.job_name == JOB
+    return request
 
 
 def begun(instance: dg.DagsterInstance, request: dg.RunRequest, status: dg.DagsterRunStatus) -> None:
@@ -62,12 +69,13 @@ def test_nothing_is_asked_for_without_a_challenger(tick) -> None:
 def test_one_start_at_a_time(systems: MemorySystems, instance: dg.DagsterInstance, tick) -> None:
     systems.challenge()
     begun(instance, tick(), dg.DagsterRunStatus.STARTED)
-    assert tick() == "version 2 is being started"
+    assert tick() == f"{MODEL} version 2 is being started"
 
 
-def test_a_rollout_that_is_open_comes_first(systems: MemorySystems, tick) -> None:
+def test_the_version_that_is_rolled_out_is_no_news(systems: MemorySystems, tick) -> None:
     start_rollout(systems)
-    assert "a rollout is open" in tick()
+    assert systems.registry.aliased("challenger") == {MODEL: "2"}
+    assert tick() == "no version has the alias `challenger`"
 
 
 @pytest.mark.parametrize("status", ["rolled_back", "refused", "aborted"])
@@ -111,7 +119,7 @@ def test_what_is_served_cannot_be_told_so_nothing_is_started(
 
     systems.challenge()
     monkeypatch.setattr(systems.backend, "status", away)
-    assert tick() == "cannot tell: the gateway does not answer"
+    assert tick() == f"{MODEL}: cannot tell: the gateway does not answer"
 
 
 def test_failed_starts_are_tried_again_with_a_new_key_and_growing_pauses_for_ever(
@@ -140,7 +148,7 @@ def test_only_a_version_that_is_registered_is_started_or_refused(
     wanted = status in (Registration.READY, Registration.FAILED)
     assert isinstance(tick(), dg.RunRequest) is wanted
     if not wanted:
-        assert tick() == f"version 2 is not READY in MLflow yet: {status}"
+        assert tick() == f"{MODEL}: version 2 is not READY in MLflow yet: {status}"
 
 
 def test_a_verdict_that_came_along_with_a_copy_is_not_the_copys(systems: MemorySystems, tick) -> None:
@@ -162,7 +170,7 @@ def test_a_challenger_beside_an_open_rollout_waits_and_somebody_is_told_once(
     systems.challenge("3")
     told = len(systems.titles())
     for _ in range(2):
-        assert "version 3 is a challenger" in tick()
+        assert f"{MODEL} version 3 is a challenger" in tick()
     assert len(systems.titles()) == told + 1
     newest = systems.ledger.outbox.all()[0]
     assert newest.title == f"{MODEL} version 3 has the alias `challenger`, and is not started now"
@@ -182,18 +190,13 @@ def test_an_open_rollout_gives_way_to_a_new_challenger_where_the_manifest_says_s
     rollout = start_rollout(replacing)
     replacing.registry.known.add("3")
     replacing.challenge("3")
-    tick = challenger_sensor(replacing.model, JOB)
-
-    def ticked() -> object:
-        return tick(dg.build_sensor_context(instance=instance, resources={"systems": replacing}))
-
     for _ in range(2):
-        assert isinstance(ticked(), dg.SkipReason)
+        assert isinstance(ticked(replacing, instance), str)
     carry_on(replacing, replacing.model, rollout)
     ended = replacing.controller.state(rollout)
     assert (ended.end, replacing.share) == (End.ABORTED, 0)
     assert "version 3 has the alias `challenger`" in ended.end_reason
-    request = ticked()
+    request = ticked(replacing, instance)
     assert isinstance(request, dg.RunRequest)
     assert request.tags["rampgate/version"] == "3"
 
@@ -205,9 +208,7 @@ def test_an_open_rollout_does_not_give_way_to_the_version_that_it_runs_against(
     start_rollout(replacing)
     replacing.world.aliases[MODEL, "champion"] = "2"
     replacing.challenge("1")
-    tick = challenger_sensor(replacing.model, JOB)
-    result = tick(dg.build_sensor_context(instance=instance, resources={"systems": replacing}))
-    assert "version 1 does not start after it" in str(result.skip_message)
+    assert "version 1 does not start after it" in str(ticked(replacing, instance))
     state = open_rollout(replacing.ledger, MODEL)
     assert state is not None
     assert state.ordered is None
@@ -242,8 +243,7 @@ def test_an_ab_test_never_gives_way(replacing: MemorySystems, instance: dg.Dagst
     start(replacing, replacing.model, "2", mode=Mode.ab_test)
     replacing.registry.known.add("3")
     replacing.challenge("3")
-    tick = challenger_sensor(replacing.model, JOB)
-    tick(dg.build_sensor_context(instance=instance, resources={"systems": replacing}))
+    ticked(replacing, instance)
     state = open_rollout(replacing.ledger, MODEL)
     assert state is not None
     assert state.ordered is None
@@ -258,10 +258,9 @@ def test_a_manifest_that_does_not_fit_is_tried_once_and_again_when_it_has_change
     (run,) = instance.get_runs()
     instance.add_run_tags(run.run_id, {MISFIT_TAG: "true"})
     assert tick() == (
-        "rollout.yaml does not fit version 2, see the failed run; tried again when it has changed"
+        f"rollout.yaml does not fit {MODEL} version 2, see the failed run; tried again when it has changed"
     )
-    mended = challenger_sensor(replace(systems.model, digest="another"), JOB)
-    again = mended(dg.build_sensor_context(instance=instance, resources={"systems": systems}))
+    again = ticked(systems, instance, replace(systems.model, digest="another"))
     assert isinstance(again, dg.RunRequest)
     assert again.run_key != request.run_key
 
@@ -318,7 +317,7 @@ def test_a_serving_side_that_cannot_be_asked_starts_nothing(
 
     systems.challenge()
     monkeypatch.setattr(systems.backend, "status", silent)
-    assert tick() == "cannot tell: no answer"
+    assert tick() == f"{MODEL}: cannot tell: no answer"
 
 
 def test_a_champion_that_is_not_served_any_more_may_be_started_and_nothing_else(
@@ -329,3 +328,48 @@ def test_a_champion_that_is_not_served_any_more_may_be_started_and_nothing_else(
     assert "nothing is served, but version 1 has the alias `champion`; give version 1 the alias" in tick()
     systems.challenge("1")
     assert isinstance(tick(), dg.RunRequest)
+
+
+def test_many_idle_models_cost_one_call_of_mlflow_and_one_query_of_the_ledger(
+    systems: MemorySystems, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = [replace(systems.model, name=f"idle-{number}") for number in range(100)]
+    asked: list[str] = []
+    monkeypatch.setattr(systems.registry, "_answer", asked.append)
+    counted(monkeypatch, systems, asked)
+    sensor = challenger_sensor([*models, systems.model], tick=timedelta(0))
+    sensor(dg.build_sensor_context(instance=instance, resources={"systems": systems}))
+    assert asked == ["aliased", "rollouts"]
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, systems: MemorySystems, asked: list[str]) -> None:
+    """Writes down every query of the ledger."""
+    for name in ("rollouts", "events"):
+        call = getattr(systems.ledger, name)
+
+        def given(
+            *args: object, call: Callable[..., object] = call, name: str = name, **more: object
+        ) -> object:
+            asked.append(name)
+            return call(*args, **more)
+
+        monkeypatch.setattr(systems.ledger, name, given)
+
+
+def test_within_a_tick_a_challenger_that_is_no_news_is_not_asked_about_again(
+    systems: MemorySystems, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    systems.challenge()
+    systems.registry.tag(MODEL, "2", "rampgate.status", "refused")
+    context = dg.build_sensor_context(instance=instance)
+    challengers = Challengers(context, systems, [systems.model])
+    asked: list[str] = []
+    monkeypatch.setattr(systems.registry, "_answer", asked.append)
+    for _ in range(5):
+        assert "= refused; clear the tag" in challengers.look().said[0]
+    assert asked.count("aliased") == 5
+    assert asked.count("version") == 1
+    systems.registry.known.add("3")
+    systems.challenge("3")
+    (request,) = challengers.look().requests
+    assert request.tags["rampgate/version"] == "3", "another version is news at once"

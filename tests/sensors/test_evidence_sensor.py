@@ -29,12 +29,8 @@ def model(systems: MemorySystems) -> Model:
 def tick(systems: MemorySystems, instance: dg.DagsterInstance, model: Model):
     """Jobs asked for after so long, and the next cursor."""
 
-    @dg.op
-    def nothing() -> None: ...
-
-    jobs = [dg.GraphDefinition(name=name, node_defs=[nothing]).to_job() for name in (LOOK, WINDOWS)]
     now = datetime.now(UTC)
-    sensor = evidence_sensor(model, *jobs, clock=lambda: now)
+    sensor = evidence_sensor([model], tick=timedelta(0), clock=lambda: now)
 
     def tick(
         cursor: str | None = None, *, after: timedelta = timedelta(0)

@@ -259,3 +259,36 @@ def test_a_rollout_whose_record_cannot_be_read_is_told_as_one_that_nobody_watche
     told = [alert for alert in systems.ledger.outbox.all() if "record cannot be read" in alert.title]
     assert [(alert.rollout_id, alert.severity) for alert in told] == [(rollout, "critical")]
     assert "the order roll_back_now takes its traffic away" in told[0].body
+
+
+def test_idle_models_cost_one_query_of_the_ledger_for_all_of_them(
+    systems: MemorySystems, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = [replace(systems.model, name=f"idle-{number}") for number in range(100)]
+    asked: list[str] = []
+    monkeypatch.setattr(systems.ledger, "events", lambda *_, **__: asked.append("events"))
+    monkeypatch.setattr(systems.backend, "counters", lambda *_: asked.append("counters"))
+    rollouts = systems.ledger.rollouts
+    monkeypatch.setattr(
+        systems.ledger, "rollouts", lambda *a, **k: asked.append("rollouts") or rollouts(*a, **k)
+    )
+    sensor = guardrail_sensor(models, tick=timedelta(seconds=0.7))
+    sensor(dg.build_sensor_context(instance=instance, resources={"systems": systems}))
+    assert set(asked) == {"rollouts"}
+    assert len(asked) <= 3, "one for the strays, one every half second"
+
+
+def test_a_ledger_that_cannot_list_rollouts_leaves_those_watched_that_it_listed_last(
+    systems: MemorySystems, tick: Tick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start_rollout(systems)
+    systems.backend.show(NOTHING)
+    tick()
+
+    def away(*_: object, **__: object) -> None:
+        raise LedgerError("database is locked")
+
+    monkeypatch.setattr(systems.ledger, "rollouts", away)
+    systems.backend.show(HARM)
+    assert isinstance(tick(), dg.SensorResult)
+    assert systems.share == 0

@@ -19,12 +19,16 @@ JOB = "flight_delay_step"
 
 @pytest.fixture
 def tick(systems: MemorySystems, instance: dg.DagsterInstance):
-    sensor = rollout_sensor(systems.model, JOB)
+    sensor = rollout_sensor([systems.model], tick=timedelta(0))
 
     def tick() -> dg.RunRequest | str:
         context = dg.build_sensor_context(instance=instance, resources={"systems": systems})
         result = sensor(context)
-        return result if isinstance(result, dg.RunRequest) else str(result.skip_message)
+        if isinstance(result, dg.SkipReason):
+            return str(result.skip_message)
+        (request,) = result.run_requests or ()
+        assert request.job_name == JOB
+        return request
 
     return tick
 
@@ -95,7 +99,7 @@ def test_one_run_at_a_time_acts_on_a_rollout(
             tags={CARRIES_ON_TAG: MODEL},
         )
     )
-    assert tick() == "waiting: a run is carrying the rollout on"
+    assert tick().endswith(": waiting: a run is carrying the rollout on")
 
 
 def test_a_run_that_failed_is_asked_for_again_with_another_key(

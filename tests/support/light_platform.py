@@ -7,7 +7,7 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -22,7 +22,6 @@ from pipelines.rollout.policy import Policy
 from pipelines.rollout.state import RolloutState
 from resources.artefact_digest import digest_of
 from resources.controller import Controller
-from resources.naming import slug
 from resources.registry.rest import RegistryApi
 from resources.serving.backend import ModelArtefact
 from resources.serving.embedded import EmbeddedBackend, Launch, options
@@ -92,6 +91,12 @@ class LightPlatform:
         (folder / "behaviour.json").write_text(json.dumps({"log": True, "name": version} | behaviour))
         return ModelArtefact(model=model, version=version, uri=str(folder), digest=digest_of(folder))
 
+    def register_logged(self, model: str, **logged: str) -> None:
+        """Version 1 in MLflow, of a model that has none: `source` and `model_id` of what was logged."""
+        api = RegistryApi(self.settings.mlflow_uri)
+        api.call("POST", "registered-models/create", name=model)
+        api.call("POST", "model-versions/create", name=model, **logged)
+
     def serve(self, model: str) -> None:
         """Version 1 becomes the champion."""
         artefact = self.register(model, "1")
@@ -111,22 +116,31 @@ class LightPlatform:
         return self.controller.state(rollout_id)
 
     def stop_looking(self) -> None:
-        """Turn the evidence sensors off, as a person does in the UI."""
-        wanted = {f"{slug(model.name)}_evidence_sensor" for model in self.systems.catalogue.models}
+        """Turn the evidence sensor off, as a person does in the UI."""
         with httpx.Client(base_url=self.systems.links.dagster, timeout=30, trust_env=False) as client:
             found = client.post("/graphql", json={"query": _SENSORS}).json()["data"]["sensorsOrError"]
             for sensor in found["results"]:
-                if sensor["name"] in wanted:
+                if sensor["name"] == "evidence_sensor":
                     variables = {"id": sensor["sensorState"]["id"]}
                     answer = client.post("/graphql", json={"query": _STOP, "variables": variables}).json()
                     assert answer["data"]["stopSensor"]["__typename"] == "StopSensorMutationResult", answer
 
 
 @contextmanager
-def light_platform(models: list[str], *, replicas: int = 1, say: Say = print) -> Generator[LightPlatform]:
-    """Every part, up; stopped and removed afterwards."""
+def light_platform(
+    models: Sequence[str],
+    *,
+    idle: Sequence[str] = (),
+    serve: bool = True,
+    replicas: int = 1,
+    say: Say = print,
+) -> Generator[LightPlatform]:
+    """Every part, up; stopped and removed afterwards. `idle` models have a folder, and are in no registry yet.
+
+    Without `serve`, `models` are like them, and looks are asked for until somebody stops that.
+    """
     home = Path(tempfile.mkdtemp(prefix="rg-", dir="/tmp"))
-    for model in models:
+    for model in (*models, *idle):
         folder = home / "manifests" / model
         folder.mkdir(parents=True)
         (folder / "rollout.yaml").write_text(_ROLLOUT.format(model=model))
@@ -141,9 +155,10 @@ def light_platform(models: list[str], *, replicas: int = 1, say: Say = print) ->
     platform = LightPlatform(settings)
     try:
         up(settings, parts(settings), say=say)
-        platform.stop_looking()
-        for model in models:
-            platform.serve(model)
+        if serve:
+            platform.stop_looking()
+            for model in models:
+                platform.serve(model)
         yield platform
     finally:
         down(settings, say=say, seconds=120)

@@ -150,6 +150,10 @@ class ScriptedRegistry(MemoryRegistry):
             tags={key: v for (m, held, key), v in self.world.tags.items() if (m, held) == (model, version)},
         )
 
+    def aliased(self, alias: str) -> dict[str, str]:
+        self._answer("aliased")
+        return {model: version for (model, name), version in self.world.aliases.items() if name == alias}
+
     def version_with_alias(self, model: str, alias: str) -> VersionInfo | None:
         self._answer("version_with_alias")
         version = self.world.aliases.get((model, alias))
@@ -201,9 +205,9 @@ class MemorySystems(Systems):
         """The canary's share of traffic, version 2."""
         return self.world.share(MODEL, "2")
 
-    def challenge(self, version: str = "2") -> None:
+    def challenge(self, version: str = "2", *, model: str = MODEL) -> None:
         """Give the version the alias that asks for a rollout."""
-        self.world.aliases[MODEL, "challenger"] = version
+        self.world.aliases[model, "challenger"] = version
 
     def titles(self) -> list[str]:
         """Titles of all alerts so far."""
@@ -224,7 +228,7 @@ def start_rollout(systems: MemorySystems, model: Model | None = None) -> str:
     from resources.starting import carry_on, start
 
     model = model or systems.model
-    systems.challenge()
+    systems.challenge(model=model.name)
     rollout = start(systems, model, "2").rollout_id
     carry_on(systems, model, rollout)
     assert controller.state(rollout).percent == 10, controller.state(rollout).last

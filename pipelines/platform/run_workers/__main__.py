@@ -4,6 +4,7 @@ Imports the libraries that runs need, and forks a process for each of them. Ramp
 are loaded by each run: they may have changed since the last one.
 """
 
+import json
 import os
 import signal
 import socket
@@ -64,12 +65,16 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 def _execute(arguments: str) -> None:
-    """What `dagster api execute_run` does, in this process."""
+    """What `dagster api execute_run` does, in this process, with the definitions of the run's model alone."""
     import numpy as np
     from dagster._cli.api import execute_run_command
 
+    from resources.naming import RUN_MODEL
+
+    wanted: dict[str, str] = json.loads(arguments)
+    os.environ[RUN_MODEL] = wanted["model"]
     np.random.seed()  # every run would go on from the host's state
-    execute_run_command.main([arguments], standalone_mode=False)
+    execute_run_command.main([wanted["run"]], standalone_mode=False)
 
 
 if __name__ == "__main__":

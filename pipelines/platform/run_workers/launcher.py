@@ -1,5 +1,6 @@
 """Dagster's run launcher for one machine (`run_launcher` in dagster.yaml)."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from dagster._grpc.types import ExecuteRunArgs
 from dagster._serdes import ConfigurableClass, ConfigurableClassData, serialize_value
 
 from pipelines.platform.run_workers.client import RunHostError, ask
+from resources.naming import MODEL_TAG
 
 _PATIENCE_SECONDS = 60.0
 """The supervisor starts a host that died again within seconds."""
@@ -47,7 +49,8 @@ class ForkingRunLauncher(RunLauncher[dg.DagsterInstance], ConfigurableClass):
             instance_ref=self._instance.get_ref(),
             set_exit_code_on_failure=True,
         )
-        launch = {"do": "launch", "run_id": run.run_id, "arguments": serialize_value(arguments)}
+        wanted = {"run": serialize_value(arguments), "model": run.tags.get(MODEL_TAG, "")}
+        launch = {"do": "launch", "run_id": run.run_id, "arguments": json.dumps(wanted)}
         ask(self._socket, launch, patience=_PATIENCE_SECONDS)
 
     def terminate(self, run_id: str) -> bool:

@@ -186,6 +186,34 @@ def test_a_failure_that_was_retried_on_the_champion_is_the_challengers(world: Wo
     assert cell.challenger[:2] == (1, 1)
 
 
+def test_a_call_that_was_asked_again_counts_once_in_a_look_by_the_attempt_that_its_caller_got(
+    world: World,
+) -> None:
+    """A frozen champion, or canary, that answers late all the same leaves two records of one call."""
+    cost_per_mile = MetricQuery(
+        name="per_mile", kind=MetricKind.RATIO, source="outcomes.cost", denominator="predictions.distance"
+    )
+    score = MetricQuery(name="score", kind=MetricKind.MEAN, source="predictions.outputs.probability")
+    for version in ("1", "2"):
+        for call, at, by, probability in (
+            ("late", MINUTE, version, 1.0),
+            ("late", MINUTE + timedelta(seconds=1), "1", 0.25),
+            ("other", 2 * MINUTE, version, 0.75),
+        ):
+            world.seen(
+                f"{call}{version}", by, at=at, unit=f"u{version}", outputs={"probability": [probability]},
+                inputs={"distance": [2.0], "origin": ["JFK"]},
+            )  # fmt: skip
+        world.came_of(f"u{version}", at=3 * MINUTE, cost=3.0)
+    crossed = {"steps": (StepWindow(START, START + HOUR, 0),), "by_request": False}
+    miles, scores = world.cells(cost_per_mile, score, **crossed)
+    for side in ("champion", "challenger"):
+        counted = getattr(miles, side)
+        assert (counted.n, counted.sy, counted.sd) == (1, 3.0, 4.0), side
+        assert getattr(scores, side)[:2] == (1, 0.5), side
+    assert crossovers(world.lake, MODEL, query(score, **crossed)) == 0
+
+
 def test_prediction_columns_covariates_and_ratios(world: World) -> None:
     ratio = MetricQuery(
         name="per_mile", kind=MetricKind.RATIO, source="outcomes.cost", denominator="predictions.distance",

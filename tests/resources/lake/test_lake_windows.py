@@ -139,3 +139,41 @@ def test_loaded_segments_are_removed_and_no_others(hour: Lake, log: Log) -> None
     assert remove_loaded(hour, MODEL, "predictions", log.predictions, older_than=timedelta(0)) == 6
     assert list(log.predictions.iterdir()) == [waiting]
     assert ingest_predictions(hour, MODEL, SCHEMA, log.predictions).rows == 1
+
+
+def test_a_call_that_was_asked_again_counts_once_by_the_attempt_that_its_caller_got(
+    lake: Lake, log: Log
+) -> None:
+    """The first champion froze and answered after all, or failed; the canary's copy and its own attempt are other sides."""
+    again = timedelta(seconds=1)
+
+    def asked(call: str, at: timedelta, probability: float, **options: Any) -> list[str]:
+        return prediction(call, at=at, outputs={"probability": [probability]}, **options)
+
+    log.segment(
+        "all",
+        *asked("late", MINUTE, 0.1, version="1", revision="a"),
+        *asked("late", MINUTE + again, 0.2, version="1", revision="b"),
+        *asked("same", MINUTE, 0.1, version="1", revision="a"),
+        *asked("same", MINUTE + again, 0.2, version="1", revision="a"),
+        *asked("failed", MINUTE, 0.1, version="1", revision="a", status=500),
+        *asked("failed", MINUTE + again, 0.2, version="1", revision="b"),
+        *asked("lost", MINUTE, 0.1, version="1", revision="a"),
+        *asked("lost", MINUTE + again, 0.2, version="1", revision="b", status=500),
+        *asked("canary", MINUTE, 0.3, version="2", revision="c"),
+        *asked("canary", MINUTE + again, 0.2, version="1", revision="b"),
+        *asked("canary", MINUTE, 0.9, version="3", revision="d", assignment="shadow"),
+    )
+    ingest_predictions(lake, MODEL, SCHEMA, log.predictions)
+    end = START + 60 * MINUTE
+
+    def outputs(**options: Any) -> list[tuple[str, float]]:
+        frame = answered(lake, MODEL, START, end, sample=options.pop("sample", 1000), **options)
+        return sorted(zip(frame["request_id"], frame["outputs.probability"], strict=True))
+
+    got = [("canary", 0.2), ("failed", 0.2), ("late", 0.2), ("same", 0.2)]
+    assert outputs() == outputs(version="1") == outputs(sample=4) == got
+    assert outputs(version="2") == [("canary", 0.3)], "which was asked first, and whose answer it is"
+    rows = window_counts(lake, MODEL, START, end)[["version", "rows", "requests", "failed"]]
+    assert rows.values.tolist() == [["1", 5, 5, 1], ["2", 1, 1, 0]]
+    assert len(window(lake, MODEL, START, end, assignment=None)) == 6

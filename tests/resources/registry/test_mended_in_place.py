@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 
@@ -47,10 +48,10 @@ def on_mlflow(mlflow_uri: str, tmp_path: Path, request: pytest.FixtureRequest) -
     systems.ledger.close()
 
 
-def tick(systems: Registered, instance: dg.DagsterInstance) -> dg.RunRequest | str:
-    sensor = challenger_sensor(systems.model, "start")
+def tick(systems: Registered, instance: dg.DagsterInstance) -> dg.SensorResult | str:
+    sensor = challenger_sensor([systems.model], tick=timedelta(0))
     result = sensor(dg.build_sensor_context(instance=instance, resources={"systems": systems}))
-    return result if isinstance(result, dg.RunRequest) else str(result.skip_message)
+    return result if isinstance(result, dg.SensorResult) else str(result.skip_message)
 
 
 def test_a_version_mended_where_it_lies_is_read_anew_when_it_is_started_again(
@@ -66,7 +67,7 @@ def test_a_version_mended_where_it_lies_is_read_anew_when_it_is_started_again(
     publish(name, mend=version, more=("wind",))
     registry.clear_tag(name, version, STATUS_TAG)
     registry.set_alias(name, CHALLENGER, version)
-    assert isinstance(tick(on_mlflow, instance), dg.RunRequest)
+    assert isinstance(tick(on_mlflow, instance), dg.SensorResult)
     state = start(on_mlflow, on_mlflow.model, version)
     assert state.artefact.digest != before.digest
     assert Path(before.uri).is_dir(), "an open rollout could still need what it pinned"
@@ -82,7 +83,7 @@ def test_a_copy_is_taken_for_a_new_version_although_mlflow_copies_the_tag(
     copy = publish(name, copy=version)
     assert registry.tags(name, copy)[STATUS_TAG] == "refused", "MLflow does copy it"
     registry.set_alias(name, CHALLENGER, copy)
-    assert isinstance(tick(on_mlflow, instance), dg.RunRequest)
+    assert isinstance(tick(on_mlflow, instance), dg.SensorResult)
     assert start(on_mlflow, on_mlflow.model, copy).version == copy
     registry.set_alias(name, CHALLENGER, version)
     assert "does not start after it" in tick(on_mlflow, instance)
@@ -102,7 +103,7 @@ def test_a_version_that_is_not_registered_yet_is_waited_for_and_one_that_failed_
     with sqlite3.connect(mlflow_home / "mlflow.db") as database:
         database.execute("UPDATE model_versions SET status = ? WHERE name = ?", (str(status), name))
     if status is Registration.FAILED:
-        assert isinstance(tick(on_mlflow, instance), dg.RunRequest)
+        assert isinstance(tick(on_mlflow, instance), dg.SensorResult)
         with pytest.raises(VersionRefused, match="registration failed in MLflow"):
             start(on_mlflow, on_mlflow.model, version)
         assert [row.end for row in on_mlflow.ledger.rollouts(name)] == [End.REFUSED]
@@ -114,7 +115,7 @@ def test_a_version_that_is_not_registered_yet_is_waited_for_and_one_that_failed_
     assert on_mlflow.ledger.rollouts(name) == ()
     with sqlite3.connect(mlflow_home / "mlflow.db") as database:
         database.execute("UPDATE model_versions SET status = 'READY' WHERE name = ?", (name,))
-    assert isinstance(tick(on_mlflow, instance), dg.RunRequest)
+    assert isinstance(tick(on_mlflow, instance), dg.SensorResult)
 
 
 def test_a_version_that_lost_its_alias_before_its_run_began_is_not_started(

@@ -115,19 +115,19 @@ def test_before_a_rollout_what_is_served_decides_and_a_disagreement_starts_nothi
     systems.registry.set_alias(systems.name, "challenger", "2")
     model = systems.catalogue.model(systems.name)
     with dg.DagsterInstance.ephemeral() as instance:
-        sensor = challenger_sensor(model, "start")
+        sensor = challenger_sensor([model], tick=timedelta(0))
 
         def tick():
             return sensor(dg.build_sensor_context(instance=instance, resources={"systems": systems}))
 
-        assert isinstance(tick(), dg.RunRequest)
+        assert isinstance(tick(), dg.SensorResult)
         for kind in (alias_deleted, recreated_as_Champion, moved_to_a_version_that_is_not_served):
             kind(systems)
             for _ in range(2):
                 said = str(tick().skip_message)
                 assert "version 1 is served, but" in said, kind
             systems.registry.set_alias(systems.name, "champion", "1")
-            assert isinstance(tick(), dg.RunRequest), "once they agree"
+            assert isinstance(tick(), dg.SensorResult), "once they agree"
         champion_deleted(systems)
         said = str(tick().skip_message)
         assert "version 1 is not in the registry any more" in said

@@ -28,6 +28,19 @@ def test_an_alias_is_set_moved_and_removed(registry: Registry, publish: Callable
         assert registry.version_with_alias("aliased", "champion") is None
 
 
+def test_an_alias_is_looked_up_in_all_models_at_once_whatever_the_number_of_pages(
+    registry: Registry, publish: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+):
+    held = {name: publish(name) for name in ("sought-a", "sought-b", "sought-c")}
+    publish("sought-d")
+    for name, version in held.items():
+        registry.set_alias(name, "sought", version)
+    for page in ("1000", "1"):
+        monkeypatch.setattr("resources.registry.registry.PAGE", page)
+        assert registry.aliased("sought") == held
+        assert registry.aliased("nobody") == {}
+
+
 def test_what_does_not_exist_is_none(registry: Registry, good_version: str):
     assert registry.version_with_alias("nobody", "champion") is None
     assert registry.version("churn", "999") is None
