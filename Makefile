@@ -65,6 +65,9 @@ test-ui: $(READY)
 lint: $(READY)
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/deptry --no-ansi .
+# What ships needs nothing that only developers install.
+	@$(VENV)/bin/deptry --no-ansi --optional-dependencies-dev-groups dev --ignore DEP002 pipelines assets resources sensors
 
 types: $(READY)
 	@$(VENV)/bin/basedpyright

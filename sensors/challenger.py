@@ -29,7 +29,7 @@ from sensors.ticks import TICK, Look, looked
 MANIFEST_TAG = "rampgate/manifest"
 """Attempts count for one state of the manifest: one that is mended gets its own."""
 BY = "challenger_sensor"
-EVERY = timedelta(seconds=3)
+EVERY = timedelta(seconds=2)
 """How often MLflow is asked who has the alias."""
 AGAIN = timedelta(seconds=10)
 """How often about the same challenger of the same model."""

@@ -1,6 +1,7 @@
 """Who may import whom (docs/architecture.md), read from the code's own imports."""
 
 import ast
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -165,3 +166,14 @@ def test_tables_are_asked_by_their_owners_alone() -> None:
     assert {_module(path) for path in others if _asks_in_sql(path)} == {*ASK_IN_SQL}
     named = {_module(path) for path in others if any(_under(name, *TABLES) for name in _imports(path))}
     assert named == {"pipelines.demo.measurements"}
+
+
+def test_no_committed_file_is_larger_than_a_megabyte() -> None:
+    """Wheels, data and databases are built or fetched, never committed."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    paths = [ROOT / name for name in listed.stdout.split("\0") if name]
+    sizes = {str(p.relative_to(ROOT)): p.stat().st_size for p in paths if p.is_file()}
+    assert sizes
+    assert {name: size for name, size in sizes.items() if size > 1_000_000} == {}

@@ -14,7 +14,6 @@ from typing import Any, get_args
 import dagster as dg
 import pytest
 
-from pipelines import model_pipeline
 from pipelines.demo.story import in_words as demo_words
 from pipelines.errors import CommandRefused
 from pipelines.manifest.model import (
@@ -80,6 +79,7 @@ from resources.settings import Settings
 from resources.signature import ColumnKind
 from resources.starting import Mode
 from sensors.challenger import challenger_sensor
+from sensors.routine import INGEST, WINDOWS
 from tests.support.memory_backend import MemoryBackend, MemoryRegistry, World
 from tests.support.memory_systems import MemorySystems, start_rollout
 from tests.support.rollouts import MODEL, START, Rig, good, manifest
@@ -405,7 +405,7 @@ def test_every_table_that_is_looked_up_by_a_member_has_them_all() -> None:
     tiers = get_args(RolloutManifest.model_fields["tier"].annotation)
     assert set(peers_table._COLOUR) == set(Judgement)
     assert set(data_docs._COLOUR) == set(page_module._VERDICT) == set(Verdict)
-    assert set(model_pipeline._INGEST_CRON) == set(model_pipeline._MONITOR_CRON) == set(tiers)
+    assert set(INGEST) == set(WINDOWS) == set(tiers)
     assert set(KINDS) == set(MetricType)
     assert set(METHODS) == set(Method)
 

@@ -240,7 +240,8 @@ def _name_findings(document: Document) -> Iterator[Finding]:
 
 def _freeze_findings(freeze: Freeze) -> Iterator[Finding]:
     try:
-        Cron.parse(freeze.cron)
+        if not Cron.parse(freeze.cron).fires:
+            yield ("cron",), f"{shown(freeze.cron)}: never fires; no month of it has such a day"
     except ValueError as error:
         yield ("cron",), str(error)
     try:

@@ -3,7 +3,7 @@
     python -m pipelines.platform.alone <name> <program> [argument ...]
 
 A killed parent cannot end its children: MLflow's would go on answering on the port that the next start needs.
-They are known by an environment variable that they inherit. Needs /proc; elsewhere nothing is ended.
+They are known by an environment variable that they inherit.
 """
 
 import os
@@ -12,7 +12,8 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
+
+import psutil
 
 _MARK = "RAMPGATE_ALONE"
 _PATIENCE_SECONDS = 5.0
@@ -35,11 +36,10 @@ def end_leftovers(name: str) -> None:
 
 
 def _left_by(name: str) -> Iterator[int]:
-    wanted = f"{_MARK}={name}".encode()
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # ended meanwhile, or somebody else's
-            if int(folder.name) != os.getpid() and wanted in (folder / "environ").read_bytes().split(b"\0"):
-                yield int(folder.name)
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):  # ended meanwhile, or somebody else's
+            if process.pid != os.getpid() and process.environ().get(_MARK) == name:
+                yield process.pid
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python -m pipelines.platform.daemon run -w workspace.yaml
 
-What it fetches grows with the models (three hundred of them: 8 MB), and it asks the code server every second whether it
-was started anew. Dagster has no setting for it.
+What it fetches grows with the models (three hundred of them: 8 MB), and it asks the code server every second
+anyway whether it was started anew. Dagster has no setting for it.
 """
 
 import sys
@@ -11,7 +11,8 @@ import sys
 from dagster._daemon import controller
 from dagster._daemon.cli import main as daemon_main
 
-FETCH_SECONDS = 6 * 3600.0
+FETCH_SECONDS = 3600.0
+"""Nevertheless: whatever went wrong with the last fetch does not stay for ever."""
 
 
 def main() -> None:

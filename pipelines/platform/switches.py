@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from pipelines.platform.health import SwitchedOff
-from resources.monitoring.folder import write_whole
+from resources.files import write_whole
 
 KNOWN_FOR = timedelta(minutes=5)
 """An older look says nothing of now; one is taken every minute."""

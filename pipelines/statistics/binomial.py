@@ -66,7 +66,8 @@ class ConditionalBinomial:
         """ln of the e-value: evidence against "the canary's rate is not higher"; 0 at the start."""
         if self.log_ratios is None:
             return 0.0
-        return _log_sum_exp(self.mixture.log_weights + self.log_ratios)
+        # numpy's own: scipy's logsumexp takes thirty times as long, several times a second per guardrail.
+        return float(np.logaddexp.reduce(self.mixture.log_weights + self.log_ratios))
 
     def update(
         self, canary_events: float, champion_events: float, canary_share: float
@@ -142,18 +143,12 @@ def log_e_process(
     share = np.where(informative, n1 / np.where(informative, n1 + n0, 1.0), 0.0)[:, None]
     x1, x0 = np.where(informative, x1, 0.0)[:, None], np.where(informative, x0, 0.0)[:, None]
     paths = np.cumsum(_log_ratio(mixture.ratios, x1, x0, share), axis=0) + mixture.log_weights
-    top = paths.max(axis=1, initial=-np.inf)
-    return top + np.log(np.exp(paths - top[:, None]).sum(axis=1))
+    return np.logaddexp.reduce(paths, axis=1)
 
 
 def _log_ratio(ratios: Array, canary: Array | float, champion: Array | float, share: Array | float) -> Array:
     """ln of the likelihood ratio of d against 0: x1 d - (x1 + x0) ln(1 - rho + rho e^d)."""
     return canary * ratios - (canary + champion) * np.log1p(share * np.expm1(ratios))
-
-
-def _log_sum_exp(terms: Array) -> float:
-    top = float(terms.max())
-    return top + math.log(float(np.exp(terms - top).sum()))
 
 
 def _require_bucket(canary_events: float, champion_events: float, share: float) -> None:

@@ -72,8 +72,7 @@ def _log_e(data: Buckets, margin: float, typical: float | None) -> float:
     base, weights = _base_rates(margin, typical)
     logs = _log_factors(n1 / (n1 + n0), base, margin)
     total = weights + x1 @ logs[0] + (n1 - x1) @ logs[1] + x0 @ logs[2] + (n0 - x0) @ logs[3]
-    top = total.max()
-    return float(top + np.log(np.exp(total - top).sum()))
+    return float(np.logaddexp.reduce(total))
 
 
 def _log_factors(share: Array, base: Array, margin: float) -> tuple[Array, Array, Array, Array]:

@@ -153,3 +153,22 @@ def test_a_home_that_cannot_be_written_is_told_in_words(
     monkeypatch.setattr("sys.argv", ["pipelines.platform", "up"])
     assert main() == 1
     assert "/proc/nowhere" in capsys.readouterr().err
+
+
+def test_the_daemon_does_not_fetch_all_definitions_every_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dagster has no setting for it: the constant must be there, and the daemon's loop must read it."""
+    from dagster._daemon import controller
+
+    from pipelines.platform import daemon
+
+    assert controller.RELOAD_WORKSPACE_INTERVAL == 60
+    assert (
+        "RELOAD_WORKSPACE_INTERVAL"
+        in controller.DagsterDaemonController.check_workspace_freshness.__code__.co_names
+    )
+    monkeypatch.setattr(controller, "RELOAD_WORKSPACE_INTERVAL", 60)  # put back afterwards
+    monkeypatch.setattr("sys.argv", ["daemon"])
+    began: list[int] = []
+    monkeypatch.setattr(daemon, "daemon_main", lambda: began.append(controller.RELOAD_WORKSPACE_INTERVAL))
+    daemon.main()
+    assert began == [daemon.FETCH_SECONDS]

@@ -1,5 +1,6 @@
 """The host that runs are forked from, with a run that says what it was given."""
 
+import json
 import os
 import socket
 import subprocess
@@ -9,10 +10,16 @@ from collections.abc import Callable, Iterator
 from multiprocessing import Process
 from pathlib import Path
 
+import dagster as dg
 import pytest
+from dagster._core.code_pointer import ModuleCodePointer
+from dagster._core.launcher.base import LaunchRunContext
+from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin
 
 from pipelines.platform.run_workers.client import RunHostError, ask
 from pipelines.platform.run_workers.host import Host
+from pipelines.platform.run_workers.launcher import ForkingRunLauncher
+from resources.naming import MODEL_TAG
 from resources.serving.embedded.supervisor import wait_until
 from resources.settings import ROOT
 
@@ -109,3 +116,21 @@ def test_what_cannot_be_answered_stops_nothing(asked, tmp_path: Path, written: P
 def test_a_host_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(RunHostError, match=r"the host of the runs does not answer on .*none\.sock"):
         ask(tmp_path / "none.sock", {"do": "state", "run_id": "a"})
+
+
+def test_a_run_is_launched_with_the_model_whose_definitions_it_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, str]] = []
+    monkeypatch.setattr(
+        "pipelines.platform.run_workers.launcher.ask", lambda _, question, **__: asked.append(question)
+    )
+    origin = JobPythonOrigin("start", RepositoryPythonOrigin("python", ModuleCodePointer("m", "defs")))
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        launcher = ForkingRunLauncher(str(tmp_path / "runs.sock"))
+        launcher.register_instance(instance)
+        for tags in ({MODEL_TAG: "churn"}, {}):
+            run = dg.DagsterRun(job_name="start", run_id="a", tags=tags, job_code_origin=origin)
+            launcher.launch_run(LaunchRunContext(dagster_run=run, workspace=None))
+    assert [json.loads(each["arguments"])["model"] for each in asked] == ["churn", ""]
+    assert "run_id" in json.loads(asked[0]["arguments"])["run"]

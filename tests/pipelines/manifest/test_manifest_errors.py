@@ -136,6 +136,7 @@ ROLLOUT_MISTAKES = [
     ("outputs.score]", "score]", "drift.columns[1]", "'score': expected features.<name>"),
     ("0 18 * * fri", "0 25 * * fri", "freeze[0].cron", "hour is '25', expected 0 to 23"),
     ("0 18 * * fri", "0 18 * *", "freeze[0].cron", "has 4 fields, expected 5"),
+    ("0 18 * * fri", "0 18 31 2 *", "freeze[0].cron", "never fires; no month of it has such a day"),
     ("Europe/Berlin", "Europe/Bärlin", "freeze[0].timezone", "expected an IANA time zone"),
     ("duration: 60h", "duration: 60", "freeze[0].duration", "60: expected a duration such as 250ms"),
     (

@@ -11,6 +11,7 @@ from pipelines.rollout.cron import Cron
 from pipelines.rollout.policy import FreezeWindow
 
 BERLIN = ZoneInfo("Europe/Berlin")
+START = datetime(2026, 3, 29, 12, tzinfo=UTC)
 
 
 def previous(expression: str, now: datetime, zone: ZoneInfo = BERLIN, days: int = 40) -> datetime | None:
@@ -76,6 +77,27 @@ def test_a_daily_firing_is_never_further_than_25_hours_and_at_the_right_wall_tim
 def test_an_error_names_field_value_and_range(expression: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Cron.parse(expression)
+
+
+@given(st.text(alphabet="0123456789*/-,#LWlwadefmonrtu;? \n²", max_size=30) | st.text(max_size=20))
+def test_every_text_is_parsed_or_refused_with_a_value_error(expression: str) -> None:
+    try:
+        cron = Cron.parse(expression)
+    except ValueError as error:
+        assert "cron" in str(error)
+    else:
+        fired = cron.previous(START, within=timedelta(days=3), zone=BERLIN)
+        assert fired is None or START - timedelta(days=3) < fired <= START
+
+
+@pytest.mark.parametrize(
+    ("expression", "ever"), [("0 0 31 2,4 *", False), ("0 0 29 2 *", True), ("0 0 31 2 1", True)]
+)
+def test_a_day_that_none_of_its_months_has_never_comes(expression: str, ever: bool) -> None:
+    cron = Cron.parse(expression)
+    assert cron.fires is ever
+    if not ever:
+        assert cron.previous(START, within=timedelta(days=3000), zone=BERLIN) is None
 
 
 def test_a_weekend_freeze_holds_from_friday_evening_to_monday_morning() -> None:
