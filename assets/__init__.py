@@ -1,1 +1,1 @@
-"""What is produced: versions, rollouts, prediction log, data quality, drift, experiment."""
+"""What Dagster produces: thin shells around `pipelines`."""

@@ -5,14 +5,15 @@ from typing import Any
 
 import dagster as dg
 
-from pipelines.errors import LakeError, ServingError
-from pipelines.manifest.load import Model
-from resources.experiment.plan import ExperimentPlan, curve, plan_experiment
-from resources.monitoring.pictures import power_curve
-from resources.naming import key
-from resources.systems import Systems
+from pipelines.core.errors import LakeError, ServingError
+from pipelines.core.manifest.load import Model
+from pipelines.experiments.plan import ExperimentPlan, curve, plan_experiment
+from pipelines.rollouts.naming import key
+from pipelines.rollouts.systems import Systems
+from resources.pictures import power_curve
 
 _POWERED = "powered"
+
 _COLUMNS = ("metric", "share", "challenger units", "champion units", "days", "visible", "inconclusive")
 
 
@@ -55,7 +56,7 @@ def experiment_plan(model: Model) -> dg.AssetsDefinition:
 
 
 def _unplanned(reason: str) -> dg.MaterializeResult[Any]:
-    told = f"no plan: {reason}. By hand: python -m pipelines.experiment_plan --help"
+    told = f"no plan: {reason}. By hand: python -m pipelines.experiments --help"
     return dg.MaterializeResult(metadata={"status": told}, check_results=[_check((told,))])
 
 

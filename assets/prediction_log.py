@@ -4,10 +4,10 @@ from typing import Any
 
 import dagster as dg
 
-from pipelines.manifest.load import Model
-from resources.loading import load_outcomes, load_predictions
-from resources.naming import key
-from resources.systems import Systems
+from pipelines.core.manifest.load import Model
+from pipelines.monitoring.loading import load_outcomes, load_predictions
+from pipelines.rollouts.naming import key
+from pipelines.rollouts.systems import Systems
 
 GROUP = "prediction_log"
 

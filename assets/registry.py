@@ -6,11 +6,11 @@ from typing import Any
 
 import dagster as dg
 
-from pipelines.errors import ManifestError
-from pipelines.manifest.load import Model
-from resources.controller import CHALLENGER
-from resources.naming import key
-from resources.systems import Systems
+from pipelines.core.errors import ManifestError
+from pipelines.core.manifest.load import Model
+from pipelines.rollouts.actions import CHALLENGER
+from pipelines.rollouts.naming import key
+from pipelines.rollouts.systems import Systems
 
 GROUP = "registry"
 

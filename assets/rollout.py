@@ -5,14 +5,14 @@ from typing import Any
 
 import dagster as dg
 
-from pipelines.errors import CommandRefused, CorruptLedger, ManifestError, VersionRefused, Withdrawn
-from pipelines.manifest.load import Model
-from resources.naming import MISFIT_TAG, START_OP, VERSION_TAG, key, slug
-from resources.reports import write_report
-from resources.rollout_metadata import decision_metadata, report_metadata, started_metadata
-from resources.rollouts import open_rollout
-from resources.starting import Mode, carry_on, start, tell_misfit
-from resources.systems import Systems
+from pipelines.core.errors import CommandRefused, CorruptLedger, ManifestError, VersionRefused, Withdrawn
+from pipelines.core.manifest.load import Model
+from pipelines.reports.metadata import decision_metadata, report_metadata, started_metadata
+from pipelines.reports.report import write_report
+from pipelines.rollouts.naming import MISFIT_TAG, START_OP, VERSION_TAG, key, slug
+from pipelines.rollouts.open_rollout import open_rollout
+from pipelines.rollouts.start import Mode, carry_on, start, tell_misfit
+from pipelines.rollouts.systems import Systems
 
 GROUP = "rollout"
 

@@ -4,11 +4,11 @@ from typing import Any
 
 import dagster as dg
 
-from pipelines.errors import CorruptLedger
-from pipelines.manifest.load import Model
-from resources.naming import key
-from resources.rollout_metadata import report_metadata
-from resources.systems import Systems
+from pipelines.core.errors import CorruptLedger
+from pipelines.core.manifest.load import Model
+from pipelines.reports.metadata import report_metadata
+from pipelines.rollouts.naming import key
+from pipelines.rollouts.systems import Systems
 
 
 def rollout_report(model: Model) -> dg.AssetsDefinition:

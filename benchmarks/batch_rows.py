@@ -18,19 +18,28 @@ from typing import Any
 
 import duckdb
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from pipelines.manifest.model import PredictionLog
-from resources.lake import Column, Lake, ModelSchema, counts, ingest_predictions
+from pipelines.core.manifest.model import PredictionLog
+from resources.lake.connection import Lake
+from resources.lake.ingest import ingest_predictions
+from resources.lake.schema import counts
+from resources.registry.signature import Column, ModelSchema
 from resources.settings import Settings
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 MODEL = "benchmark"
+
 FEATURES = tuple(f"f{i}" for i in range(6))
+
 SCHEMA = ModelSchema(tuple(Column(name, "double") for name in FEATURES), (Column("probability", "double"),))
+
 SIZES = (1, 10, 100, 1_000, 10_000, 100_000)
+
 LEAST_MEMORY = 64.0
 """MB that any load takes: buffers, the catalogue, Parquet."""
+
 LIMIT_MEMORY, LIMIT_TIME, LIMIT_FLAT = 8.0, 60.0, 3.0
+
 BARE = f"DuckDB read_json of every value of the same files, two threads; memory at least {LEAST_MEMORY:g} MB"
 
 

@@ -24,30 +24,24 @@ from typing import Any
 
 import duckdb
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from pipelines.statistics.effects import Kind
-from pipelines.statistics.look import Look
-from pipelines.statistics.look_spec import LookSpec, MetricSpec
-from pipelines.statistics.srm import StepUnits
-from pipelines.statistics.sums import Cell
-from resources.experiment.analysing import analyse_next
-from resources.lake import (
-    Column,
-    ExperimentQuery,
-    Lake,
-    MetricKind,
-    MetricQuery,
-    ModelSchema,
-    StepWindow,
-    collect,
-)
-from resources.lake.buckets import cells_of_values
+from pipelines.core.statistics.effects import Cell, EffectKind
+from pipelines.core.statistics.look import Look
+from pipelines.core.statistics.look_spec import LookSpec, MetricSpec
+from pipelines.core.statistics.srm import StepUnits
+from pipelines.experiments.analysing import analyse_next
+from resources.lake.buckets import cells_of_values, collect
+from resources.lake.connection import Lake
+from resources.lake.experiment import ExperimentQuery, MetricKind, MetricQuery, StepWindow
 from resources.lake.schema import ensure_tables
+from resources.registry.signature import Column, ModelSchema
 from resources.settings import Settings
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 START = datetime(2026, 1, 1, tzinfo=UTC)
+
 DAYS = 10
+
 METRICS = (
     MetricQuery(name="bought", kind=MetricKind.PROPORTION, source="outcomes.bought"),
     MetricQuery(
@@ -56,7 +50,9 @@ METRICS = (
     MetricQuery(name="clicks", kind=MetricKind.RATIO, source="outcomes.clicks", denominator="outcomes.views"),
     MetricQuery(name="slow", kind=MetricKind.PROPORTION, source="serving.over_slo", slo_ms=250.0),
 )
-KINDS = (Kind.PROPORTION, Kind.MEAN, Kind.RATIO, Kind.PROPORTION)
+
+KINDS = (EffectKind.PROPORTION, EffectKind.MEAN, EffectKind.RATIO, EffectKind.PROPORTION)
+
 SPEC = LookSpec(
     metrics=tuple(
         MetricSpec(name=m.name, kind=kind, margin=0.1, use_covariate=m.covariate is not None)
@@ -64,6 +60,7 @@ SPEC = LookSpec(
     ),
     shares={0: 0.1, 1: 0.5},
 )
+
 QUERY = ExperimentQuery(
     champion="1",
     challenger="2",
@@ -77,9 +74,12 @@ QUERY = ExperimentQuery(
     by_request=False,
     bucket=timedelta(minutes=30),
 )
+
 SUMS = """count(y0), sum(y0), sum(y0 * y0), count(y1), sum(y1), sum(y1 * y1), sum(x1), sum(x1 * x1),
     sum(x1 * y1), count(y2), sum(y2), sum(y2 * y2), sum(d2), sum(d2 * d2), sum(y2 * d2), count(y3), sum(y3), sum(y3 * y3)"""
+
 BARE = f"SELECT challenger, {SUMS} FROM read_parquet($file) GROUP BY ALL"
+
 BARE_BUCKETS = f"""SELECT step, epoch_us(exposed) // 1800000000, challenger, {SUMS}
     FROM read_parquet($file) GROUP BY ALL"""
 

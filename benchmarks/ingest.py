@@ -18,17 +18,23 @@ from typing import Any
 
 import duckdb
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from resources.lake import Column, Lake, ModelSchema, counts, ingest_predictions
+from resources.lake.connection import Lake
+from resources.lake.ingest import ingest_predictions
+from resources.lake.schema import counts
+from resources.registry.signature import Column, ModelSchema
 from resources.settings import Settings
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 MODEL = "benchmark"
+
 FEATURES = ("distance", "hour", "wind_speed", "visibility")
+
 SCHEMA = ModelSchema(
     (*(Column(name, "double") for name in FEATURES), Column("origin", "string"), Column("carrier", "string")),
     (Column("probability", "double"),),
 )
+
 HEAD = (
     '{"specversion":"1.0","source":"benchmark-00001","datacontenttype":"application/json",'
     '"inferenceservicename":"benchmark","namespace":"default","component":"predictor","endpoint":"",'

@@ -17,15 +17,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from resources.lake import Lake, counts, ingest_predictions
+from resources.lake.connection import Lake
+from resources.lake.ingest import ingest_predictions
+from resources.lake.schema import counts
 from resources.settings import Settings
 from tests.resources.lake.segments_by_hand import SCHEMA, predictions
 from tests.support.cluster_services import object_store, postgres
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 MODEL = "contended"
+
 PER_SEGMENT = 200
+
 TOGETHER: Any = None
 """The barrier of a run, set in each of its processes."""
 
@@ -140,7 +144,7 @@ def write(place: Place, number: int) -> tuple[int, float]:
 
 def read(place: Place, number: int) -> tuple[list[float], list[str]]:
     """How long each read took, and what went wrong."""
-    from pipelines.errors import LakeError
+    from pipelines.core.errors import LakeError
 
     lake, times, errors = place.lake(f"reader-{number}"), list[float](), list[str]()
     seen, begun = 0, begin(lake)

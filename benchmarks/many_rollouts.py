@@ -17,22 +17,35 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from pipelines.core.manifest.model import RolloutManifest
+from pipelines.core.rollout.events import (
+    Action,
+    Artefact,
+    Decided,
+    Decision,
+    DecisionKind,
+    Done,
+    Event,
+    EvidenceRecorded,
+    Intent,
+    Started,
+)
+from pipelines.core.rollout.policy import VALIDATION, Policy
+from pipelines.core.vocabulary import Evidence, Verdict
+from pipelines.rollouts.guardrails import GuardrailWatch
+from pipelines.rollouts.open_rollout import open_rollout
+from pipelines.rollouts.systems import Systems
+from resources.ledger.counters import CounterBucket
+from resources.ledger.ledger import Ledger
+from resources.serving.contract import Counters, RevisionCounters
+from resources.settings import ROOT, Settings
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from pipelines.manifest.model import RolloutManifest
-from pipelines.rollout.decision import Decision, DecisionKind
-from pipelines.rollout.events import Action, Artefact, Decided, Done, Event, EvidenceRecorded, Intent, Started
-from pipelines.rollout.evidence import Evidence, Verdict
-from pipelines.rollout.policy import VALIDATION, Policy
-from resources.guardrails import GuardrailWatch
-from resources.ledger import CounterBucket, Ledger
-from resources.rollouts import open_rollout
-from resources.serving.backend import Counters, RevisionCounters
-from resources.settings import ROOT, Settings
-from resources.systems import Systems
-
 LIMIT_S = 60.0
+
 START = datetime.now(UTC) - timedelta(minutes=10)
+
 BUCKETS = 10
 """Stored buckets per guardrail."""
 

@@ -24,23 +24,28 @@ from typing import Any
 
 import psutil
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from benchmarks.rollback import measure, percentile
-from resources.rollouts import open_rollout
-from resources.serving.embedded import Layout
+from pipelines.rollouts.open_rollout import open_rollout
+from resources.serving.embedded.layout import Layout
 from resources.serving.embedded.supervisor import Supervisor, wait_until
 from resources.settings import ROOT
 from tests.support.light_platform import LightPlatform, light_platform
 from tests.support.open_loop import OpenLoop
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 WATCHED = ("daemon", "code")
 """What the idle cost is made of; `runs` is where runs are forked from."""
+
 IDLE_RATIO, IDLE_S = 1.15, 6.0
 """At the most models: times the cost at the fewest; seconds of a minute, 10 % of a core."""
+
 EVENT_S, BOUNDARY_S = 10.0, 5.0
+
 SETTLE_S = 45.0
+
 PATIENCE_S = 240.0
+
 RATE = 60.0
 
 

@@ -24,23 +24,26 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
+from pipelines.core.rollout.state import Phase, RolloutState
+from pipelines.core.statistics.binomial import ConditionalBinomial, Counts
 from pipelines.demo.measurements import BUCKET_SECONDS
-from pipelines.rollout.state import Phase, RolloutState
-from pipelines.statistics.binomial import ConditionalBinomial, Counts
-from resources.guardrails.watch import harm_boundary
+from pipelines.rollouts.guardrails import harm_boundary
 from resources.serving.embedded.supervisor import wait_until
 from resources.settings import ROOT
 from tests.support.answer_log import Logged, logged_answers
 from tests.support.light_platform import LightPlatform, light_platform
 from tests.support.open_loop import OpenLoop
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 P50_LIMIT_S, P99_LIMIT_S = 1.0, 5.0
+
 MODELS = ["one", "two", "three"]
 """Taken in turn: the run that restores one model's spec goes on while the next rollout is under way."""
+
 LONGEST_PAUSE_S = 10.0
 """Rollouts begin at any moment of a sensor's tick."""
+
 PATIENCE_S = 120.0
 
 

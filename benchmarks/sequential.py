@@ -17,15 +17,14 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from benchmarks.sequential_parts import detection, false_rollback, power
 from benchmarks.sequential_parts.rows import row
-from pipelines.statistics.effects import Kind
-from pipelines.statistics.look import analyse
-from pipelines.statistics.look_spec import LookSpec, MetricSpec
-from pipelines.statistics.sums import Cell, Sums
+from pipelines.core.statistics.effects import Cell, EffectKind, Sums
+from pipelines.core.statistics.look import analyse
+from pipelines.core.statistics.look_spec import LookSpec, MetricSpec
 from resources.settings import Settings
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 PARTS = ("look", "detection", "power", "false_rollback")
 
@@ -79,10 +78,10 @@ def _look() -> Iterator[dict[str, Any]]:
     cells = [_cell(rng, name, i) for name in ("cost", "errors", "slow", "clicks") for i in range(365)]
     spec = LookSpec(
         metrics=(
-            MetricSpec(name="cost", kind=Kind.MEAN, mde=0.05, is_primary=True),
-            MetricSpec(name="errors", kind=Kind.PROPORTION, margin=0.005),
-            MetricSpec(name="slow", kind=Kind.PROPORTION, margin=0.01),
-            MetricSpec(name="clicks", kind=Kind.PROPORTION, margin=0.01),
+            MetricSpec(name="cost", kind=EffectKind.MEAN, mde=0.05, is_primary=True),
+            MetricSpec(name="errors", kind=EffectKind.PROPORTION, margin=0.005),
+            MetricSpec(name="slow", kind=EffectKind.PROPORTION, margin=0.01),
+            MetricSpec(name="clicks", kind=EffectKind.PROPORTION, margin=0.01),
         ),
         shares={0: 0.1, 1: 0.5},
     )

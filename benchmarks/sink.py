@@ -26,16 +26,18 @@ from typing import Any
 import httptools
 import httpx
 
+from resources.prediction_log.segments import closed_segments, seal_abandoned
+from resources.prediction_log.sink.tokens import model_token
+from resources.settings import Settings
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from resources.prediction_log.segments import closed_segments, seal_abandoned
-from resources.settings import Settings
-from resources.sink.tokens import model_token
-
 ROOT = Path(__file__).resolve().parent.parent
+
 BODY = json.dumps(
     {"inputs": [{"name": n, "shape": [1], "datatype": "FP64", "data": [719.0]} for n in "abcdef"]}
 ).encode()
+
 HEAD = (
     "POST / HTTP/1.1\r\nhost: sink\r\nce-id: {id}\r\nce-specversion: 1.0\r\n"
     "ce-type: org.kubeflow.serving.inference.request\r\nce-source: http://localhost:9081/\r\n"
@@ -44,6 +46,7 @@ HEAD = (
     "ce-annotations: {{\"rampgate.io/version\":\"2\",\"rampgate.io/revision\":\"flight-delay-v2-0a1b2c\"}}\r\n"
     "content-type: application/json\r\nauthorization: Bearer {token}\r\ncontent-length: {size}\r\n\r\n"
 )  # fmt: skip
+
 BARE = """
 import uvicorn, sys
 async def app(scope, receive, send):
@@ -110,7 +113,7 @@ def sink(home: Path, cores: list[int]) -> Any:
         "RAMPGATE_PREDICTION_LOG": str(home / "log"),
         "RAMPGATE_SINK_TOKEN": "secret",
     }
-    return server([sys.executable, "-m", "resources.sink"], cores, env)
+    return server([sys.executable, "-m", "resources.prediction_log.sink"], cores, env)
 
 
 def wait_for(port: int) -> None:

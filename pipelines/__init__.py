@@ -1,1 +1,1 @@
-"""What a rollout is, and the Dagster wiring around it."""
+"""What happens: the pure core, rollouts, experiments, monitoring, reports; and the programs on top."""

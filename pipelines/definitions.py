@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 
 import dagster as dg
 
-from pipelines.maintenance_job import maintenance
-from pipelines.manifest.load import Model, load_models
+from pipelines.core.manifest.load import Model, load_models
+from pipelines.jobs import maintenance
 from pipelines.model_pipeline import model_definitions, model_jobs
-from resources.naming import RUN_MODEL, AssetJob
+from pipelines.rollouts.naming import RUN_MODEL, AssetJob
+from pipelines.rollouts.systems import Systems
 from resources.settings import Settings
-from resources.systems import Systems
 from sensors.alerts import alert_sensor, failure_sensor
 from sensors.challenger import challenger_sensor
 from sensors.evidence import evidence_sensor

@@ -12,9 +12,9 @@ from assets.prediction_log import outcomes, prediction_log
 from assets.registry import model_version
 from assets.rollout import rollout, start_job
 from assets.rollout_report import rollout_report
-from pipelines.control_jobs import control_jobs
-from pipelines.manifest.load import Model
-from resources.naming import CARRIES_ON_TAG, MODEL_TAG, AssetJob, Turn, job_name, key
+from pipelines.core.manifest.load import Model
+from pipelines.jobs import control_jobs
+from pipelines.rollouts.naming import CARRIES_ON_TAG, MODEL_TAG, AssetJob, Turn, job_name, key
 
 
 def model_jobs(model: Model) -> dict[str, AssetJob]:

@@ -1,1 +1,1 @@
-"""The systems Rampgate talks to: registry, serving, lake, log source, ledger, notifier."""
+"""External systems, each the single owner of its protocol, its tables and its SQL."""

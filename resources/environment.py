@@ -21,9 +21,13 @@ _EVERY_PART = (
     "DAGSTER_HOME", "RAMPGATE_HOME", "RAMPGATE_MANIFESTS", "RAMPGATE_SERVING", "RAMPGATE_HOSTS",
     "RAMPGATE_*_PORT", "RAMPGATE_PORT_BASE", "RAMPGATE_CODE_SOCKET", "RAMPGATE_ALONE",
 )  # fmt: skip
+
 _ALL = ("*",)
+
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
+
 PREDICTOR = "predictor"
+
 ALLOWED: Mapping[str, tuple[str, ...]] = {
     # Recipes and sensors run here, with whatever they need to know.
     "code": _ALL,

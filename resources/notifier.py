@@ -1,33 +1,151 @@
-"""Delivers the ledger's alerts: to a file always, and through apprise to whatever channels are configured.
-
-At least once: an alert is marked after a channel took it. A channel that fails is tried again later, with growing
-pauses; it holds up neither the other channels nor whoever calls.
-"""
+"""Telling people: alerts go into the ledger's outbox, and from there to the channels."""
 
 import errno
+import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping
+import traceback
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
-from pipelines.errors import LedgerError
-from pipelines.rollout.alerts import Alert
-from resources.containment import in_words, say
-from resources.ledger import Delivery, Ledger
+from pipelines.core.errors import LedgerError, RampgateError
+from pipelines.core.rollout.alerts import Alert
+from resources.ledger.ledger import Delivery, Ledger
 from resources.links import Links
-from resources.settings import Settings
+from resources.settings import ROOT, Settings
+
+
+def platform_alert(
+    ledger: Ledger, *, topic: str, title: str, body: str, model: str = "", once: str | None = None
+) -> None:
+    """Put an alert into the outbox; the same topic and body are one alert, or the same topic and `once`.
+
+    Raises LedgerError.
+    """
+    digest = hashlib.sha256((body if once is None else once).encode()).hexdigest()[:12]
+    ledger.outbox.add(
+        Alert(
+            key=f"platform:{topic}:{digest}",
+            severity="warning",
+            model=model,
+            version="",
+            rollout_id="",
+            title=title,
+            body=body,
+            at=datetime.now(UTC),
+        )
+    )
+
+
+def alert_switched_off(ledger: Ledger, name: str, does: str, url: str) -> None:
+    """One alert a day about a sensor or schedule that somebody has turned off. Raises LedgerError."""
+    platform_alert(
+        ledger,
+        topic=f"off:{name}",
+        title=f"{name} is off",
+        body=f"{switched_off(does)}: {url}",
+        once=f"{datetime.now(UTC):%Y-%m-%d}",
+    )
+
+
+def switched_off(does: str) -> str:
+    """What it means that a sensor or schedule is off, by the first sentence of its description."""
+    return f"somebody turned it off; until it is on, nobody does this: {first_sentence(does)}; turn it on in Dagster"
+
+
+def first_sentence(text: str) -> str:
+    """Up to the first full stop, without it."""
+    return text.partition(". ")[0].strip().rstrip(".") or "what its name says"
+
+
+# Boundaries: what one model, alert or report raises ends there, is said, and stops nobody else.
+
+
+MOST_WORDS = 1000
+"""Characters of an error in an alert."""
+
+
+@dataclass
+class Contained:
+    """What a boundary kept in; empty where nothing was raised."""
+
+    words: str = ""
+
+
+@contextmanager
+def contained(
+    ledger: Ledger, log: logging.Logger, *, where: str, model: str = ""
+) -> Generator[Contained, None, None]:
+    """Whatever the block raises ends here: in the log with its traceback, and in one alert."""
+    trouble = Contained()
+    try:
+        yield trouble
+    except Exception as error:  # noqa: BLE001 -- nobody foresaw it, so that no list of types would hold it
+        trouble.words = f"{where}: {in_words(error)}"
+        tell(ledger, log, error, where=where, model=model)
+
+
+def tell(ledger: Ledger, log: logging.Logger, error: Exception, *, where: str, model: str = "") -> None:
+    """Log an error nobody foresaw, and alert once about it. Raises nothing: both may be on the disk that is full."""
+    say(log, logging.ERROR, f"{where}: {in_words(error)}", error)
+    try:
+        platform_alert(
+            ledger, topic=f"error:{where}", title=f"{where} failed", body=in_words(error), model=model
+        )
+    except Exception as second:  # noqa: BLE001 -- see `contained`
+        say(log, logging.ERROR, f"{where}: no alert could be written: {in_words(second)}")
+
+
+def say(log: logging.Logger, level: int, message: str, error: Exception | None = None) -> None:
+    """A line in the log, with the error's traceback; a log whose disk is full ends nothing."""
+    with suppress(OSError, ValueError):
+        log.log(level, "%s", message, exc_info=error)
+
+
+def in_words(error: Exception) -> str:
+    """The error's type, and its text where we or the system wrote it; of others where it was raised.
+
+    What a library says may quote rows, and these words go into alerts and the ledger. The log has all of it.
+    """
+    kind = type(error).__name__
+    if isinstance(error, RampgateError | OSError):
+        return f"{kind}: {error}"[:MOST_WORDS]
+    return f"{kind}{_place(error)}; its text is in the log"
+
+
+def _place(error: Exception) -> str:
+    """The last line of ours on the error's way."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [
+        frame
+        for frame in frames
+        if frame.filename.startswith(f"{ROOT}{os.sep}") and ".venv" not in frame.filename
+    ]
+    return f" at {os.path.relpath(ours[-1].filename, ROOT)}:{ours[-1].lineno}" if ours else ""
+
+
+# Delivers the ledger's alerts: to a file always, and through apprise to whatever channels are configured.
+#
+# At least once: an alert is marked after a channel took it. A channel that fails is tried again later, with growing
+# pauses; it holds up neither the other channels nor whoever calls.
+
 
 log = logging.getLogger(__name__)
 
 FILE = "file"
+
 FIRST_PAUSE = timedelta(seconds=10)
+
 LONGEST_PAUSE = timedelta(minutes=15)
+
 GIVE_UP = timedelta(days=1)
 """A channel that failed for this long does not get the alert any more."""
+
 _TYPES = {"info": "info", "warning": "warning", "critical": "failure"}
 
 

@@ -1,1 +1,1 @@
-"""Reactions: challenger, evidence, guardrail (roll back), rollout (advance, promote), routine, alerts."""
+"""What Dagster reacts to: thin shells around `pipelines`."""

@@ -8,19 +8,18 @@ from datetime import timedelta
 import dagster as dg
 from dagster._core.scheduler.instigation import InstigatorStatus
 
-from pipelines.errors import LedgerError, RampgateError
-from pipelines.rollout.alerts import Alert
-from resources.containment import MOST_WORDS, contained, say
-from resources.naming import ROLLOUTS_TAG, VERSION_TAG
-from resources.platform_alerts import alert_switched_off, platform_alert
-from resources.reports import report_name, write_report
-from resources.systems import Systems
+from pipelines.core.errors import LedgerError, RampgateError
+from pipelines.core.rollout.alerts import Alert
+from pipelines.reports.report import report_name, write_report
+from pipelines.rollouts.naming import ROLLOUTS_TAG, VERSION_TAG
+from pipelines.rollouts.systems import Systems
+from resources.notifier import MOST_WORDS, alert_switched_off, contained, platform_alert, say
 from sensors.ticks import TICK
 
 _TO_RUN = (dg.DefaultSensorStatus.RUNNING, dg.DefaultScheduleStatus.RUNNING)
+
 SWITCHES_SECONDS = 60.0
 """How often it is looked whether a sensor or schedule is off."""
-
 
 EVERY = timedelta(seconds=3)
 """How often it is looked whether an alert is waiting."""

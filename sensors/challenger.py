@@ -7,30 +7,39 @@ from typing import NamedTuple, assert_never
 
 import dagster as dg
 
-from pipelines.errors import CommandRefused, RampgateError
-from pipelines.manifest.load import Model
-from pipelines.manifest.model import OnNewChallenger
-from pipelines.rollout.events import Order
-from pipelines.rollout.ids import named
-from pipelines.rollout.sides import CHAMPION
-from pipelines.rollout.state import RolloutState
-from resources.containment import contained
-from resources.controller import CHALLENGER, ROLLOUT_TAG, STATUS_TAG
-from resources.ledger import RolloutRow
-from resources.naming import MISFIT_TAG, ROLLOUTS_TAG, START_OP, UNFINISHED, VERSION_TAG, AssetJob, job_name
-from resources.platform_alerts import platform_alert
-from resources.registry import Registration, VersionInfo
-from resources.rollouts import read_rollout
-from resources.starting import held_up
-from resources.systems import Systems
+from pipelines.core.errors import CommandRefused, RampgateError
+from pipelines.core.manifest.load import Model
+from pipelines.core.rollout.events import Order, named
+from pipelines.core.rollout.sides import CHAMPION
+from pipelines.core.rollout.state import RolloutState
+from pipelines.core.vocabulary import OnNewChallenger
+from pipelines.rollouts.actions import CHALLENGER, ROLLOUT_TAG, STATUS_TAG
+from pipelines.rollouts.naming import (
+    MISFIT_TAG,
+    ROLLOUTS_TAG,
+    START_OP,
+    UNFINISHED,
+    VERSION_TAG,
+    AssetJob,
+    job_name,
+)
+from pipelines.rollouts.open_rollout import read_rollout
+from pipelines.rollouts.start import held_up
+from pipelines.rollouts.systems import Systems
+from resources.ledger.ledger import RolloutRow
+from resources.notifier import contained, platform_alert
+from resources.registry.client import Registration, VersionInfo
 from sensors.rollout import MOST_FAILURES, pause_after_failures
-from sensors.ticks import TICK, Look, looked
+from sensors.ticks import TICK, Found, looked
 
 MANIFEST_TAG = "rampgate/manifest"
 """Attempts count for one state of the manifest: one that is mended gets its own."""
+
 BY = "challenger_sensor"
+
 EVERY = timedelta(seconds=2)
 """How often MLflow is asked who has the alias."""
+
 AGAIN = timedelta(seconds=10)
 """How often about the same challenger of the same model."""
 
@@ -79,7 +88,7 @@ class Challengers:
         self._context, self._systems, self._models = context, systems, models
         self._answered: dict[str, Answered] = {}
 
-    def look(self) -> Look:
+    def look(self) -> Found:
         """One call of MLflow and one query of the ledger; more only for models with a challenger."""
         systems = self._systems
         with contained(systems.ledger, self._context.log, where="the challenger sensor") as trouble:
@@ -87,15 +96,15 @@ class Challengers:
                 versions = systems.registry.aliased(CHALLENGER)
                 rows = {row.model: row for row in systems.ledger.rollouts(open_only=True)}
             except RampgateError as error:
-                return Look(said=(f"cannot tell: {error}",))
+                return Found(said=(f"cannot tell: {error}",))
             found = [
                 self._evaluated(model, versions[model.name], rows.get(model.name))
                 for model in self._models
                 if model.name in versions
             ]
             requests = tuple(each for each in found if isinstance(each, dg.RunRequest))
-            return Look(requests, tuple(each for each in found if isinstance(each, str) and each))
-        return Look(said=(trouble.words,))
+            return Found(requests, tuple(each for each in found if isinstance(each, str) and each))
+        return Found(said=(trouble.words,))
 
     def _evaluated(self, model: Model, version: str, row: RolloutRow | None) -> dg.RunRequest | str:
         """A run to be asked for, or why there is none; empty where the version is the one that is rolled out."""

@@ -6,19 +6,19 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from pipelines.errors import RampgateError
-from pipelines.manifest.load import Model
-from pipelines.manifest.model import RolloutManifest
-from pipelines.rollout.evidence import OnFail, Verdict
-from pipelines.rollout.state import Phase, RolloutState
-from resources.containment import contained
-from resources.ledger import RolloutRow
-from resources.monitoring.windows import first_whole, latest_whole, rhythm
-from resources.naming import UNFINISHED, AssetJob, Turn, job_name
-from resources.rollouts import read_rollout
-from resources.systems import Systems
+from pipelines.core.errors import RampgateError
+from pipelines.core.manifest.load import Model
+from pipelines.core.manifest.model import RolloutManifest
+from pipelines.core.rollout.state import Phase, RolloutState
+from pipelines.core.vocabulary import OnFail, Verdict
+from pipelines.monitoring.windows import first_whole, latest_whole, rhythm
+from pipelines.rollouts.naming import UNFINISHED, AssetJob, Turn, job_name
+from pipelines.rollouts.open_rollout import read_rollout
+from pipelines.rollouts.systems import Systems
+from resources.ledger.ledger import RolloutRow
+from resources.notifier import contained
 from sensors.rollout import EVERY, ROLLOUT_TAG
-from sensors.ticks import TICK, Look, looked
+from sensors.ticks import TICK, Found, looked
 
 _TAKING_TRAFFIC = (Phase.SHADOW, Phase.STEPPING)
 
@@ -63,13 +63,13 @@ def evidence_sensor(
 
 def _look(
     context: dg.SensorEvaluationContext, systems: Systems, models: Mapping[str, Model], now: datetime
-) -> Look:
+) -> Found:
     """One query of the ledger; more only for rollouts that are open. The cursor holds those alone."""
     with contained(systems.ledger, context.log, where="the evidence sensor") as trouble:
         try:
             rows = systems.ledger.rollouts(open_only=True)
         except RampgateError as error:
-            return Look(said=(f"cannot tell: {error}",))
+            return Found(said=(f"cannot tell: {error}",))
         asked = _asked(context, {row.rollout_id for row in rows})
         requests: list[dg.RunRequest] = []
         said: list[str] = []
@@ -80,8 +80,8 @@ def _look(
         cursor = {
             each: at.isoformat() for each, at in (asked | dict.fromkeys(map(_key, requests), now)).items()
         }
-        return Look(tuple(requests), tuple(said), json.dumps(cursor))
-    return Look(said=(trouble.words,))
+        return Found(tuple(requests), tuple(said), json.dumps(cursor))
+    return Found(said=(trouble.words,))
 
 
 def _supplied(
@@ -91,25 +91,25 @@ def _supplied(
     row: RolloutRow,
     asked: Mapping[str, datetime],
     now: datetime,
-) -> Look:
+) -> Found:
     """What one rollout needs now. Whatever goes wrong with one model delays no other."""
     where = f"{model.name}'s evidence sensor"
     with contained(systems.ledger, context.log, where=where, model=model.name) as trouble:
         try:
             state = read_rollout(systems.ledger, row.rollout_id)
         except RampgateError as error:
-            return Look(said=(f"{model.name}: cannot tell: {error}",))
+            return Found(said=(f"{model.name}: cannot tell: {error}",))
         if state.champion is None or state.phase not in _TAKING_TRAFFIC:
-            return Look()
+            return Found()
         due = [
             job
             for job, at in _times(model, state, asked, now).items()
             if at <= now and not _running(context, job)
         ]
         if not due:
-            return Look(said=(f"{row.rollout_id}: the evidence is fresh, or on its way",))
-        return Look(tuple(_request(model, row.rollout_id, job, now) for job in due))
-    return Look(said=(trouble.words,))
+            return Found(said=(f"{row.rollout_id}: the evidence is fresh, or on its way",))
+        return Found(tuple(_request(model, row.rollout_id, job, now) for job in due))
+    return Found(said=(trouble.words,))
 
 
 def _times(

@@ -4,11 +4,10 @@ from pathlib import Path
 
 import dagster as dg
 
-from pipelines.errors import ManifestError
-from pipelines.manifest.load import load_models
-from resources.containment import contained
-from resources.platform_alerts import platform_alert
-from resources.systems import Systems
+from pipelines.core.errors import ManifestError
+from pipelines.core.manifest.load import load_models
+from pipelines.rollouts.systems import Systems
+from resources.notifier import contained, platform_alert
 
 
 def manifest_sensor() -> dg.SensorDefinition:

@@ -6,21 +6,24 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from pipelines.errors import RampgateError
-from pipelines.manifest.load import Model
-from pipelines.rollout.decision import DecisionKind
-from pipelines.rollout.state import RolloutState
-from resources.containment import contained
-from resources.ledger import RolloutRow
-from resources.naming import CARRIES_ON_TAG, UNFINISHED, AssetJob, job_name
-from resources.rollouts import read_rollout, validation_due
-from resources.systems import Systems
-from sensors.ticks import TICK, Look, looked
+from pipelines.core.errors import RampgateError
+from pipelines.core.manifest.load import Model
+from pipelines.core.rollout.events import DecisionKind
+from pipelines.core.rollout.state import RolloutState
+from pipelines.rollouts.naming import CARRIES_ON_TAG, UNFINISHED, AssetJob, job_name
+from pipelines.rollouts.open_rollout import read_rollout, validation_due
+from pipelines.rollouts.systems import Systems
+from resources.ledger.ledger import RolloutRow
+from resources.notifier import contained
+from sensors.ticks import TICK, Found, looked
 
 ROLLOUT_TAG = "rampgate/rollout"
+
 FIRST_PAUSE, LONGEST_PAUSE, MOST_FAILURES = 10.0, 300.0, 8
+
 EVERY = timedelta(seconds=2)
 """How often the ledger is asked for open rollouts."""
+
 _WAITING = (DecisionKind.CONTINUE, DecisionKind.HOLD)
 
 
@@ -50,17 +53,17 @@ def rollout_sensor(
     return sensor
 
 
-def _look(context: dg.SensorEvaluationContext, systems: Systems, models: Collection[str]) -> Look:
+def _look(context: dg.SensorEvaluationContext, systems: Systems, models: Collection[str]) -> Found:
     """One query of the ledger; more only for rollouts that are open."""
     with contained(systems.ledger, context.log, where="the rollout sensor") as trouble:
         try:
             rows = [row for row in systems.ledger.rollouts(open_only=True) if row.model in models]
         except RampgateError as error:
-            return Look(said=(f"cannot tell: {error}",))
+            return Found(said=(f"cannot tell: {error}",))
         found = [_carried_on(context, systems, row) for row in rows]
         requests = tuple(each for each in found if isinstance(each, dg.RunRequest))
-        return Look(requests, tuple(each for each in found if isinstance(each, str)))
-    return Look(said=(trouble.words,))
+        return Found(requests, tuple(each for each in found if isinstance(each, str)))
+    return Found(said=(trouble.words,))
 
 
 def _carried_on(

@@ -10,19 +10,20 @@ from typing import NamedTuple
 
 import dagster as dg
 
-from pipelines.manifest.load import Model
-from resources.containment import contained
-from resources.lake.completeness import ingested_until
-from resources.monitoring.windows import latest_whole
-from resources.naming import AssetJob, Turn, job_name
+from pipelines.core.manifest.load import Model
+from pipelines.monitoring.windows import latest_whole
+from pipelines.rollouts.naming import AssetJob, Turn, job_name
+from pipelines.rollouts.systems import Systems
+from resources.lake.windows import ingested_until
+from resources.notifier import contained
 from resources.settings import Settings
-from resources.systems import Systems
 
 INGEST: Mapping[str, timedelta] = {
     "low": timedelta(minutes=15),
     "standard": timedelta(minutes=5),
     "high": timedelta(minutes=1),
 }
+
 WINDOWS: Mapping[str, timedelta] = {
     "low": timedelta(days=1),
     "standard": timedelta(hours=1),

@@ -13,11 +13,12 @@ import dagster as dg
 
 TICK = timedelta(seconds=45)
 """How long a tick looks; Dagster waits a minute for it."""
+
 MOST_SAID = 20
 """Models that a tick's message speaks of."""
 
 
-class Look(NamedTuple):
+class Found(NamedTuple):
     """What one look at all models has found."""
 
     requests: tuple[dg.RunRequest, ...] = ()
@@ -28,7 +29,7 @@ class Look(NamedTuple):
 
 
 def looked(
-    look: Callable[[], Look], *, every: timedelta, tick: timedelta, otherwise: str
+    look: Callable[[], Found], *, every: timedelta, tick: timedelta, otherwise: str
 ) -> dg.SkipReason | dg.SensorResult:
     """Look until there is a run to be asked for, or the tick is over; at least once."""
     until = time.monotonic() + tick.total_seconds()

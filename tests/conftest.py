@@ -12,6 +12,7 @@ from tests.support.memory_systems import MemorySystems, memory_systems
 
 # No test is timed; on CI the same examples are tried every time.
 settings.register_profile("rampgate", deadline=None, derandomize="CI" in os.environ)
+
 settings.load_profile("rampgate")
 
 

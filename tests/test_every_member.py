@@ -14,10 +14,8 @@ from typing import Any, get_args
 import dagster as dg
 import pytest
 
-from pipelines.demo.story import in_words as demo_words
-from pipelines.errors import CommandRefused
-from pipelines.manifest.model import (
-    AfterTest,
+from pipelines.core.errors import CommandRefused
+from pipelines.core.manifest.model import (
     Better,
     Check,
     CheckType,
@@ -26,58 +24,69 @@ from pipelines.manifest.model import (
     Guardrail,
     Method,
     MetricType,
-    OnNewChallenger,
-    OnUnknown,
     RolloutManifest,
 )
-from pipelines.peers.compare import Judgement, Truth, compare, judge
-from pipelines.peers.counters import Bucket, Series
-from pipelines.rollout import events as rollout_events
-from pipelines.rollout.alerts import alerts_of
-from pipelines.rollout.decide import decide
-from pipelines.rollout.decision import Decision, DecisionKind, End
-from pipelines.rollout.events import Action, Event, Intent, Order, dump, load
-from pipelines.rollout.evidence import Evidence, NeededFor, OnFail, Verdict
-from pipelines.rollout.fold import before_promotion, step
-from pipelines.rollout.policy import AbTest, Policy, Severity
-from pipelines.rollout.standing import Status, standings
-from pipelines.rollout.state import Phase, RolloutState, Trouble, owed
-from pipelines.statistics.effects import Kind
-from pipelines.statistics.harm import Harm
-from pipelines.statistics.look_spec import Conclusion, Direction, MetricSpec
-from pipelines.statistics.metric_look import MetricLook
-from pipelines.statistics.power import Method as Analysis
-from pipelines.statistics.sequences import Interval
-from pipelines.statistics.words import metric_sentence
-from resources.controller.effects import Effects
-from resources.controller.orders import check_order
-from resources.controller.registry import outcome, register
-from resources.experiment.evidence import harm_evidence
-from resources.experiment.registering import KINDS, METHODS, design, guardrail_spec
+from pipelines.core.peers import Bucket, Judgement, Series, Truth, compare, judge
+from pipelines.core.rollout import events as rollout_events
+from pipelines.core.rollout.alerts import alerts_of
+from pipelines.core.rollout.decide import decide
+from pipelines.core.rollout.events import (
+    Action,
+    Decision,
+    DecisionKind,
+    End,
+    Event,
+    Intent,
+    Order,
+    dump,
+    load,
+)
+from pipelines.core.rollout.fold import before_promotion, step
+from pipelines.core.rollout.policy import AbTestPolicy, Policy, Severity
+from pipelines.core.rollout.standing import Status, standings
+from pipelines.core.rollout.state import Phase, RolloutState, Trouble, owed
+from pipelines.core.statistics.effects import EffectKind
+from pipelines.core.statistics.look_spec import Conclusion, Direction, MetricSpec
+from pipelines.core.statistics.metric_look import Harm, MetricLook, metric_sentence
+from pipelines.core.statistics.power import SequentialMethod as Analysis
+from pipelines.core.statistics.sequences import Interval
+from pipelines.core.vocabulary import (
+    AfterTest,
+    Evidence,
+    NeededFor,
+    OnFail,
+    OnNewChallenger,
+    OnUnknown,
+    Verdict,
+)
+from pipelines.demo.story import in_words as demo_words
+from pipelines.experiments.evidence import harm_evidence
+from pipelines.experiments.registering import KINDS, METHODS, design, guardrail_spec
+from pipelines.monitoring.evidence import from_drift
+from pipelines.reports import page as page_module
+from pipelines.reports import words
+from pipelines.reports.metadata import decision_metadata
+from pipelines.reports.page import page
+from pipelines.reports.story import Story, read_story
+from pipelines.rollouts.actions import Effects, outcome, register
+from pipelines.rollouts.controller import check_order
+from pipelines.rollouts.naming import Turn
+from pipelines.rollouts.start import Mode
+from resources.checks import data_docs
+from resources.checks.columns import incomparable
+from resources.checks.evidently import Comparison, DriftReport
+from resources.checks.expectations import expected, needs
 from resources.lake.experiment import MetricKind, Missing
-from resources.ledger import Ledger
-from resources.monitoring import data_docs
-from resources.monitoring.columns import incomparable
-from resources.monitoring.drift_report import Comparison, DriftReport
-from resources.monitoring.evidence import from_drift
-from resources.monitoring.expectations import expected, needs
-from resources.naming import Turn
+from resources.ledger.ledger import Ledger
 from resources.notifier import Notifier
 from resources.prediction_log.segments import Durability
-from resources.registry import Registration
-from resources.reports import page as page_module
-from resources.reports import peers_table
-from resources.reports.page import page
-from resources.reports.story import Story, read_story
-from resources.rollout_metadata import decision_metadata
+from resources.registry.client import Registration
+from resources.registry.signature import ColumnKind
 from resources.serving.embedded.supervisor import FAILED, STOPPED
-from resources.serving.kserve import mode as kserve_mode
-from resources.serving.kserve.driver import Timing
-from resources.serving.kserve.queries import BY_MODE, PRESETS
-from resources.serving.kserve.steps import Patience
+from resources.serving.kserve import service as kserve_mode
+from resources.serving.kserve.driver import Patience, Timing
+from resources.serving.kserve.prometheus import BY_MODE, PRESETS
 from resources.settings import Settings
-from resources.signature import ColumnKind
-from resources.starting import Mode
 from sensors.challenger import challenger_sensor
 from sensors.routine import INGEST, WINDOWS
 from tests.support.memory_backend import MemoryBackend, MemoryRegistry, World
@@ -86,8 +95,30 @@ from tests.support.rollouts import MODEL, START, Rig, good, manifest
 
 COVERED: set[type[enum.Enum]] = {
     *(Action, AfterTest, Analysis, Better, Comparison, Conclusion, DecisionKind, Direction, End, Judgement),
-    *(Kind, Method, MetricKind, MetricType, Missing, Mode, NeededFor, OnFail, OnUnknown, Order, Patience),
-    *(Phase, Status, Truth, Verdict, kserve_mode.Mode, ColumnKind, OnNewChallenger, Registration, Turn),
+    *(
+        EffectKind,
+        Method,
+        MetricKind,
+        MetricType,
+        Missing,
+        Mode,
+        NeededFor,
+        OnFail,
+        OnUnknown,
+        Order,
+        Patience,
+    ),
+    *(
+        Phase,
+        Status,
+        Truth,
+        Verdict,
+        kserve_mode.DeploymentMode,
+        ColumnKind,
+        OnNewChallenger,
+        Registration,
+        Turn,
+    ),
 }
 """Enums whose members the tests below go through, one by one."""
 
@@ -314,7 +345,9 @@ def test_every_verdict_stands_is_shown_and_explained(story: Story, systems: Memo
 
 @pytest.mark.parametrize(("what", "then"), [*itertools.product(OnUnknown, AfterTest)])
 def test_every_way_to_go_on_is_decided(what: OnUnknown, then: AfterTest, story: Story) -> None:
-    policy = replace(story.state.policy, on_unknown=what, ab_test=AbTest(duration=timedelta(0), then=then))
+    policy = replace(
+        story.state.policy, on_unknown=what, ab_test=AbTestPolicy(duration=timedelta(0), then=then)
+    )
     blind = Evidence(name="errors", source="serving", verdict=Verdict.UNKNOWN, reason="blind", at=START)
     long_ago = {"errors": START - timedelta(days=9)}
     for given in (good(START), (blind,)):
@@ -348,14 +381,14 @@ def test_every_metric_of_a_manifest_has_an_analysis(kind: MetricType, method: Me
     experiment = manifest().experiment
     assert isinstance(experiment, Experiment)
     spec = guardrail_spec(guardrail, experiment)
-    assert spec.kind in Kind
+    assert spec.kind in EffectKind
     assert spec.better == Direction(better.value)
     assert design(guardrail, experiment).method in Analysis
     assert MetricKind(kind.value)
 
 
-@pytest.mark.parametrize(("conclusion", "kind"), [*itertools.product(Conclusion, Kind)])
-def test_every_conclusion_has_its_sentence_and_its_evidence(conclusion: Conclusion, kind: Kind) -> None:
+@pytest.mark.parametrize(("conclusion", "kind"), [*itertools.product(Conclusion, EffectKind)])
+def test_every_conclusion_has_its_sentence_and_its_evidence(conclusion: Conclusion, kind: EffectKind) -> None:
     look = MetricLook(
         name="cost",
         kind=kind,
@@ -384,7 +417,7 @@ def test_every_conclusion_has_its_sentence_and_its_evidence(conclusion: Conclusi
 @pytest.mark.parametrize(("direction", "method"), [*itertools.product(Direction, Analysis)])
 def test_every_direction_has_a_sign(direction: Direction, method: Analysis) -> None:
     spec = MetricSpec(
-        name="m", kind=Kind.MEAN, better=direction, margin=0.1, method=method, planned_information=1.0
+        name="m", kind=EffectKind.MEAN, better=direction, margin=0.1, method=method, planned_information=1.0
     )
     assert spec.harm_sign() == (1 if direction is Direction.LOWER else -1)
 
@@ -403,7 +436,7 @@ def test_every_truth_judges_every_peer(truth: Truth) -> None:
 
 def test_every_table_that_is_looked_up_by_a_member_has_them_all() -> None:
     tiers = get_args(RolloutManifest.model_fields["tier"].annotation)
-    assert set(peers_table._COLOUR) == set(Judgement)
+    assert set(words._COLOUR) == set(Judgement)
     assert set(data_docs._COLOUR) == set(page_module._VERDICT) == set(Verdict)
     assert set(INGEST) == set(WINDOWS) == set(tiers)
     assert set(KINDS) == set(MetricType)
@@ -435,8 +468,8 @@ def test_a_missing_value_is_zero_or_left_out(missing: Missing) -> None:
 
 
 def test_every_deployment_mode_has_its_counters_and_every_wait_its_limit() -> None:
-    assert {mode: BY_MODE[mode] in PRESETS for mode in kserve_mode.Mode} == dict.fromkeys(
-        kserve_mode.Mode, True
+    assert {mode: BY_MODE[mode] in PRESETS for mode in kserve_mode.DeploymentMode} == dict.fromkeys(
+        kserve_mode.DeploymentMode, True
     )
     assert all(Timing().of(patience) > 0 for patience in Patience)
     assert set(get_args(Durability)) == {"process", "power"}

@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.manifest.load import load_models
+from pipelines.core.manifest.load import load_models
 
 ROOT = Path(__file__).resolve().parent.parent
+
 README = (ROOT / "README.md").read_text()
+
 COMMANDS = sorted(set(re.findall(r"`?\bmake ([a-z-]+)\b`?", README)))
+
 LINKS = sorted(
     {target.split("#")[0] for target in re.findall(r"\]\(([^)]+)\)", README) if "://" not in target}
 )

@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.sequential_parts.rows import row
-from pipelines.statistics.mixtures import harm_mixture
+from pipelines.core.statistics.binomial import harm_mixture
 
 ALPHA = 0.05
+
 RATIOS = (1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 50.0)
+
 MOST_EVENTS = 30_000
 
 

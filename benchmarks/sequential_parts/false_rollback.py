@@ -12,17 +12,24 @@ from typing import Any
 import numpy as np
 
 from benchmarks.sequential_parts.rows import row, upper_95
-from pipelines.statistics.bounds import ENOUGH_EVENTS, EXACT_PART
-from pipelines.statistics.difference import Buckets, log_e_below_path
-from pipelines.statistics.effects import Kind, Stratum, stratified_effect
-from pipelines.statistics.mixtures import harm_mixture
-from pipelines.statistics.sequences import AsymptoticSequence, critical_z_one_sided, is_enough, planned_scale
-from pipelines.statistics.sums import Sums
+from pipelines.core.statistics.binomial import harm_mixture
+from pipelines.core.statistics.effects import EffectKind, Stratum, Sums, stratified_effect
+from pipelines.core.statistics.proportions import ENOUGH_EVENTS, EXACT_PART, Buckets, log_e_below_path
+from pipelines.core.statistics.sequences import (
+    AsymptoticSequence,
+    critical_z_one_sided,
+    is_enough,
+    planned_scale,
+)
 
 ALPHA = 0.05
+
 GUARDRAILS = (1, 5, 20)
+
 LOOKS = 200
+
 SPLITS = {"50/50": 0.5, "10/90": 0.1, "1/99": 0.01}
+
 RATES = (0.001, 0.005, 0.02, 0.05)
 
 
@@ -87,7 +94,7 @@ def _revenue(rng: np.random.Generator, paths: int, share: float) -> np.ndarray:
         n1 = rng.binomial(units, share, looks)
         one, zero = (_purchases(rng, n) for n in (n1, units - n1))
         for a, b in zip(zero, one, strict=True):
-            effect = stratified_effect([Stratum(a, b)], Kind.MEAN)
+            effect = stratified_effect([Stratum(a, b)], EffectKind.MEAN)
             if effect is not None and is_enough(effect):
                 largest[path] = max(largest[path], sequence.log_e_above(effect))
     return largest

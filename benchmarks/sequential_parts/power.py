@@ -8,19 +8,22 @@ from typing import Any
 import numpy as np
 
 from benchmarks.sequential_parts.rows import row
-from pipelines.statistics.baseline import Baseline
-from pipelines.statistics.effects import Kind
-from pipelines.statistics.group_sequential import boundaries
-from pipelines.statistics.planning import Target, plan
-from pipelines.statistics.power import Design, Method
-from pipelines.statistics.sequences import planned_scale
+from pipelines.core.statistics.effects import EffectKind
+from pipelines.core.statistics.group_sequential import boundaries
+from pipelines.core.statistics.planning import Baseline, Target, plan
+from pipelines.core.statistics.power import Design, SequentialMethod
+from pipelines.core.statistics.sequences import planned_scale
 
 ALPHA = 0.05
+
 SHARES = (0.1, 0.3, 0.5)
+
 EFFECTS = {"proportion": (0.1, 0.2), "mean": (0.05, 0.1), "skewed mean": (0.1, 0.2)}
 """Relative, per kind: the more a metric varies, the larger, so that a run stays affordable."""
+
 POWERS = (0.7, 0.8, 0.9)
-METHODS = ((Method.ANYTIME, 25), (Method.GROUP_SEQUENTIAL, 5))
+
+METHODS = ((SequentialMethod.ANYTIME, 25), (SequentialMethod.GROUP_SEQUENTIAL, 5))
 
 
 def rows(runs: int, seed: int) -> Iterator[dict[str, Any]]:
@@ -61,7 +64,7 @@ def _realised(
     share: float,
     effect: float,
     power: float,
-    method: Method,
+    method: SequentialMethod,
     looks: int,
 ) -> float:
     """Power reached with the units that the plan asks for."""
@@ -71,7 +74,7 @@ def _realised(
     design = Design(method=method, alpha=ALPHA, looks=looks)
     baseline = Baseline(
         name=kind,
-        kind=Kind.PROPORTION if kind == "proportion" else Kind.MEAN,
+        kind=EffectKind.PROPORTION if kind == "proportion" else EffectKind.MEAN,
         value=base,
         variance=variance,
         kurtosis=3 + 6 * variance / base**2 if kind == "skewed mean" else 3,
@@ -82,7 +85,7 @@ def _realised(
     sums1 = _sums(rng, kind, base * (1 + effect), variance, n1, (runs, looks))
     sums0 = _sums(rng, kind, base, variance, n0, (runs, looks))
     z, spread = _z(sums1, sums0, n1, n0)
-    if method is Method.ANYTIME:
+    if method is SequentialMethod.ANYTIME:
         tau2 = planned_scale(alpha=ALPHA, information=design.information(difference, power))
         v = tau2 / spread
         bound = np.sqrt((1 + 1 / v) * (-2 * math.log(ALPHA) + np.log1p(v)))

@@ -1,1 +1,1 @@
-"""The story that `make demo` tells: one good version is promoted, two harmful ones are taken out."""
+"""`make demo`: a story of four versions of the flight model."""

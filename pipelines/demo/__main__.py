@@ -11,21 +11,24 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from pipelines.core.errors import ManifestError, RampgateError
+from pipelines.core.manifest.load import Model
 from pipelines.demo.console import Console
 from pipelines.demo.measurements import answered_in_lake, code_location_cpu_seconds, rollout_record
-from pipelines.demo.story import ACTS, Story
-from pipelines.errors import ManifestError, RampgateError
-from pipelines.manifest.load import Model
+from pipelines.demo.story import ACTS, DemoStory
 from pipelines.platform.control import down, up
 from pipelines.platform.parts import parts
-from resources.lake.counts import Counts, counts
+from pipelines.rollouts.systems import Systems
+from resources.lake.schema import RowCounts, counts
 from resources.settings import ROOT, Settings
-from resources.systems import Systems
 
 RATE = 40.0
 """Requests a second: what two cores serve beside the platform itself."""
+
 OUTCOME_DELAY = 3.0
+
 STEPS = len(ACTS) + 2
+
 LAKE_PATIENCE_SECONDS = 150.0
 
 
@@ -51,7 +54,7 @@ def _run(settings: Settings, console: Console) -> int:
     systems = _fresh_platform(settings, console)
     model = _model(systems)
     tally = settings.home / "tally.json"
-    story = Story(systems, model, console)
+    story = DemoStory(systems, model, console)
     traffic: list[subprocess.Popen[bytes]] = []
 
     def begin_traffic() -> None:
@@ -89,7 +92,7 @@ def _model(systems: Systems) -> Model:
     raise ManifestError(f"no model with a training recipe in {systems.settings.manifests}")
 
 
-def _acts(console: Console, story: Story, begin_traffic: Callable[[], None]) -> None:
+def _acts(console: Console, story: DemoStory, begin_traffic: Callable[[], None]) -> None:
     """One act after the other; the next version is trained while the present one is rolled out."""
     with ThreadPoolExecutor(max_workers=1) as trainer:
         trained = [trainer.submit(story.train, act) for act in ACTS[:1]]
@@ -136,7 +139,7 @@ def _report(systems: Systems, model: Model, console: Console, tally: dict[str, A
     return report
 
 
-def _await_lake(systems: Systems, model: Model, tally: dict[str, Any], console: Console) -> Counts:
+def _await_lake(systems: Systems, model: Model, tally: dict[str, Any], console: Console) -> RowCounts:
     """The schedule loads the last segments; the demo only waits for it."""
     deadline = time.monotonic() + LAKE_PATIENCE_SECONDS
     while True:

@@ -4,7 +4,7 @@ from typing import Any
 
 import httpx
 
-from pipelines.errors import RampgateError
+from pipelines.core.errors import RampgateError
 
 _LAUNCH = """
 mutation($location: String!, $job: String!, $config: RunConfigData!) {
@@ -18,10 +18,12 @@ mutation($location: String!, $job: String!, $config: RunConfigData!) {
     ... on RunConfigValidationInvalid { errors { message } }
   }
 }"""
+
 _LOCATIONS = """
 { workspaceOrError { ... on Workspace { locationEntries {
     name loadStatus locationOrLoadError { __typename ... on PythonError { message } }
 } } } }"""
+
 _RUN = "query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
 
 

@@ -7,18 +7,17 @@ import sys
 from datetime import datetime
 from typing import Any
 
-from pipelines.rollout.decision import DecisionKind, End
-from pipelines.rollout.events import Decided, Event
-from pipelines.rollout.fold import fold
-from pipelines.rollout.state import RolloutState
-from pipelines.statistics.binomial import ConditionalBinomial, Counts
-from resources.experiment import past_looks
-from resources.guardrails.watch import harm_boundary
-from resources.lake.names import table
+from pipelines.core.rollout.events import Decided, DecisionKind, End, Event
+from pipelines.core.rollout.fold import fold
+from pipelines.core.rollout.state import RolloutState
+from pipelines.core.statistics.binomial import ConditionalBinomial, Counts
+from pipelines.experiments.looks import past_looks
+from pipelines.rollouts.guardrails import harm_boundary
+from pipelines.rollouts.systems import Systems
+from resources.lake.connection import table
 from resources.lake.schema import ANSWERED
-from resources.ledger import RolloutRow
+from resources.ledger.ledger import RolloutRow
 from resources.settings import ROOT
-from resources.systems import Systems
 
 BUCKET_SECONDS = 0.2
 """How finely the boundary's crossing is looked for in the prediction log."""

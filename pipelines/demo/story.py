@@ -5,15 +5,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipelines.core.errors import RampgateError
+from pipelines.core.manifest.load import Model
+from pipelines.core.rollout.events import Event
 from pipelines.demo.console import Console
 from pipelines.demo.dagster_api import DagsterApi
-from pipelines.errors import RampgateError
-from pipelines.manifest.load import Model
-from pipelines.rollout.events import Event
-from resources.naming import slug
-from resources.systems import Systems
+from pipelines.rollouts.naming import slug
+from pipelines.rollouts.systems import Systems
 
 POLL_SECONDS = 0.5
+
 _OVER = ("SUCCESS", "FAILURE", "CANCELED")
 
 
@@ -57,7 +58,7 @@ ACTS = (
 )
 
 
-class Story:
+class DemoStory:
     """Tells the acts one after the other. Everything it does, a person could do in Dagster's or MLflow's UI."""
 
     def __init__(self, systems: Systems, model: Model, console: Console) -> None:

@@ -22,12 +22,13 @@ from typing import Any
 import httpx
 import pandas as pd
 
-from assets.training.flight_data import DEPARTURE, FEATURES, LABEL, business_cost, load_flights
+from pipelines.demo.flight_data import DEPARTURE, FEATURES, LABEL, business_cost, load_flights
 from resources.files import write_whole
 from resources.links import Links
 from resources.settings import Settings
 
 TIMEOUT_SECONDS = 10.0
+
 OUTCOME_FILE_SECONDS = 1.0
 
 

@@ -1,1 +1,1 @@
-"""The platform on one machine: every part under one supervisord, on loopback, below `Settings.home`."""
+"""`make up`, `make down`, `make status`: every part on this machine."""

@@ -5,7 +5,7 @@ import os
 import sys
 import time
 
-from pipelines.errors import RampgateError
+from pipelines.core.errors import RampgateError
 from pipelines.platform.control import down, up
 from pipelines.platform.parts import DEFINITIONS, parts
 from pipelines.platform.status import status, table

@@ -16,6 +16,7 @@ from contextlib import suppress
 import psutil
 
 _MARK = "RAMPGATE_ALONE"
+
 _PATIENCE_SECONDS = 5.0
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipelines.platform.parts import Part, code_socket, runs_socket
 from resources.environment import confined
-from resources.serving.embedded import Layout
+from resources.serving.embedded.layout import Layout
 from resources.serving.embedded.predictors import escape
 from resources.settings import ROOT, Settings
 

@@ -10,29 +10,53 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from pipelines.errors import RampgateError, ServingError
-from pipelines.manifest.load import load_models
+import psutil
+
+from pipelines.core.errors import RampgateError, ServingError
+from pipelines.core.manifest.load import load_models
 from pipelines.platform.configuration import supervisord_file, write_configuration
-from pipelines.platform.occupied import holder
 from pipelines.platform.parts import Part
 from pipelines.platform.watch import Watch
-from resources.serving.embedded import Layout, restore, unserved
-from resources.serving.embedded.layout import LONGEST_SOCKET_PATH
-from resources.serving.embedded.ports import is_free
+from resources.serving.embedded.layout import LONGEST_SOCKET_PATH, Layout, is_free
+from resources.serving.embedded.restore import restore, unserved
 from resources.serving.embedded.supervisor import STOPPED, Supervisor, last_lines, wait_until
 from resources.settings import HOST, Settings
 
+
+def holder(port: int) -> str:
+    """`process 123 (python -m http.server)`, or `another process` where it cannot be told."""
+    try:
+        for connection in psutil.net_connections("tcp"):
+            if connection.status == psutil.CONN_LISTEN and connection.laddr[1:] == (port,) and connection.pid:
+                words = " ".join(psutil.Process(connection.pid).cmdline())
+                return f"process {connection.pid} ({words.strip()[:120]})"
+    except psutil.Error:  # ended meanwhile, or not for this user to know
+        return "another process"
+    return "another process"
+
+
+# Up and down: one supervisord, every part answering; then nothing left running.
+
+
 Say = Callable[[str], None]
+
 _POLL_SECONDS = 0.25
+
 _MEND_SECONDS = 10.0
+
 _OURS = {"supervisor", "ledger.db", "lake", "demo", "bench"}
 """Names in a home by which it is known for one."""
+
 _SOCKET = "/supervisor.sock.4194304"
 """Supervisord binds its socket under a name that ends in its process id; of these, Linux's largest."""
+
 LONGEST_HOME = LONGEST_SOCKET_PATH - len(_SOCKET)
+
 _NOT_IN_A_PATH = """# ? % " * [ \\ line breaks and blanks before ;"""
+
 _UNUSABLE = re.compile(r"""[#?%"*\[\\\n\r]|\s;""")
 """Ends or changes a gRPC address, a value in supervisord's file, or the pattern by which it finds predictors."""
+
 _OLD_SECONDS = 90.0
 """A part that was started longer ago than this is not starting any more."""
 

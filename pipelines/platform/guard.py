@@ -12,18 +12,27 @@ from typing import Any, NamedTuple
 log = logging.getLogger(__name__)
 
 Scope = MutableMapping[str, Any]
+
 Message = MutableMapping[str, Any]
+
 Receive = Callable[[], Awaitable[Message]]
+
 Send = Callable[[Message], Awaitable[None]]
+
 App = Callable[[Any, Any, Any], Awaitable[None]]
 """An ASGI application: scope, receive, send, which each library has types of its own for."""
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+
 JSON = frozenset({"application/json"})
+
 _READING = ("GET", "HEAD", "OPTIONS")
+
 _OTHER_SITES = ("cross-site", "same-site")
+
 _LONGEST = 100
 """Characters of a header that a message quotes."""
+
 _HEADERS = {
     b"x-content-type-options": b"nosniff",
     b"x-frame-options": b"SAMEORIGIN",

@@ -9,22 +9,29 @@ from typing import Any, NamedTuple
 import httpx
 
 from pipelines.platform.run_workers.client import RunHostError, ask
-from resources.serving.embedded.admin import Admin
+from resources.serving.envoy.admin import Admin
 from resources.serving.envoy.bootstrap import GATEWAY_HEALTH_PATH
 
 _TIMEOUT = 3.0
+
 HEARTBEAT_SECONDS = 100.0
 """Dagster's daemons send one every 30 s; Dagster itself calls one healthy for half an hour without."""
+
 _LOCATIONS = """{ workspaceOrError { __typename ... on Workspace { locationEntries {
   name loadStatus locationOrLoadError { __typename ... on PythonError { message } } } } } }"""
+
 _DAEMONS = """{ instance { daemonHealth { allDaemonStatuses {
   daemonType required healthy lastHeartbeatTime lastHeartbeatErrors { message } } } } }"""
+
 _SWITCHES = """{ workspaceOrError { ... on Workspace { locationEntries { name locationOrLoadError {
   ... on RepositoryLocation { repositories {
     sensors { name description defaultStatus sensorState { status } }
     schedules { name description defaultStatus scheduleState { status } } } } } } } } }"""
+
 _NO_PING = {"UNAVAILABLE": "nothing listens", "DEADLINE_EXCEEDED": f"silent for {_TIMEOUT:g} s"}
+
 _NO_CODE = "the process that holds the code is gone"
+
 _RELOAD = "mutation { reloadWorkspace { __typename } }"
 
 

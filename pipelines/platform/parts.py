@@ -11,14 +11,15 @@ import envoy
 
 from pipelines.platform import health
 from resources.links import Links
-from resources.serving.embedded import Layout
-from resources.serving.embedded.layout import gateway_of
+from resources.serving.embedded.layout import Layout, gateway_of
 from resources.serving.envoy.clusters import HEALTH_PATH
 from resources.settings import HOST, ROOT, Settings
 
 DEFINITIONS = "pipelines.definitions"
+
 BEAT_SECONDS = 90.0
 """A round of the watch in which nothing answers takes less."""
+
 _BIN = Path(sys.executable).parent
 
 

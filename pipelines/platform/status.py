@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipelines.errors import ServingError
+from pipelines.core.errors import ServingError
 from pipelines.platform import health
 from pipelines.platform.parts import Part, predictor
-from resources.platform_alerts import switched_off
-from resources.serving.embedded import Layout
+from resources.notifier import switched_off
+from resources.serving.embedded.layout import Layout
 from resources.serving.embedded.supervisor import Process, Supervisor
 from resources.settings import Settings
 

@@ -8,22 +8,25 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from pipelines.errors import RampgateError, ServingError
+from pipelines.core.errors import RampgateError, ServingError
 from pipelines.platform import health
 from pipelines.platform.parts import Part, beat_file, parts, predictor, switches_file
 from pipelines.platform.switches import last_look, look_now, write_look
 from resources.links import Links
-from resources.serving.embedded import Layout
 from resources.serving.embedded.gateway import turn_log_over
+from resources.serving.embedded.layout import Layout
 from resources.serving.embedded.supervisor import Process, Supervisor
 from resources.settings import Settings
 
 log = logging.getLogger(__name__)
 
 EVERY_SECONDS = 10.0
+
 SWITCHES_SECONDS = 60.0
 """How often Dagster is asked whether a sensor or schedule is off."""
+
 STEADY_SECONDS = 600.0
+
 _MOST_DOUBLINGS = 5
 
 Clock = Callable[[], float]
@@ -151,10 +154,9 @@ class Switches:
         write_look(path, look_now(off, last_look(path)))
 
     def _tell(self, off: Sequence[health.SwitchedOff]) -> None:
-        from resources.controller.controller import utc_now
-        from resources.ledger import Ledger
-        from resources.notifier import Notifier
-        from resources.platform_alerts import alert_switched_off
+        from pipelines.rollouts.controller import utc_now
+        from resources.ledger.ledger import Ledger
+        from resources.notifier import Notifier, alert_switched_off
 
         ledger = Ledger(self._settings.ledger_url)
         for each in off:
@@ -166,8 +168,8 @@ class Switches:
 def _say(settings: Settings, sentence: str) -> None:
     """In the log at once; as an alert, which Dagster delivers when it is back."""
     log.warning("%s", sentence)
-    from resources.ledger import Ledger
-    from resources.platform_alerts import platform_alert
+    from resources.ledger.ledger import Ledger
+    from resources.notifier import platform_alert
 
     name, stamp = sentence.split()[0], time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
     try:

@@ -5,10 +5,9 @@ from typing import Any, NamedTuple
 
 from duckdb import DuckDBPyConnection
 
-from resources.lake.connection import Lake
-from resources.lake.names import identifier, table
+from resources.lake.connection import Lake, identifier, table
 from resources.lake.schema import ANSWERED, exists, fields
-from resources.signature import SQL_NUMBERS
+from resources.registry.signature import SQL_NUMBERS
 
 
 class ColumnAgreement(NamedTuple):

@@ -6,15 +6,14 @@ from typing import Any, NamedTuple
 
 from duckdb import DuckDBPyConnection
 
-from pipelines.statistics.sums import Cell, Sums
-from resources.lake.cohorts import exposures, make_cohort
+from pipelines.core.statistics.effects import Cell, Sums
 from resources.lake.connection import Lake
 from resources.lake.experiment import ExperimentQuery, MetricQuery
 from resources.lake.schema import Fields, fields
-from resources.lake.unit_values import make_unit_values
+from resources.lake.unit_values import exposures, make_cohort, make_unit_values
 
 
-class StepUnits(NamedTuple):
+class LoggedUnits(NamedTuple):
     """Distinct units first exposed at one step, crossovers included: what a sample ratio is tested on."""
 
     step: int
@@ -38,7 +37,7 @@ class Collected(NamedTuple):
     """What one reading of the lake gives to a look."""
 
     cells: list[Cell]
-    units: list[StepUnits]
+    units: list[LoggedUnits]
     coverage: Coverage
 
 
@@ -71,7 +70,7 @@ def cells(lake: Lake, model: str, query: ExperimentQuery) -> list[Cell]:
         return _all_cells(connection, model, query, columns)
 
 
-def units_per_step(lake: Lake, model: str, query: ExperimentQuery) -> list[StepUnits]:
+def units_per_step(lake: Lake, model: str, query: ExperimentQuery) -> list[LoggedUnits]:
     """Distinct units per variant and step of first exposure, mature or not."""
     with lake.connect() as connection:
         fields(connection, model)
@@ -105,12 +104,12 @@ def cells_of_values(connection: DuckDBPyConnection, query: ExperimentQuery) -> l
     return [cell for i, metric in enumerate(query.metrics) for cell in _cells(i, metric, rows)]
 
 
-def _units(connection: DuckDBPyConnection) -> list[StepUnits]:
+def _units(connection: DuckDBPyConnection) -> list[LoggedUnits]:
     rows: list[Any] = connection.execute(
         "SELECT step, count(*) FILTER (NOT challenger), count(*) FILTER (challenger)"
         " FROM cohort GROUP BY step ORDER BY step"
     ).fetchall()
-    return [StepUnits(*row) for row in rows]
+    return [LoggedUnits(*row) for row in rows]
 
 
 def _coverage(connection: DuckDBPyConnection, model: str, query: ExperimentQuery) -> Coverage:

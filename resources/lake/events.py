@@ -14,15 +14,17 @@ from typing import Any
 
 from duckdb import DuckDBPyConnection
 
-from pipelines.manifest.model import PredictionLog
-from resources.lake.names import identifier, literal
-from resources.lake.quarantine import has_nul, moment, no_moment
+from pipelines.core.manifest.model import PredictionLog
+from resources.lake.connection import identifier, literal
 from resources.lake.schema import ANSWERED, Fields
+from resources.lake.segments import has_nul, moment, no_moment
 from resources.prediction_log.cloudevents import LEFT_OUT, LONGEST_ID, REQUEST, RESPONSE
 
 _TENSORS = "STRUCT(name VARCHAR, shape BIGINT[], datatype VARCHAR, data JSON)[]"
+
 _DEEPEST = 6
 """Dimensions of nested data: more than a batch of videos has."""
+
 _LINE = (
     "{id: 'VARCHAR', type: 'VARCHAR', time: 'VARCHAR', source: 'VARCHAR', latencyms: 'DOUBLE', status: 'INTEGER',"
     """ metadata: 'STRUCT("x-unit-id" VARCHAR[], "x-assignment" VARCHAR[], "x-call-id" VARCHAR[],"""
@@ -201,7 +203,9 @@ _RECORD_ID = (
     f"CASE WHEN strlen(id) > {LONGEST_ID} OR {has_nul('id')} THEN 'sha256-' || sha256(id) ELSE id END"
 )
 """A caller's own `Ce-Id` may be of any length: both halves of a record have it, and must find each other."""
+
 _HEADERS = ("x-unit-id", "x-request-id", "x-call-id", "x-assignment")
+
 _LEFT_OUT = (
     f"""nullif(concat_ws(', ', metadata."{LEFT_OUT}"[1], {", ".join(map(_too_long, _HEADERS))}), '')"""
 )

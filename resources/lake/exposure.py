@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from resources.lake.connection import Lake
-from resources.lake.names import table
+from resources.lake.connection import Lake, table
 from resources.lake.schema import fields
 
 

@@ -8,16 +8,17 @@ from pathlib import Path
 
 from duckdb import DuckDBPyConnection
 
-from pipelines.manifest.model import PredictionLog
-from resources.lake import quarantine, segments
+from pipelines.core.manifest.model import PredictionLog
+from resources.lake import segments
 from resources.lake.connection import Lake
 from resources.lake.events import problem, read_events
 from resources.lake.pairing import load_pairs, waiting_halves
-from resources.lake.quarantine import Unusable
 from resources.lake.schema import Fields, ensure_tables, exists, fields, upgrade_tables
-from resources.signature import ModelSchema
+from resources.lake.segments import Unusable
+from resources.registry.signature import ModelSchema
 
 SOURCE = "predictions"
+
 DEFAULT = PredictionLog()
 
 
@@ -69,7 +70,7 @@ def ingest_predictions(
         loading = _Loading(lake, connection, model, fields(connection, model), limits, duplicates_within)
         waiting = segments.not_loaded(connection, model, SOURCE, directory)
         for paths in segments.portions(waiting, portion_bytes):
-            for part in quarantine.load_what_can_be(lake, connection, model, SOURCE, paths, loading.load):
+            for part in segments.load_what_can_be(lake, connection, model, SOURCE, paths, loading.load):
                 report = _plus(report, part or IngestReport(segments=1, bad=1))
         return replace(report, unpaired=waiting_halves(connection, model))
 
@@ -101,12 +102,12 @@ class _Loading:
     def _read(self, paths: Sequence[Path]) -> Unusable:
         """Fill `events`; returns what went to the quarantine instead."""
         longest = max(segments.LONGEST_LINE, 4 * self.limits.max_bytes)
-        with quarantine.short_lines(paths, longest, self.lake.scratch) as (readable, long):
+        with segments.short_lines(paths, longest, self.lake.scratch) as (readable, long):
             limit = segments.line_limit(readable, longest)
             read_events(self.connection, readable, *self.columns, limits=self.limits, longest_line=limit)
             found = dict(self.connection.execute("SELECT segment, lines FROM malformed").fetchall())
             why = partial(problem, max_rows=self.limits.max_rows)
-            return quarantine.explain(readable, found, why).with_more(long)
+            return segments.explain(readable, found, why).with_more(long)
 
 
 def _commit(
@@ -124,7 +125,7 @@ def _commit(
         connection.execute("DELETE FROM events WHERE list_contains($taken, segment)", {"taken": list(taken)})
         bad = bad.without(taken)
     loaded = load_pairs(connection, model, SOURCE, columns, duplicates_within)
-    quarantine.put(connection, model, SOURCE, bad.lines)
+    segments.put(connection, model, SOURCE, bad.lines)
     fresh = [path.name for path in paths if path.name not in taken]
     wrong = bad.counts + loaded.misfits
     if fresh:

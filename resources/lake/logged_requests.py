@@ -9,14 +9,14 @@ from typing import Any, cast
 import numpy as np
 from duckdb import DuckDBPyConnection
 
-from pipelines.manifest.model import RolloutManifest
-from resources.lake.connection import Lake
-from resources.lake.names import identifier, table
+from pipelines.core.manifest.model import RolloutManifest
+from resources.lake.connection import Lake, identifier, table
 from resources.lake.schema import ANSWERED, KEY, exists, fields, one_request
-from resources.signature import Column, ModelSchema
+from resources.registry.signature import Column, ModelSchema
 
 _SKEW = dt.timedelta(seconds=5)
 """How far the clocks of whoever predicts and whoever observes may disagree."""
+
 _ANSWERED = f"p.version = $champion AND p.assignment = 'weighted' AND p.{ANSWERED}"
 
 Row = Mapping[str, Any]

@@ -7,9 +7,8 @@ from typing import NamedTuple
 
 from duckdb import DuckDBPyConnection
 
-from resources.lake import quarantine, segments
-from resources.lake.connection import Lake
-from resources.lake.names import table
+from resources.lake import segments
+from resources.lake.connection import Lake, table
 from resources.lake.schema import exists
 
 
@@ -71,7 +70,7 @@ def remove_loaded(
     with lake.connect() as connection:
         if not exists(connection, model):
             return 0
-        kept = quarantine.whole_segments(connection, model, source)
+        kept = segments.whole_segments(connection, model, source)
         names = [name for name in segments.loaded(connection, model, source, list(old)) if name not in kept]
     for name in names:
         old[name].unlink(missing_ok=True)

@@ -11,13 +11,13 @@ from typing import Any
 
 from duckdb import DuckDBPyConnection
 
-from resources.lake import quarantine, segments
-from resources.lake.connection import Lake
-from resources.lake.names import table
-from resources.lake.quarantine import Unusable
+from resources.lake import segments
+from resources.lake.connection import Lake, table
 from resources.lake.schema import KEY, exists, upgrade_tables
+from resources.lake.segments import Unusable
 
 SOURCE = "outcomes"
+
 SKEW = timedelta(minutes=5)
 """How far clocks may disagree before an outcome counts as seen in the future, or before its exposure."""
 
@@ -66,16 +66,16 @@ def ingest_outcomes(
             found = len(list(directory.glob("*.jsonl"))) if directory.is_dir() else 0
             return OutcomeReport(postponed=found)
         upgrade_tables(lake, connection, model)
-        loading = _Loading(lake, connection, model, latest, (duplicates_within, exposed_within))
+        loading = _OutcomeLoading(lake, connection, model, latest, (duplicates_within, exposed_within))
         waiting = segments.not_loaded(connection, model, SOURCE, directory)
         for paths in segments.portions(waiting, portion_bytes):
-            for part in quarantine.load_what_can_be(lake, connection, model, SOURCE, paths, loading.load):
+            for part in segments.load_what_can_be(lake, connection, model, SOURCE, paths, loading.load):
                 report = _plus(report, part or OutcomeReport(segments=1, bad=1))
     return report
 
 
 @dataclass(frozen=True)
-class _Loading:
+class _OutcomeLoading:
     """What is the same for all portions of one call."""
 
     lake: Lake
@@ -86,7 +86,7 @@ class _Loading:
 
     def load(self, paths: Sequence[Path]) -> OutcomeReport:
         """One portion, in one transaction."""
-        with quarantine.short_lines(paths, segments.LONGEST_LINE, self.lake.scratch) as (readable, long):
+        with segments.short_lines(paths, segments.LONGEST_LINE, self.lake.scratch) as (readable, long):
             bad = _read(self.connection, readable, self.latest).with_more(long)
         commit = partial(_commit, model=self.model, paths=paths, bad=bad, windows=self.windows)
         return self.lake.transaction(commit, self.connection)
@@ -98,9 +98,9 @@ def _read(connection: DuckDBPyConnection, paths: Sequence[Path], latest: datetim
         f"""
         CREATE OR REPLACE TEMP TABLE parsed AS
         SELECT *, id IS NOT NULL AND key IS NOT NULL AND seen_at IS NOT NULL AND len(map_keys("values")) > 0
-            AND NOT {quarantine.has_nul("id")} AND NOT {quarantine.has_nul("key")} AS usable
+            AND NOT {segments.has_nul("id")} AND NOT {segments.has_nul("key")} AS usable
         FROM (
-            SELECT id, key, {quarantine.moment('"at"')} AS seen_at, "values", parse_filename(filename) AS segment
+            SELECT id, key, {segments.moment('"at"')} AS seen_at, "values", parse_filename(filename) AS segment
             FROM read_json($paths, format = 'newline_delimited', columns = {_LINE}, ignore_errors = true,
                 filename = true, maximum_object_size = {segments.line_limit(paths, segments.LONGEST_LINE)})
         )""",
@@ -111,7 +111,7 @@ def _read(connection: DuckDBPyConnection, paths: Sequence[Path], latest: datetim
         CREATE OR REPLACE TEMP TABLE items AS
         SELECT *, CASE
             WHEN seen_at > $latest THEN concat('seen at ', seen_at, ', in the future')
-            WHEN {quarantine.has_nul("metric")} THEN 'a metric''s name has a NUL'
+            WHEN {segments.has_nul("metric")} THEN 'a metric''s name has a NUL'
             WHEN text IS NULL THEN metric || ' == null'
             WHEN value IS NULL THEN concat(metric, ' == ', left(text, 80), ', not a number')
             WHEN NOT isfinite(value) THEN concat(metric, ' == ', value, ', not finite')
@@ -127,7 +127,7 @@ def _read(connection: DuckDBPyConnection, paths: Sequence[Path], latest: datetim
     rows = connection.execute(
         "SELECT segment, count(*) FROM parsed WHERE usable IS NOT TRUE GROUP BY segment"
     ).fetchall()
-    return quarantine.explain(paths, dict(rows), _problem)
+    return segments.explain(paths, dict(rows), _problem)
 
 
 def _commit(
@@ -149,7 +149,7 @@ def _commit(
     bad_per_segment = bad.counts + wrong
     loaded = _append(connection, model, windows[0])
     _quarantine_values(connection, model)
-    quarantine.put(connection, model, SOURCE, bad.lines)
+    segments.put(connection, model, SOURCE, bad.lines)
     segments.record(
         connection, model, SOURCE, [(name, loaded[name], bad_per_segment[name]) for name in fresh]
     )
@@ -233,7 +233,7 @@ def _problem(event: dict[str, Any]) -> str | None:
             return f"no {name}"
         if "\0" in str(event[name]):
             return f"{name} has a NUL"
-    wrong = quarantine.no_moment("at", event.get("at"))
+    wrong = segments.no_moment("at", event.get("at"))
     if wrong is not None:
         return wrong
     if not isinstance(event.get("values"), dict) or not event["values"]:

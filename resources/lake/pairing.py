@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from duckdb import DuckDBPyConnection
 
+from resources.lake.connection import table
 from resources.lake.events import place, tensor_struct
-from resources.lake.names import table
 from resources.lake.schema import ANSWERED, Fields
 
 
@@ -107,7 +107,9 @@ _NTH_USE = """CASE
         PARTITION BY record_id, revision ORDER BY seen_at, kind ROWS UNBOUNDED PRECEDING)) END"""
 """Which use of an id a half belongs to: in the order they came, if none is missing; else a response belongs to the last
 request before it, for KServe's logger keeps no response that is not 200."""
+
 _BOTH = "whole JOIN events r ON r.rowid = request JOIN events s ON s.rowid = response"
+
 _SHARED = """
     r.request_id, coalesce(r.caller_id, s.caller_id) AS caller_id, r.revision,
     coalesce(r.unit_id, s.unit_id) AS unit_id,
@@ -118,7 +120,9 @@ _SHARED = """
     coalesce(s.latency_ms, epoch_ms(s.seen_at) - epoch_ms(r.seen_at)) AS latency_ms,
     coalesce(s.status, 200) AS status,
     s.segment"""
+
 _FIRST_ROWS = f'SELECT {_SHARED}, 0 AS "row", r.features, s.outputs FROM {_BOTH}'
+
 _MISFITS = """
     SELECT $source AS source, segment, NULL::BIGINT AS line, wrong AS reason, 'request ' || request_id AS raw,
         now() AS quarantined_at

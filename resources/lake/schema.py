@@ -1,20 +1,21 @@
 """A model's tables: typed from its signature, and grown when a new version needs more."""
 
 from collections.abc import Collection, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import duckdb
 from duckdb import DuckDBPyConnection
 
-from pipelines.errors import LakeError, SignatureConflict
-from resources.lake.connection import Lake
-from resources.lake.names import identifier, table
-from resources.signature import KINDS, Column, ModelSchema
+from pipelines.core.errors import LakeError, SignatureConflict
+from resources.lake.connection import Lake, identifier, table
+from resources.registry.signature import KINDS, Column, ModelSchema
 
 ANSWERED = "status BETWEEN 200 AND 299"
 """SQL of what makes a row of `predictions` an answer; anything else is an error, as in the serving side's counters."""
 
 KEY = "coalesce(caller_id, request_id)"
 """SQL of what outcomes know a request by: the id that its caller gave it or was told."""
+
 _LATER: Mapping[str, tuple[str, ...]] = {
     "predictions": ("caller_id",),
     "unpaired": ("record_id", "caller_id"),
@@ -24,6 +25,7 @@ _LATER: Mapping[str, tuple[str, ...]] = {
 _WIDENS = {
     ("INTEGER", "BIGINT"), ("INTEGER", "DOUBLE"), ("BIGINT", "DOUBLE"), ("FLOAT", "DOUBLE"),
 }  # fmt: skip
+
 _WORDS = {kind.sql: name for name, kind in KINDS.items()}
 
 Fields = dict[str, str]
@@ -246,3 +248,44 @@ def _existing(connection: DuckDBPyConnection, model: str) -> tuple[Fields, Field
 
 def _struct(columns: Fields) -> str:
     return "STRUCT(" + ", ".join(f"{identifier(name)} {kind}" for name, kind in columns.items()) + ")"
+
+
+# What the lake holds of a model, in numbers.
+
+
+class RowCounts(NamedTuple):
+    """Numbers for reports; all 0 before the first ingestion."""
+
+    requests: int = 0
+    """Distinct request ids."""
+    rows: int = 0
+    duplicates: int = 0
+    """Rows beyond one per (request id, revision, time, row)."""
+    failed: int = 0
+    """Distinct request ids with an answer of any status but 2xx."""
+    outcomes: int = 0
+    """Outcome values."""
+    unpaired: int = 0
+    quarantined: int = 0
+    segments: int = 0
+
+
+def counts(lake: Lake, model: str) -> RowCounts:
+    """Reads whole tables: for reports, not for every tick."""
+    with lake.connect() as connection:
+        if not exists(connection, model):
+            return RowCounts()
+        row: Any = connection.execute(
+            f"""
+            SELECT count(DISTINCT request_id), sum(copies), sum(copies) - count(*),
+                count(DISTINCT request_id) FILTER (failed),
+                (SELECT count(*) FROM {table(model, "outcomes")}),
+                (SELECT count(*) FROM {table(model, "unpaired")}),
+                (SELECT count(*) FROM {table(model, "quarantine")}),
+                (SELECT count(*) FROM {table(model, "segments")})
+            FROM (
+                SELECT request_id, count(*) AS copies, bool_or(NOT ({ANSWERED})) AS failed
+                FROM {table(model, "predictions")} GROUP BY request_id, revision, requested_at, "row"
+            )"""
+        ).fetchone()
+    return RowCounts(*(int(value or 0) for value in row))

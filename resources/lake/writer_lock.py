@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
 
-from pipelines.errors import LakeError
+from pipelines.core.errors import LakeError
 from resources.files import lock
 
 _POSTGRES_KEY = 5_202_611_271

@@ -11,9 +11,8 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, String, func, insert, select, type_coerce, update
 
-from pipelines.errors import LedgerConflict
-from resources.ledger.database import Database
-from resources.ledger.tables import COUNTER_BUCKETS, LOOKS, SEEN
+from pipelines.core.errors import LedgerConflict
+from resources.ledger.database import COUNTER_BUCKETS, LOOKS, SEEN, Database
 
 _MINUTE_LENGTH = 16
 """Characters of `2026-01-01T00:00`, the minute of the ledger's times."""
@@ -34,14 +33,14 @@ class CounterBucket:
     champion_events: float
 
 
-class Seen(NamedTuple):
+class SeenCounters(NamedTuple):
     """The last cumulative counters read; `revision` is what the next write must name."""
 
     revision: int
     value: str
 
 
-class Look(NamedTuple):
+class StoredLook(NamedTuple):
     """One planned look at an experiment, with its inputs and results as JSON."""
 
     number: int
@@ -68,7 +67,9 @@ class CounterStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def append(self, buckets: Iterable[CounterBucket], *, key: str, value: str, after: Seen | None) -> Seen:
+    def append(
+        self, buckets: Iterable[CounterBucket], *, key: str, value: str, after: SeenCounters | None
+    ) -> SeenCounters:
         """Add buckets and move the watermark `key` from `after` to `value`. Raises LedgerConflict."""
         with self._database.writing(f"counters {key}") as connection:
             moved = _move(connection, key, value, after)
@@ -77,12 +78,12 @@ class CounterStore:
                 connection.execute(insert(COUNTER_BUCKETS), rows)
         return moved
 
-    def seen(self, key: str) -> Seen | None:
+    def seen(self, key: str) -> SeenCounters | None:
         """The watermark; None before the first."""
         query = select(SEEN.c.revision, SEEN.c.value).where(SEEN.c.key == key)
         with self._database.reading() as connection:
             row = connection.execute(query).first()
-        return None if row is None else Seen(*row)
+        return None if row is None else SeenCounters(*row)
 
     def buckets(self, rollout_id: str, metric: str | None = None) -> tuple[CounterBucket, ...]:
         """All buckets of a rollout in the order of time."""
@@ -122,13 +123,15 @@ class CounterStore:
         with self._database.reading() as connection:
             return sorted(connection.execute(query).scalars())
 
-    def add_look(self, rollout_id: str, name: str, look: Look) -> None:
+    def add_look(self, rollout_id: str, name: str, look: StoredLook) -> None:
         """Keep a look for good. Raises LedgerConflict where that number is taken."""
         row = {"rollout_id": rollout_id, "name": name, **look._asdict()}
         with self._database.writing(f"look {look.number} at {name}") as connection:
             connection.execute(insert(LOOKS).values(**row))
 
-    def looks(self, rollout_id: str, name: str, numbers: Collection[int] | None = None) -> tuple[Look, ...]:
+    def looks(
+        self, rollout_id: str, name: str, numbers: Collection[int] | None = None
+    ) -> tuple[StoredLook, ...]:
         """Looks so far, in order; with `numbers` those alone."""
         query = (
             select(LOOKS.c.number, LOOKS.c.at, LOOKS.c.body)
@@ -138,18 +141,18 @@ class CounterStore:
         if numbers is not None:
             query = query.where(LOOKS.c.number.in_(numbers))
         with self._database.reading() as connection:
-            return tuple(Look(*row) for row in connection.execute(query))
+            return tuple(StoredLook(*row) for row in connection.execute(query))
 
 
-def _move(connection: Connection, key: str, value: str, after: Seen | None) -> Seen:
+def _move(connection: Connection, key: str, value: str, after: SeenCounters | None) -> SeenCounters:
     if after is None:
         connection.execute(insert(SEEN).values(key=key, revision=1, value=value))
-        return Seen(1, value)
+        return SeenCounters(1, value)
     change = update(SEEN).where(SEEN.c.key == key, SEEN.c.revision == after.revision)
     result = connection.execute(change.values(revision=after.revision + 1, value=value))
     if result.rowcount != 1:
         raise LedgerConflict(f"counters {key}: another watcher has moved on from revision {after.revision}")
-    return Seen(after.revision + 1, value)
+    return SeenCounters(after.revision + 1, value)
 
 
 def _end_of(minute: str) -> datetime:

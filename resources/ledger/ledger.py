@@ -1,19 +1,28 @@
-"""The ledger: an append-only table of rollout events, in SQLite or Postgres."""
+"""The ledger: what happened in every rollout, whose turn it is to act on one, and whom to tell."""
 
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
+import hashlib
+import logging
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Generator, Iterable
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import NamedTuple, assert_never
 
-from sqlalchemy import Connection, insert, select, update
+from pydantic import TypeAdapter, ValidationError
+from sqlalchemy import Connection, and_, insert, select, text, update
+from sqlalchemy.exc import SQLAlchemyError
 
-from pipelines.rollout.alerts import Alert
-from pipelines.rollout.decision import End
-from pipelines.rollout.events import (
+from pipelines.core.errors import LedgerError
+from pipelines.core.rollout.alerts import Alert
+from pipelines.core.rollout.events import (
     ChampionHealth,
     Command,
     Decided,
     Done,
+    End,
     Ended,
     Event,
     EvidenceRecorded,
@@ -24,11 +33,197 @@ from pipelines.rollout.events import (
     dump,
     load,
 )
+from resources.files import lock
 from resources.ledger.counters import CounterStore
-from resources.ledger.database import Database
-from resources.ledger.locks import exclusive
-from resources.ledger.outbox import Outbox
-from resources.ledger.tables import EVENTS, ROLLOUTS
+from resources.ledger.database import ALERTS, DELIVERIES, EVENTS, ROLLOUTS, Database
+
+log = logging.getLogger(__name__)
+
+_POLL = 0.02
+
+_IN_MEMORY: dict[str, threading.Lock] = defaultdict(threading.Lock)
+
+
+@contextmanager
+def exclusive(database: Database, name: str, *, wait: timedelta) -> Generator[bool]:
+    """Hold the lock `name` for the block; yields False when it could not be had within `wait`.
+
+    Raises LedgerError where there can be no lock (a full disk, a database that is away).
+
+    Beside a SQLite file the locks are files (one machine); on Postgres they are advisory locks.
+    """
+    if database.url.get_backend_name() == "postgresql":
+        with _advisory(database, name, wait) as held:
+            yield held
+    elif database.file is not None:
+        with _in_file(database.file.with_name(database.file.name + ".locks"), name, wait) as held:
+            yield held
+    else:
+        held = _IN_MEMORY[name].acquire(timeout=max(0.0, wait.total_seconds()))
+        try:
+            yield held
+        finally:
+            if held:
+                _IN_MEMORY[name].release()
+
+
+@contextmanager
+def _in_file(folder: Path, name: str, wait: timedelta) -> Generator[bool]:
+    path = folder / hashlib.sha256(name.encode()).hexdigest()[:16]
+    with ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            held = stack.enter_context(lock(path, wait=wait, mode=0o600))
+        except OSError as error:
+            raise LedgerError(f"the lock {name!r} cannot be taken at {path}: {error.strerror}") from error
+        yield held
+
+
+@contextmanager
+def _advisory(database: Database, name: str, wait: timedelta) -> Generator[bool]:
+    key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
+    with database.reading() as plain:
+        # Not inside a transaction: servers end those that idle, and the lock with them.
+        connection = plain.execution_options(isolation_level="AUTOCOMMIT")
+        held = _until(wait, lambda: _ask(connection, "pg_try_advisory_lock", key))
+        try:
+            yield held
+        finally:
+            if held:
+                _release(connection, key)
+
+
+def _release(connection: Connection, key: int) -> None:
+    """A session that cannot unlock is ended, and its locks with it: what was done under the lock is done."""
+    try:
+        _ask(connection, "pg_advisory_unlock", key)
+    except SQLAlchemyError as error:
+        log.warning("a lock of the ledger ends with its session: %s", error)
+        connection.invalidate()
+
+
+def _ask(connection: Connection, function: str, key: int) -> bool:
+    return bool(connection.execute(text(f"SELECT {function}(:key)"), {"key": key}).scalar())
+
+
+def _until(wait: timedelta, attempt: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + wait.total_seconds()
+    while not attempt():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(_POLL)
+    return True
+
+
+# Alerts that wait to be delivered. They are written in the transaction of the event that causes them.
+
+
+_ALERT = TypeAdapter(Alert)
+
+
+class Delivery(NamedTuple):
+    """How far one alert got on one channel."""
+
+    channel: str
+    attempts: int
+    next_at: datetime
+    sent_at: datetime | None
+    error: str | None
+
+
+class Outbox:
+    """The alerts of one ledger."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, *alerts: Alert) -> None:
+        """Queue alerts that no event causes; one with a known key is the same alert and is dropped."""
+        with self._database.writing("alerts") as connection:
+            self.add_within(connection, alerts)
+
+    def add_within(self, connection: Connection, alerts: Iterable[Alert]) -> None:
+        """Queue alerts in a transaction that is already open."""
+        rows = ({"key": a.key, "at": a.at, "body": _ALERT.dump_json(a).decode()} for a in alerts)
+        self._database.insert_new(connection, ALERTS, rows)
+
+    def waiting(self, limit: int = 5000) -> tuple[Alert, ...]:
+        """Alerts that some channel has not got yet, oldest first."""
+        query = (
+            select(ALERTS.c.key, ALERTS.c.at, ALERTS.c.body)
+            .where(ALERTS.c.delivered_at.is_(None))
+            .order_by(ALERTS.c.at, ALERTS.c.key)
+            .limit(limit)
+        )
+        with self._database.reading() as connection:
+            return tuple(_alert(*row) for row in connection.execute(query))
+
+    def all(self, limit: int = 1000) -> tuple[Alert, ...]:
+        """The latest alerts, newest first."""
+        columns = (ALERTS.c.key, ALERTS.c.at, ALERTS.c.body)
+        query = select(*columns).order_by(ALERTS.c.at.desc(), ALERTS.c.key).limit(limit)
+        with self._database.reading() as connection:
+            return tuple(_alert(*row) for row in connection.execute(query))
+
+    def deliveries(self, key: str) -> dict[str, Delivery]:
+        """Attempts so far, by channel."""
+        columns = (c for c in DELIVERIES.c if c.name != "key")
+        query = select(*columns).where(DELIVERIES.c.key == key)
+        with self._database.reading() as connection:
+            return {row.channel: Delivery(*row) for row in connection.execute(query)}
+
+    def sent(self, key: str, channel: str, at: datetime) -> None:
+        """The channel took the alert."""
+        self._attempt(key, channel, at, sent_at=at, error=None, wait=timedelta(0))
+
+    def failed(self, key: str, channel: str, at: datetime, *, error: str, wait: timedelta) -> None:
+        """The channel did not take it; it is tried again after `wait`."""
+        self._attempt(key, channel, at, sent_at=None, error=error, wait=wait)
+
+    def finished(self, key: str, at: datetime) -> None:
+        """Every channel has the alert."""
+        with self._database.writing("delivery") as connection:
+            connection.execute(update(ALERTS).where(ALERTS.c.key == key).values(delivered_at=at))
+
+    def _attempt(
+        self,
+        key: str,
+        channel: str,
+        at: datetime,
+        *,
+        sent_at: datetime | None,
+        error: str | None,
+        wait: timedelta,
+    ) -> None:
+        row = {"key": key, "channel": channel, "attempts": 0, "next_at": at}
+        change = update(DELIVERIES).where(and_(DELIVERIES.c.key == key, DELIVERIES.c.channel == channel))
+        with self._database.writing("delivery") as connection:
+            self._database.insert_new(connection, DELIVERIES, [row])
+            connection.execute(
+                change.values(
+                    attempts=DELIVERIES.c.attempts + 1, next_at=at + wait, sent_at=sent_at, error=error
+                )
+            )
+
+
+def _alert(key: str, at: datetime, body: str) -> Alert:
+    """One that cannot be read is told as what it is, and keeps no other from being told."""
+    try:
+        return _ALERT.validate_json(body)
+    except ValidationError:
+        return Alert(
+            key=key,
+            severity="critical",
+            model="",
+            version="",
+            rollout_id="",
+            title="an alert cannot be read: it is damaged, or was written by a newer version",
+            body=body[:2000],
+            at=at,
+        )
+
+
+# The ledger: an append-only table of rollout events, in SQLite or Postgres.
 
 
 class RolloutRow(NamedTuple):

@@ -11,13 +11,19 @@ from typing import Any
 import orjson
 
 REQUEST = "org.kubeflow.serving.inference.request"
+
 RESPONSE = "org.kubeflow.serving.inference.response"
+
 VERSION_ANNOTATION = "rampgate.io/version"
+
 REVISION_ANNOTATION = "rampgate.io/revision"
+
 LONGEST_ID = 256
 """Bytes of a unit's or a request's id; what is longer names nothing."""
+
 LEFT_OUT = "x-left-out"
 """In a record's metadata, beside the headers: which of them were too long to be an id."""
+
 _BLANKS = " \t"
 
 

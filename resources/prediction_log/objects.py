@@ -23,7 +23,9 @@ from resources.prediction_log.cloudevents import REVISION_ANNOTATION
 
 Loaded = Callable[[list[str]], Collection[str]]
 """Of these segment names, those that the lake has loaded."""
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}\.jsonl")
+
 _TYPE = "org.kubeflow.serving.inference."
 
 

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlparse
 
-from pipelines.errors import RegistryError
-from resources.artefact_digest import digest_of
+from pipelines.core.errors import RegistryError
 from resources.files import move
-from resources.registry.mlflow_client import mlflow_calls
-from resources.registry.rest import RegistryApi
+from resources.registry.client import RegistryApi, mlflow_calls
+from resources.registry.digest import digest_of
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pipelines.errors import NotInRegistry, RegistryError, VersionRefused
+from pipelines.core.errors import NotInRegistry, RegistryError, VersionRefused
+from resources.registry.artefact_policy import violations
 from resources.registry.artefacts import ArtefactCache
-from resources.registry.input_example import v2_request
-from resources.registry.logged import LoggedModel
-from resources.registry.policy import violations
-from resources.registry.rest import RegistryApi
-from resources.registry.version import VersionInfo
-from resources.serving.backend import ModelArtefact
-from resources.signature import ModelSchema
+from resources.registry.client import RegistryApi, VersionInfo
+from resources.registry.mlmodel import LoggedModel, v2_request
+from resources.registry.signature import ModelSchema
+from resources.serving.contract import ModelArtefact
 
 PAGE = "1000"
 """As many as MLflow gives."""

@@ -1,1 +1,1 @@
-"""Where models are served: one contract, an embedded backend and a KServe backend."""
+"""Two serving backends, one contract."""

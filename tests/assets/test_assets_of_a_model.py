@@ -14,29 +14,35 @@ import duckdb
 import pytest
 
 from assets.data_quality import data_quality
-from assets.drift import comparable_since, drift
+from assets.drift import drift
 from assets.experiment import experiment
 from assets.prediction_log import outcomes, prediction_log
 from assets.rollout import rollout, start_job
-from pipelines.errors import CommandRefused, LakeError, ServingError, VersionFailed
-from pipelines.manifest.load import Model
-from pipelines.rollout.events import Order
-from pipelines.rollout.evidence import Evidence, OnFail, Verdict
-from pipelines.rollout.policy import VALIDATION
-from pipelines.rollout.state import Phase
-from resources import rollouts, starting
-from resources.asset_checks import check_result
-from resources.lake import Lake, ingest, remove_loaded
+from pipelines.core.errors import CommandRefused, LakeError, ServingError, VersionFailed
+from pipelines.core.manifest.load import Model
+from pipelines.core.rollout.events import Order
+from pipelines.core.rollout.policy import VALIDATION
+from pipelines.core.rollout.state import Phase
+from pipelines.core.vocabulary import Evidence, OnFail, Verdict
+from pipelines.monitoring.window_reports import comparable_since
+from pipelines.reports.metadata import check_result
+from pipelines.rollouts import open_rollout
+from pipelines.rollouts import start as starting
+from pipelines.rollouts.naming import MISFIT_TAG
+from pipelines.rollouts.open_rollout import validation_due
+from pipelines.rollouts.start import Mode, carry_on, start
+from resources.lake import ingest
+from resources.lake.connection import Lake
+from resources.lake.events import read_events
+from resources.lake.maintenance import remove_loaded
 from resources.lake.schema import ensure_tables, fields
-from resources.naming import MISFIT_TAG
-from resources.rollouts import validation_due
-from resources.signature import Column, ModelSchema
-from resources.starting import Mode, carry_on, start
+from resources.registry.signature import Column, ModelSchema
 from tests.resources.lake.segments_by_hand import SCHEMA, Log, prediction
 from tests.support.memory_systems import MemorySystems, broken_predictor, start_rollout
 from tests.support.rollouts import MODEL
 
 DAY = timedelta(days=1)
+
 Make = Callable[[Model], dg.AssetsDefinition]
 
 
@@ -114,7 +120,7 @@ def answered(
 def test_a_segment_that_could_not_be_loaded_is_alerted_once_and_its_file_kept(
     systems: MemorySystems, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = ingest.read_events
+    real = read_events
 
     def picky(connection: Any, paths: Any, *columns: Any, **more: Any) -> None:
         if any("bad" in path.name for path in paths):
@@ -469,16 +475,16 @@ def test_what_cannot_be_asked_during_validation_is_unknown_and_asked_again_with_
     with monkeypatch.context() as patch:
         _away(what, systems, patch)
         for pause in (first, 2 * first, 4 * first):
-            patch.setattr(rollouts, "_FIRST_PAUSE", 0 * first)
+            patch.setattr(open_rollout, "_FIRST_PAUSE", 0 * first)
             assert carry_on(systems, systems.model, rollout_id).rule == "unknown"
-            patch.setattr(rollouts, "_FIRST_PAUSE", first)
+            patch.setattr(open_rollout, "_FIRST_PAUSE", first)
             state = systems.controller.state(rollout_id)
             known = state.evidence[VALIDATION]
             assert (known.verdict, known.pending) == (Verdict.UNKNOWN, False)
             assert not validation_due(state, known.at + pause - timedelta(seconds=1))
             assert validation_due(state, known.at + pause)
     assert systems.share == 0
-    monkeypatch.setattr(rollouts, "_FIRST_PAUSE", 0 * first)
+    monkeypatch.setattr(open_rollout, "_FIRST_PAUSE", 0 * first)
     carry_on(systems, systems.model, rollout_id)
     assert systems.share == 10
 

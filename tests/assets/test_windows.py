@@ -8,11 +8,11 @@ import dagster as dg
 import pytest
 
 from assets.data_quality import data_quality
-from pipelines.manifest.load import Model
+from pipelines.core.manifest.load import Model
+from pipelines.core.vocabulary import Evidence, Verdict
 from pipelines.model_pipeline import model_definitions
-from pipelines.rollout.evidence import Evidence, Verdict
+from pipelines.monitoring.windows import first_whole, in_time, latest_whole, rhythm, window_partitions
 from resources.lake.schema import ensure_tables
-from resources.monitoring.windows import first_whole, in_time, latest_whole, rhythm, window_partitions
 from tests.resources.lake.segments_by_hand import SCHEMA, Log, prediction
 from tests.support.memory_systems import MemorySystems, start_rollout
 from tests.support.rollouts import MODEL

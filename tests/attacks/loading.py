@@ -22,7 +22,9 @@ from pathlib import Path
 from typing import Any
 
 SKLEARN = "mlflow.sklearn"
+
 SKOPS = {"pickled_model": "model.skops", "serialization_format": "skops"}
+
 PICKLED = {"serialization_format": "pickle"}
 
 
@@ -465,7 +467,6 @@ READERS: dict[str, Callable[[Path], None]] = {
 }
 """Callers read whatever the account may where a vectorizer takes their texts for names of files; the last does not."""
 
-
 PYTHON_MODEL = """
 import mlflow
 
@@ -624,9 +625,9 @@ def _guarded(
 
 
 def _policy(artefact: Path, allow: tuple[str, ...]) -> list[str]:
-    from pipelines.errors import VersionRefused
-    from resources.registry.logged import LoggedModel
-    from resources.registry.policy import violations
+    from pipelines.core.errors import VersionRefused
+    from resources.registry.artefact_policy import violations
+    from resources.registry.mlmodel import LoggedModel
 
     try:
         return list(violations(LoggedModel.read(artefact), allow))
@@ -645,7 +646,7 @@ def _reader(place: Path) -> dict[str, Any]:
 
 
 def _ordinary(artefact: Path, allow: tuple[str, ...]) -> dict[str, Any]:
-    from resources.artefact_digest import digest_of
+    from resources.registry.digest import digest_of
     from resources.serving.predictor.process import load_pyfunc
 
     digest = digest_of(artefact)

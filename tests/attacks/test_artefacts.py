@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from pipelines.errors import VersionRefused
-from resources.artefact_digest import digest_of, verify
+from pipelines.core.errors import VersionRefused
+from resources.registry.artefact_policy import violations
 from resources.registry.artefacts import ArtefactCache
-from resources.registry.logged import LoggedModel
-from resources.registry.policy import violations
-from resources.registry.rest import RegistryApi
+from resources.registry.client import RegistryApi
+from resources.registry.digest import digest_of, verify
+from resources.registry.mlmodel import LoggedModel
 from resources.serving.predictor.guard import KINDS
 from resources.settings import ROOT
 from tests.attacks.loading import (
@@ -28,6 +28,7 @@ from tests.attacks.loading import (
 )
 
 NAMES = [attack.__name__ for attack in ATTACKS]
+
 FIRST_LINE_ALONE = {
     "xgboost_class": "calls a function that is installed: nothing is read that could be refused"
 }

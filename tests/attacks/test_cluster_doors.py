@@ -207,20 +207,35 @@ def test_the_image_is_built_on_a_base_that_cannot_change_and_runs_as_nobody():
 
 
 _CLIENTS, _MODELS = {"rampgate.io/clients": "true"}, {"rampgate.io/models": "true"}
+
 _OF_KSERVE = "serving.kserve.io/inferenceservice"
+
 CLIENT = Pod("client", "shop", {"app": "shop"}, _CLIENTS)
+
 STRANGER = Pod("stranger", "else", {"app": "shop"})
+
 OPERATOR = Pod("operator", "login", {}, {"rampgate.io/operators": "true"})
+
 MONITORING = Pod("monitoring", "monitoring", {}, {"rampgate.io/monitoring": "true"})
+
 PREDICTOR = Pod("predictor", "models", {_OF_KSERVE: "m"}, _MODELS)
+
 OTHER = Pod("another predictor", "models", {_OF_KSERVE: "n"}, _MODELS)
+
 SHELL = Pod("not of kserve", "models", {"app": "shell"}, _MODELS)
+
 DNS = Pod("dns", "kube-system", {"k8s-app": "kube-dns"})
+
 API_SERVER = Pod("api server", "", address="10.0.0.1")
+
 METADATA = Pod("the cloud's metadata", "", address="169.254.169.254")
+
 PUBLIC = Pod("public", "", address="52.1.2.3")
+
 POSTGRES = Pod("postgres", "databases", {"app": "postgres"})
+
 MLFLOW = Pod("mlflow", "mlflow", {"app": "mlflow"})
+
 ACTIVATOR = Pod("activator", "knative-serving", {"app": "activator"})
 
 
@@ -229,7 +244,9 @@ def ours(part: str) -> Pod:
 
 
 SINK, GATEWAY = ours("rampgate-sink"), ours("rampgate-gateway")
+
 WEBSERVER, DAEMON, CODE, RUN = ours("dagsterWebserver"), ours("dagsterDaemon"), ours("code"), ours("run")
+
 NEEDED = [
     (CLIENT, GATEWAY, 8080), (GATEWAY, PREDICTOR, 8080), (GATEWAY, PREDICTOR, 9081), (GATEWAY, PREDICTOR, 8012),
     (GATEWAY, ACTIVATOR, 8012), (ACTIVATOR, PREDICTOR, 8012), (CLIENT, PREDICTOR, 8080), (GATEWAY, API_SERVER, 443),
@@ -240,6 +257,7 @@ NEEDED = [
     (WEBSERVER, POSTGRES, 5432), (DAEMON, POSTGRES, 5432), (CODE, POSTGRES, 5432), (RUN, POSTGRES, 5432),
     (PREDICTOR, DNS, 53), (GATEWAY, DNS, 53), (WEBSERVER, DNS, 53), (RUN, DNS, 53),
 ]  # fmt: skip
+
 REFUSED = [
     (STRANGER, GATEWAY, 8080), (CLIENT, GATEWAY, 8081), (CLIENT, GATEWAY, 9901), (PREDICTOR, GATEWAY, 8081),
     (STRANGER, SINK, 8080), (CLIENT, SINK, 8080), (SHELL, SINK, 8080), (SINK, PUBLIC, 443), (SINK, DNS, 53),

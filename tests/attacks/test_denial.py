@@ -14,21 +14,21 @@ import httpx
 import pytest
 import xxhash
 
-from pipelines.rollout.evidence import Evidence, OnFail
-from pipelines.rollout.state import Phase
-from resources.certificates import certificates
-from resources.guardrails import REPEATED, GuardrailWatch
-from resources.guardrails.counting import REQUEST_FAULTS
-from resources.serving.backend import RevisionCounters
+from pipelines.core.rollout.state import Phase
+from pipelines.core.vocabulary import Evidence, OnFail
+from pipelines.rollouts.guardrails import REPEATED, REQUEST_FAULTS, GuardrailWatch
+from resources.serving.contract import RevisionCounters
 from resources.serving.embedded.layout import Layout
 from resources.serving.envoy.bootstrap import PATIENCE_MS
-from resources.settings import HOST
+from resources.settings import HOST, certificates
 from tests.conformance.arena import EmbeddedArena, establish, gateway_alone
 from tests.support.rollouts import Rig, manifest
 
 SALT, PERCENT = "deny", 10
+
 BAD = "400"
 """What both versions answer to a null feature; `400@2`: the new version alone does."""
+
 _numbers = itertools.count(1)
 
 

@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipelines.manifest.model import Drift
-from pipelines.rollout.evidence import Verdict
-from resources.monitoring.drift import compare
-from resources.monitoring.drift_report import Comparison, DriftReport
+from pipelines.core.manifest.model import Drift
+from pipelines.core.vocabulary import Verdict
+from pipelines.monitoring.drift import compare
+from resources.checks.evidently import Comparison, DriftReport
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:numpy.core is deprecated:DeprecationWarning"),
@@ -18,14 +18,18 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Use of deprecated class 'DependencyKwarg':DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:module 'sre_:DeprecationWarning"),
 ]
+
 ROWS = 300
+
 START = datetime(2026, 3, 1, 8, tzinfo=UTC)
+
 ODD = {
     "-1e308": -1e308,
     "1e11": 1e11,
     "inf": math.inf,
     "nan": math.nan,
 }
+
 BASES = {
     "normal": lambda r, shift: r.normal(5 + 2 * shift, 1, ROWS),
     "constant": lambda r, shift: np.full(ROWS, 1.0 + shift),

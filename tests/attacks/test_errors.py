@@ -12,29 +12,30 @@ import pytest
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema
 
-from pipelines.errors import LakeError, LedgerError
-from pipelines.manifest.model import Check, DataChecks
-from resources.containment import MOST_WORDS, contained, in_words
-from resources.monitoring import data_checks
-from resources.monitoring.data_checks import check_window
-from resources.monitoring.one_by_one import in_short
+from pipelines.core.errors import LakeError, LedgerError
+from pipelines.core.manifest.model import Check, DataChecks
+from pipelines.monitoring import data_checks
+from pipelines.monitoring.data_checks import check_window, in_short
+from pipelines.rollouts.validation import ask
+from resources.notifier import MOST_WORDS, contained, in_words
+from resources.registry.signature import ModelSchema
 from resources.serving.embedded.predictors import Launch, last_words, model_server
-from resources.serving.predictor.errors import BadInput, PredictionFailed
+from resources.serving.predictor.inputs import BadInput, PredictionFailed
 from resources.serving.predictor.logged_model import _in_words
-from resources.serving.predictor.tensors import output_tensors
+from resources.serving.predictor.outputs import output_tensors
 from resources.settings import ROOT
-from resources.signature import ModelSchema
-from resources.validation.answers import ask
+from tests.monitoring.conftest import START
 from tests.resources.lake.segments_by_hand import lake_below
-from tests.resources.monitoring.conftest import START
-from tests.resources.predictor.test_columns import COLUMNS, request, tensor
+from tests.resources.serving.predictor.test_columns import COLUMNS, request, tensor
 from tests.sensors.test_alerting_sensors import alerted
 from tests.support.memory_systems import MemorySystems
 
 SIGNATURE = ModelSchema.of_mlflow(
     ModelSignature(Schema([ColSpec("string", "carrier")]), Schema([ColSpec("double", "y")])).to_dict()
 )
+
 SECRET = "Jane Doe"
+
 NUMBER = 4155550123.5
 
 
@@ -152,6 +153,7 @@ def test_what_a_version_answers_in_the_offline_comparison_is_not_quoted() -> Non
 
 
 LOADS = "predictor starts: m-2\nValueError: no such column: tailwind\n"
+
 SERVED = f"predictor starts: m-2\nm version 2 (m-2) loaded after 4.1 s of CPU\nValueError: {SECRET}\n"
 
 

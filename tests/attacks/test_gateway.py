@@ -17,12 +17,11 @@ import pytest
 from pipelines.platform.parts import Part, parts
 from pipelines.platform.status import status
 from pipelines.platform.watch import Watch, one_round
-from resources.certificates import certificates
 from resources.serving.embedded.gateway import MOST_LOG_BYTES
 from resources.serving.embedded.layout import Layout, gateway_of
 from resources.serving.embedded.supervisor import Supervisor, wait_until
 from resources.serving.envoy.description import MOST_BODY_BYTES, MOST_ID_BYTES
-from resources.settings import HOST, Settings
+from resources.settings import HOST, Settings, certificates
 from tests.conformance.arena import EmbeddedArena, establish, gateway_alone
 
 
@@ -91,7 +90,6 @@ class Ordinary:
 
 
 # --- What a caller may say of itself -----------------------------------------------------------------------------
-
 STEERING = {
     "x-envoy-upstream-rq-timeout-ms": "1",
     "x-envoy-upstream-rq-per-try-timeout-ms": "1",
@@ -172,8 +170,8 @@ def test_more_headers_than_anybody_needs_are_refused(arena: EmbeddedArena) -> No
 
 
 # --- Slow and large ----------------------------------------------------------------------------------------------
-
 START = b"POST /v2/models/victim/infer HTTP/1.1\r\nhost: h\r\n"
+
 HALF_SENT = {
     "nothing": b"",
     "half a line": b"POST /v2",
@@ -184,6 +182,7 @@ HALF_SENT = {
     "headers in drips": START,
     "an idle connection": START + b"content-length: 2\r\n\r\n{}",
 }
+
 DRIPS = {"a body in drips": b" ", "headers in drips": b"a: b\r\n"}
 
 
@@ -295,8 +294,6 @@ def test_an_answer_may_take_longer_than_a_request(arena: EmbeddedArena) -> None:
 
 
 # --- The admin interface, the log --------------------------------------------------------------------------------
-
-
 def listens(pid: int) -> set[int]:
     """TCP ports that a process listens on."""
     rows = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]

@@ -9,20 +9,14 @@ from typing import Any
 import duckdb
 import pytest
 
-from pipelines.errors import LakeError
-from pipelines.manifest.model import PredictionLog
-from resources.lake import (
-    Column,
-    IngestReport,
-    Lake,
-    ModelSchema,
-    OutcomeReport,
-    ingest,
-    ingest_outcomes,
-    ingest_predictions,
-    segments,
-)
-from resources.lake.quarantine import is_about_content
+from pipelines.core.errors import LakeError
+from pipelines.core.manifest.model import PredictionLog
+from resources.lake import ingest, segments
+from resources.lake.connection import Lake
+from resources.lake.ingest import IngestReport, ingest_predictions
+from resources.lake.outcomes import OutcomeReport, ingest_outcomes
+from resources.lake.segments import is_about_content
+from resources.registry.signature import Column, ModelSchema
 from tests.resources.lake.segments_by_hand import (
     MODEL,
     SCHEMA,
@@ -34,6 +28,7 @@ from tests.resources.lake.segments_by_hand import (
 )
 
 Rows = Callable[[str], list[tuple[Any, ...]]]
+
 WIDE = ModelSchema(
     (
         *(Column(f"f{i}", "double") for i in range(6)),

@@ -6,11 +6,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pipelines.errors import ManifestError
-from pipelines.manifest.data_meaning import check_findings
-from pipelines.manifest.document import read_document
-from pipelines.manifest.model import Check
-from resources.monitoring.expectations import matches
+from pipelines.core.errors import ManifestError
+from pipelines.core.manifest.document import read_document
+from pipelines.core.manifest.measurement_rules import check_findings
+from pipelines.core.manifest.model import Check
+from resources.checks.expectations import matches
 
 DEEP = {
     "brackets": "a: " + "[" * 5_000 + "]" * 5_000,

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.errors import VersionRefused
-from resources.registry.logged import LoggedModel
-from resources.registry.mlmodel import LARGEST
+from pipelines.core.errors import VersionRefused
+from resources.registry.mlmodel import LARGEST, LoggedModel
 
 BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12))
 

@@ -11,18 +11,18 @@ import pandas as pd
 import pytest
 import uvicorn
 
-from pipelines.manifest.model import Check, DataChecks, Drift
+from pipelines.core.manifest.model import Check, DataChecks, Drift
+from pipelines.core.rollout.events import Order
+from pipelines.core.vocabulary import OnFail
+from pipelines.monitoring.data_checks import check_window
+from pipelines.monitoring.drift import compare
 from pipelines.platform.guard import Guard, Rules
-from pipelines.platform.report_server import application
-from pipelines.rollout.events import Order
-from pipelines.rollout.evidence import OnFail
-from resources.monitoring.data_checks import check_window
-from resources.monitoring.drift import compare
-from resources.monitoring.drift_report import Comparison
-from resources.reports import write_report
+from pipelines.platform.web import application
+from pipelines.reports.report import write_report
+from resources.checks.evidently import Comparison
 from resources.serving.embedded.supervisor import wait_until
 from resources.settings import Settings
-from tests.resources.reports.test_report import systems_at
+from tests.reports.test_report import systems_at
 from tests.support.ports import free_base
 from tests.support.rollouts import Rig, good
 from tests.ui.test_ui import CHROMIUM, FLAGS
@@ -31,17 +31,24 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:module 'sre_:DeprecationWarning"),
     pytest.mark.skipif(not CHROMIUM.exists(), reason=f"{CHROMIUM} is not installed"),
 ]
+
 START = datetime(2026, 3, 1, 8, tzinfo=UTC)
+
 IMAGE = "<img src=x onerror=window.ran=1>"
+
 SCRIPT = "</script></head><script>window.ran=2</script>"
+
 LINK = '<a href="javascript:window.ran=3" id=x>$0</a>'
+
 NAMES = [
     f"features.{IMAGE}",
     f"features.{SCRIPT}",
     f"features.{LINK}",
     "features.\"'><svg onload=window.ran=4>",
 ]
+
 DRAWN = "document.querySelectorAll('table, svg, .js-plotly-plot').length > 0"
+
 RAN = "window.ran || document.querySelector('a[href^=javascript]')"
 
 

@@ -34,7 +34,9 @@ SECRETS = {
     "TF_VAR_password": "password",
     "TF_TOKEN_app_terraform_io": "token",
 }
+
 NEEDS = {"code": set(SECRETS), "runs": set(SECRETS)}
+
 NEEDS["watch"] = {name for name in SECRETS if name.startswith("RAMPGATE_")} | {"PGPASSWORD", "HTTPS_PROXY"}
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from resources.prediction_log.segments import closed_segments
-from resources.sink.app import Sink, metrics
-from resources.sink.committer import Committer
-from tests.resources.sink.test_sink import headers
+from resources.prediction_log.sink.app import Sink, metrics
+from resources.prediction_log.sink.committer import Committer
+from tests.resources.prediction_log.sink.test_sink import headers
 
 SMALL = b'{"inputs": []}'
 
@@ -125,7 +125,7 @@ def test_what_is_refused_is_counted_and_logged_but_not_once_for_each(
         for _ in range(100):
             assert (await post(sink, b"{"))[0] == 400
 
-    with caplog.at_level(logging.WARNING, logger="resources.sink.app"):
+    with caplog.at_level(logging.WARNING, logger="resources.prediction_log.sink.app"):
         run(committer, attack())
     assert committer.counts.refused == {"bad_event": 100}
     assert [record.getMessage().split(":")[0] for record in caplog.records] == [

@@ -14,16 +14,19 @@ from urllib.parse import quote, urlsplit
 import httpx
 import pytest
 
-from pipelines.errors import ServingError
-from resources.sink.tokens import model_token, url_for
+from pipelines.core.errors import ServingError
+from resources.prediction_log.sink.tokens import model_token, url_for
 from tests.fake_kubernetes.backends import artefact, backend
 from tests.fake_kubernetes.server import serving
 from tests.fake_kubernetes.world import World
 from tests.support.ports import free_base
 
 ROOT = Path(__file__).resolve().parents[2]
+
 KEY, BEFORE = "key/of:all@models", "the one they shared"
+
 MINE, OTHER = "m", "another"
+
 Headers = list[tuple[str, str]]
 
 
@@ -64,7 +67,7 @@ def sink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sink]:
         "RAMPGATE_SINK_TOKEN": KEY,
         "RAMPGATE_SINK_TOKEN_BEFORE": BEFORE,
     }
-    process = subprocess.Popen([sys.executable, "-m", "resources.sink"], cwd=ROOT, env=env)
+    process = subprocess.Popen([sys.executable, "-m", "resources.prediction_log.sink"], cwd=ROOT, env=env)
     running = Sink(f"http://127.0.0.1:{port}", home / "log" / "predictions")
     deadline = time.monotonic() + 30
     while True:

@@ -8,12 +8,14 @@ from typing import Any
 import httpx
 import pytest
 
-from pipelines.errors import RampgateError
+from pipelines.core.errors import RampgateError
 from pipelines.platform.guard import Guard, Rules
 from resources.settings import Settings
 
 HOST = "127.0.0.1:3000"
+
 RULES = Rules(port=3000, hosts=("mlops.example", "other.example:8443"))
+
 JSON = {"content-type": "application/json"}
 
 

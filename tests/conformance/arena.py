@@ -13,11 +13,11 @@ import httpx
 
 from pipelines.platform.control import up
 from pipelines.platform.parts import parts
-from resources.artefact_digest import digest_of
-from resources.certificates import certificates
-from resources.serving.backend import ModelArtefact, ServingBackend
-from resources.serving.embedded import EmbeddedBackend, Launch, options
-from resources.settings import HOST, Settings
+from resources.registry.digest import digest_of
+from resources.serving.contract import ModelArtefact, ServingBackend
+from resources.serving.embedded.backend import EmbeddedBackend
+from resources.serving.embedded.predictors import Launch, options
+from resources.settings import HOST, Settings, certificates
 from tests.support.memory_backend import MemoryBackend, World
 from tests.support.own_home import own_home
 

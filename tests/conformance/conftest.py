@@ -29,6 +29,7 @@ __all__ = [
 
 STICKY = ["embedded", "sticky_knative", "sticky_standard"]
 """Assignment follows the unit: what KServe alone cannot do."""
+
 BACKENDS = [
     *STICKY,
     "kserve_knative",
@@ -36,6 +37,7 @@ BACKENDS = [
     "memory",
     pytest.param("kserve_cluster", marks=pytest.mark.cluster),
 ]
+
 _names = itertools.count(1)
 
 

@@ -16,10 +16,14 @@ from typing import Any, cast
 import httpx
 import pytest
 
-from resources.certificates import certificates
-from resources.serving.backend import ModelArtefact, ServingBackend
-from resources.serving.kserve import Cluster, KServeBackend, StickyBackend, Timing, from_folder
-from resources.serving.kserve.assignments import Assignments
+from resources.serving.contract import ModelArtefact, ServingBackend
+from resources.serving.kserve.assignment import Assignments
+from resources.serving.kserve.backend import KServeBackend
+from resources.serving.kserve.client import Cluster
+from resources.serving.kserve.driver import Timing
+from resources.serving.kserve.service import from_folder
+from resources.serving.kserve.sticky import StickyBackend
+from resources.settings import certificates
 from tests.conformance.arena import Answer, ask
 from tests.conformance.sticky_gateway import StickyGateway, sticky_gateway
 from tests.fake_kubernetes.backends import MANIFEST
@@ -27,6 +31,7 @@ from tests.fake_kubernetes.server import FakeKubernetes, serving
 from tests.fake_kubernetes.world import Behaviour, World
 
 _names = itertools.count(1)
+
 _TICKS_PER_SECOND = 50
 
 

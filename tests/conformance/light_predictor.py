@@ -82,7 +82,8 @@ class Server(ThreadingHTTPServer):
 
 def prediction_log(options: argparse.Namespace) -> Callable[..., None]:
     """Writes what the real predictor writes, before the answer leaves."""
-    from resources.prediction_log import Origin, Prediction, SegmentWriter, header_text, prediction_lines
+    from resources.prediction_log.cloudevents import Origin, Prediction, header_text, prediction_lines
+    from resources.prediction_log.segments import SegmentWriter
 
     writer = SegmentWriter(Path(options.log_dir), options.revision, options.durability)
     origin = Origin(

@@ -13,23 +13,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from resources.serving.embedded.admin import Admin
-from resources.serving.envoy import Endpoint, Gateway
-from resources.serving.gateway.control import Control
+from resources.serving.envoy.admin import Admin
+from resources.serving.envoy.description import Endpoint, Gateway
 from resources.serving.gateway.envoy import prepare
 from resources.serving.gateway.following import Follower
 from resources.serving.gateway.publishing import Publisher
-from resources.serving.gateway.sidecar import Sidecar
-from resources.serving.kserve import Cluster
+from resources.serving.gateway.sidecar import Control, Sidecar
+from resources.serving.kserve.client import Cluster
 from resources.serving.kserve.gateways import Gateways
-from resources.serving.kserve.mode import Installation
-from resources.serving.kserve.split import Part, Split
+from resources.serving.kserve.service import Installation
+from resources.serving.kserve.split import Split, SplitPart
 from tests.conformance.arena import LIGHT_PREDICTOR
 from tests.fake_kubernetes.server import FakeKubernetes, serving
 from tests.fake_kubernetes.world import World, storage_uri
 from tests.support.ports import free_base
 
 TOKEN = "gateway-secret"
+
 _NOBODY = 1
 """A port that nothing listens on."""
 
@@ -78,7 +78,7 @@ class StickyGateway:
             process.kill()
             process.wait()
 
-    def address(self, split: Split, part: Part) -> Endpoint:
+    def address(self, split: Split, part: SplitPart) -> Endpoint:
         """In place of the cluster's DNS: where the light predictor of this revision's model listens."""
         port = self._port(split.service, part.name)
         return Endpoint(host="127.0.0.1", port=port, hostname=f"{part.name}.default.svc.cluster.local")

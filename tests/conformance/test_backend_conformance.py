@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import pytest
 import xxhash
 
-from pipelines.errors import ServingError, VersionFailed
-from resources.serving.backend import NOTHING, RevisionCounters
+from pipelines.core.errors import ServingError, VersionFailed
+from resources.serving.contract import NOTHING, RevisionCounters
 from tests.conformance.arena import Arena
 
 UNITS = [f"unit-{number}" for number in range(200)]

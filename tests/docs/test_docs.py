@@ -8,12 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from resources.lake import Column, Lake, ModelSchema, ingest_outcomes, ingest_predictions
+from resources.lake.connection import Lake
+from resources.lake.ingest import ingest_predictions
+from resources.lake.outcomes import ingest_outcomes
+from resources.registry.signature import Column, ModelSchema
 from resources.settings import ROOT, Ports, Settings
 
 SETTINGS = (ROOT / "docs" / "settings.md").read_text()
+
 PAGES = [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+
 ROWS = dict(re.findall(r"^\| `([A-Z_]+)` \| ([^|]+?) \|", SETTINGS, flags=re.MULTILINE))
+
 PYTHON = [
     path
     for package in (
@@ -27,6 +33,7 @@ PYTHON = [
     )
     for path in sorted((ROOT / package).rglob("*.py"))
 ]
+
 EXAMPLES = {"RAMPGATE_ALERTS_TEAM"}
 """Names that a team might choose."""
 

@@ -3,8 +3,10 @@
 from dataclasses import replace
 from typing import Any
 
-from resources.serving.backend import ModelArtefact
-from resources.serving.kserve import Cluster, KServeBackend, Probe, Timing
+from resources.serving.contract import ModelArtefact
+from resources.serving.kserve.backend import KServeBackend, Probe
+from resources.serving.kserve.client import Cluster
+from resources.serving.kserve.driver import Timing
 from tests.fake_kubernetes.server import FakeKubernetes
 
 MANIFEST: dict[str, Any] = {

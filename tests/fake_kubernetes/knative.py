@@ -12,6 +12,7 @@ from typing import Any
 from tests.fake_kubernetes.world import Failure, Share, World, condition, storage_uri
 
 _NOT_ON_THE_TEMPLATE = {"kubectl.kubernetes.io/last-applied-configuration"}
+
 TAG_ROUTING = "serving.kserve.io/enable-tag-routing"
 
 

@@ -12,9 +12,13 @@ from tests.fake_kubernetes.world import World
 
 Key = tuple[str, str, str]
 """Resource (plural.group), namespace, name."""
+
 ISVC = "inferenceservices.serving.kserve.io"
+
 CONFIG = "configmaps"
+
 STORED = (ISVC, CONFIG, "services", "events")
+
 DERIVED = (
     "pods",
     "deployments.apps",

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
+
 VERSION = "rampgate.io/version"
 
 

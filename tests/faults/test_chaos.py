@@ -13,12 +13,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipelines.rollout.decision import End
-from pipelines.rollout.state import Phase
+from pipelines.core.rollout.events import End
+from pipelines.core.rollout.state import Phase
 from resources.lake.ingest import ingest_predictions
-from resources.serving.embedded import Layout
+from resources.registry.signature import Column, ModelSchema
+from resources.serving.embedded.layout import Layout
 from resources.serving.embedded.supervisor import Supervisor, wait_until
-from resources.signature import Column, ModelSchema
 from tests.support.chaos import (
     MODEL,
     PATIENCE_S,
@@ -34,8 +34,10 @@ from tests.support.light_platform import LightPlatform, light_platform
 from tests.support.open_loop import OpenLoop
 
 RATE = 30.0
+
 GATEWAY_AWAY_S = 10.0
 """Nothing answers while the only gateway of the machine is away; it must not be away for longer."""
+
 SCHEMA = ModelSchema(inputs=(Column("x", "double"),), outputs=(Column("version", "string"),))
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(200)]

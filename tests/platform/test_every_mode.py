@@ -9,9 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
-from pipelines.rollout.decision import DecisionKind, End
-from pipelines.rollout.state import Phase, RolloutState
-from resources.experiment import past_looks, registered_in
+from pipelines.core.rollout.events import DecisionKind, End
+from pipelines.core.rollout.state import Phase, RolloutState
+from pipelines.experiments.looks import past_looks, registered_in
 from resources.serving.embedded.supervisor import wait_until
 from tests.support.mode_stage import PATIENCE_SECONDS, Stage, stage
 
@@ -27,11 +27,16 @@ spec:
     timeout: 10
     model: {{modelFormat: {{name: mlflow}}, protocolVersion: v2}}
 """
+
 COST = {"name": "cost", "type": "mean", "source": "outcomes.cost", "mde": "20%"}
+
 ERRORS = {"name": "errors", "type": "proportion", "source": "serving.errors", "margin": "3pp"}
+
 SHADOW = ["shadow", 50, 100]
+
 STAYS = {"min_duration": "10m", "min_units": 30}
 """A step that is still there when the harm begins."""
+
 COMMON: dict[str, Any] = {
     "tier": "low",
     "steps": [50, 100],
@@ -42,6 +47,7 @@ COMMON: dict[str, Any] = {
     "data_checks": {"window": "30m", "min_rows": 10},
     "drift": {"window": "30m", "min_rows": 10, "on_fail": "warn", "columns": ["features.x"]},
 }
+
 EVERY_METRIC = [
     ERRORS,
     {
@@ -96,7 +102,9 @@ MODES = {
         primary=COST | {"winsorise": 0.99, "covariate": "predictions.x"}, guardrails=EVERY_METRIC
     ),
 }
+
 SECOND = {"model": "", "slope": 7.0, "strict": False}
+
 SECONDS: dict[str, dict[str, Any]] = {
     "harmful": {"strict": True, "slope": 10.0},
     "failing": {"strict": True, "slope": 10.0},
@@ -104,9 +112,13 @@ SECONDS: dict[str, dict[str, Any]] = {
     "shadowed": {"slope": 9.5},
 }
 """What the second versions are like, where they are not simply better."""
+
 TESTS = ("same", "better")
+
 FIRST_WAVE = ("harmful", "failing", "differing", "ordered", "frozen")
+
 SECOND_WAVE = ("dry", "shadowed", "measured")
+
 EXPECTED_FAILURES: set[str] = set()
 """Jobs whose runs must fail: orders that are refused."""
 

@@ -9,15 +9,18 @@ import dagster as dg
 import pytest
 
 from pipelines.platform.parts import beat_file
-from resources.ledger import Ledger
+from resources.ledger.ledger import Ledger
 from resources.serving.embedded.supervisor import wait_until
 from tests.platform.test_whole_platform import Whole, command_line, descendants, whole
 
 __all__ = ["whole"]
+
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1200)]
 
 FROZEN_SECONDS = 60.0
+
 BACK_SECONDS = 240.0
+
 PARTS = ("code", "runs", "mlflow", "gateway", "reports", "dagster", "daemon", "evidently")
 
 

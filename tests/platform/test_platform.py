@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.errors import ServingError
+from pipelines.core.errors import ServingError
 from pipelines.platform.__main__ import main
-from pipelines.platform.control import LONGEST_HOME, PlatformError, down, up
-from pipelines.platform.occupied import holder
+from pipelines.platform.control import LONGEST_HOME, PlatformError, down, holder, up
 from pipelines.platform.parts import Part, parts
 from resources.serving.embedded.layout import Layout, gateway_of
 from resources.serving.embedded.predictors import Predictors

@@ -19,7 +19,7 @@ from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin
 from pipelines.platform.run_workers.client import RunHostError, ask
 from pipelines.platform.run_workers.host import Host
 from pipelines.platform.run_workers.launcher import ForkingRunLauncher
-from resources.naming import MODEL_TAG
+from pipelines.rollouts.naming import MODEL_TAG
 from resources.serving.embedded.supervisor import wait_until
 from resources.settings import ROOT
 

@@ -12,14 +12,16 @@ import uvicorn
 from pipelines.platform.guard import JSON, Guard, Rules
 from pipelines.platform.health import SwitchedOff
 from pipelines.platform.parts import switches_file
-from pipelines.platform.report_server import application
 from pipelines.platform.switches import KNOWN_FOR, SwitchesLook, last_look, look_now, write_look
+from pipelines.platform.web import application
 from resources.serving.embedded.supervisor import wait_until
 from resources.settings import HOST, Settings
 from tests.support.own_home import own_home
 
 EVIL = "<script>window.ran=1</script>"
+
 GUARD = SwitchedOff("guardrail_sensor", "Takes traffic away. And more.", "http://127.0.0.1:1/g")
+
 NOT_KNOWN = "not known, because the watch does not run"
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from pipelines.errors import ServingError
+from pipelines.core.errors import ServingError
 from pipelines.platform import control, health
 from pipelines.platform.control import PlatformError, up
 from pipelines.platform.parts import Part, parts, predictor

@@ -22,19 +22,21 @@ from websockets.sync.client import connect
 from websockets.typing import Origin, Subprotocol
 
 from pipelines.demo.dagster_api import DagsterApi
-from pipelines.platform.occupied import holder
+from pipelines.platform.control import holder
 from pipelines.platform.parts import parts
 from pipelines.platform.watch import Switches
-from resources.serving.embedded.layout import Layout
-from resources.serving.embedded.ports import is_free
+from resources.serving.embedded.layout import Layout, is_free
 from resources.serving.embedded.supervisor import Supervisor, wait_until
 from resources.settings import HOST, Settings
 from tests.support.own_home import own_home
 from tests.ui.test_ui import CHROMIUM, FLAGS
 
 DEFINITIONS = "tests.platform.small_definitions"
+
 SECRET = "a-secret-of-the-installation"
+
 _LOCATIONS = "{ locationStatusesOrError { ... on WorkspaceLocationStatusEntries { entries { name } } } }"
+
 _TERMINATE = """mutation ($run: String!) { terminateRun(runId: $run) { __typename } }"""
 
 
@@ -131,14 +133,22 @@ def web(whole: Whole) -> dict[str, str]:
 
 
 REPOSITORY = 'repositoryLocationName: "rampgate", repositoryName: "__repository__"'
+
 STATES = f"""{{ repositoryOrError(repositorySelector: {{{REPOSITORY}}}) {{ ... on Repository {{
   sensors {{ name sensorState {{ id status }} }} schedules {{ name scheduleState {{ id status }} }} }} }} }}"""
+
 EVIL = {"origin": "https://evil.example"}
+
 PLAIN = {"content-type": "text/plain"}
+
 FORM = {"content-type": "application/x-www-form-urlencoded"}
+
 JSON = {"content-type": "application/json"}
+
 MODEL = '{"name": "stolen"}'
+
 MODELS = "/api/2.0/mlflow/registered-models/create"
+
 ARTEFACT = "/api/2.0/mlflow-artifacts/artifacts/stolen.txt"
 
 

@@ -10,14 +10,13 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import create_engine
 
-from pipelines.errors import CorruptLedger, LedgerConflict, LedgerError
-from pipelines.rollout.alerts import Alert
-from pipelines.rollout.decision import End
-from pipelines.rollout.events import Artefact, Command, Ended, Order, Started
-from pipelines.rollout.policy import Policy
-from resources.ledger import CounterBucket, Ledger, Look
-from resources.ledger.counters import MinuteOfCounts
+from pipelines.core.errors import CorruptLedger, LedgerConflict, LedgerError
+from pipelines.core.rollout.alerts import Alert
+from pipelines.core.rollout.events import Artefact, Command, End, Ended, Order, Started
+from pipelines.core.rollout.policy import Policy
+from resources.ledger.counters import CounterBucket, MinuteOfCounts, StoredLook
 from resources.ledger.database import Database
+from resources.ledger.ledger import Ledger
 from tests.support.cluster_services import needs_postgres, postgres
 
 AT = datetime(2026, 3, 2, 9, 0, 0, 123456, tzinfo=UTC)
@@ -120,9 +119,9 @@ def test_a_damaged_event_stops_its_rollout_and_no_other(ledger: Ledger) -> None:
 _RACE = """
 import sys
 from datetime import UTC, datetime
-from pipelines.errors import LedgerConflict
-from pipelines.rollout.events import Command, Order
-from resources.ledger import Ledger
+from pipelines.core.errors import LedgerConflict
+from pipelines.core.rollout.events import Command, Order
+from resources.ledger.ledger import Ledger
 
 ledger, won, lost = Ledger(sys.argv[1]), 0, 0
 while won < 15:
@@ -233,7 +232,7 @@ def test_counters_resume_where_the_last_watcher_stopped(ledger: Ledger) -> None:
 
 
 def test_a_look_is_kept_for_good(ledger: Ledger) -> None:
-    look = Look(1, AT, '{"z": 1.0}')
+    look = StoredLook(1, AT, '{"z": 1.0}')
     ledger.counters.add_look("r", "cost", look)
     with pytest.raises(LedgerConflict):
         ledger.counters.add_look("r", "cost", look._replace(body="{}"))

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.rollout.events import Order
-from resources.ledger import Ledger
+from pipelines.core.rollout.events import Order
+from resources.ledger.ledger import Ledger
 from resources.notifier import Notifier
 from resources.settings import Settings
 from tests.support.rollouts import MODEL, Rig, good, harmful

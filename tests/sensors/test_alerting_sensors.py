@@ -20,10 +20,10 @@ from dagster._core.scheduler.instigation import (
     SensorInstigatorData,
 )
 
-from pipelines.control_jobs import control_jobs
-from pipelines.errors import LedgerError
-from pipelines.rollout.events import Order
-from resources.naming import ROLLOUTS_TAG, VERSION_TAG
+from pipelines.core.errors import LedgerError
+from pipelines.core.rollout.events import Order
+from pipelines.jobs import control_jobs
+from pipelines.rollouts.naming import ROLLOUTS_TAG, VERSION_TAG
 from sensors.alerts import alert_sensor, failure_sensor
 from sensors.guardrail import guardrail_sensor
 from sensors.manifests import manifest_sensor

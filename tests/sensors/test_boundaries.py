@@ -7,14 +7,13 @@ import dagster as dg
 import pytest
 
 import sensors.alerts
-from pipelines.control_jobs import control_jobs
-from pipelines.errors import LedgerError, ServingError
-from pipelines.rollout.events import Order
-from pipelines.rollout.evidence import Evidence, OnFail, Verdict
-from pipelines.rollout.ids import named
-from pipelines.rollout.state import Phase
-from resources.ledger import Ledger
-from resources.rollouts import read_rollout
+from pipelines.core.errors import LedgerError, ServingError
+from pipelines.core.rollout.events import Order, named
+from pipelines.core.rollout.state import Phase
+from pipelines.core.vocabulary import Evidence, OnFail, Verdict
+from pipelines.jobs import control_jobs
+from pipelines.rollouts.open_rollout import read_rollout
+from resources.ledger.ledger import Ledger
 from sensors.alerts import alert_sensor
 from sensors.challenger import challenger_sensor
 from sensors.evidence import evidence_sensor
@@ -24,7 +23,9 @@ from tests.resources.lake.segments_by_hand import MODEL
 from tests.support.memory_systems import MemorySystems, counters, start_rollout, write_model
 
 NOTHING = counters(v1=(0, 0), v2=(0, 0))
+
 HARM = counters(v1=(900, 0), v2=(100, 30))
+
 OTHER = "churn"
 
 

@@ -7,14 +7,14 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 import pytest
 
-from pipelines.errors import RegistryError, ServingError, VersionRefused
-from pipelines.manifest.load import Model
-from pipelines.rollout.decision import End
-from resources.controller import ROLLOUT_TAG
-from resources.naming import MISFIT_TAG
-from resources.registry import Registration
-from resources.rollouts import open_rollout
-from resources.starting import Mode, carry_on, start
+from pipelines.core.errors import RegistryError, ServingError, VersionRefused
+from pipelines.core.manifest.load import Model
+from pipelines.core.rollout.events import End
+from pipelines.rollouts.actions import ROLLOUT_TAG
+from pipelines.rollouts.naming import MISFIT_TAG
+from pipelines.rollouts.open_rollout import open_rollout
+from pipelines.rollouts.start import Mode, carry_on, start
+from resources.registry.client import Registration
 from sensors.challenger import Challengers, challenger_sensor
 from tests.support import by_hand
 from tests.support.memory_backend import World

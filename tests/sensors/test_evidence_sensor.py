@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 import pytest
 
-from pipelines.manifest.load import Model
-from pipelines.rollout.evidence import Evidence, OnFail, Verdict
-from resources.naming import Turn
-from resources.starting import carry_on, start
+from pipelines.core.manifest.load import Model
+from pipelines.core.vocabulary import Evidence, OnFail, Verdict
+from pipelines.rollouts.naming import Turn
+from pipelines.rollouts.start import carry_on, start
 from sensors.evidence import evidence_sensor
 from tests.support.memory_systems import MemorySystems, start_rollout
 

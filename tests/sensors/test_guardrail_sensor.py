@@ -9,14 +9,14 @@ from unittest.mock import patch
 import dagster as dg
 import pytest
 
-from pipelines.errors import LedgerError, NotMeasured, ServingError
-from pipelines.manifest.model import OnUnknown
-from pipelines.rollout.decision import DecisionKind, End
-from pipelines.rollout.evidence import OnFail, Verdict
-from pipelines.rollout.state import Phase
-from resources.guardrails import REPEATED
-from resources.ledger import CounterStore, Ledger
-from resources.serving.backend import Answers, Counters
+from pipelines.core.errors import LedgerError, NotMeasured, ServingError
+from pipelines.core.rollout.events import DecisionKind, End
+from pipelines.core.rollout.state import Phase
+from pipelines.core.vocabulary import OnFail, OnUnknown, Verdict
+from pipelines.rollouts.guardrails import REPEATED
+from resources.ledger.counters import CounterStore
+from resources.ledger.ledger import Ledger
+from resources.serving.contract import Answers, Counters
 from sensors.guardrail import guardrail_sensor
 from tests.support import by_hand
 from tests.support.by_hand import BY_HAND
@@ -25,7 +25,9 @@ from tests.support.memory_systems import MemorySystems, counters, start_rollout
 from tests.support.rollouts import MODEL
 
 Tick = Callable[[], dg.SensorResult | dg.SkipReason]
+
 NOTHING = counters(v1=(0, 0), v2=(0, 0))
+
 HARM = counters(v1=(900, 0), v2=(100, 30))
 
 
@@ -240,7 +242,7 @@ def test_a_rollout_whose_manifest_is_gone_is_told_and_taken_back_after_max_unkno
     sensor(context)
     assert (systems.share, systems.titles()[0]) == (10, f"{MODEL} version 2: nobody measures its rollout")
     time.sleep(1)
-    with patch("sensors.guardrail.STRAYS", timedelta(0)):
+    with patch("pipelines.rollouts.watching.STRAYS", timedelta(0)):
         guardrail_sensor((), tick=timedelta(seconds=1.3))(context)
     taken_back = on_unknown is OnUnknown.ROLL_BACK
     assert systems.share == (0 if taken_back else 10)

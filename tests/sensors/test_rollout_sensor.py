@@ -5,11 +5,11 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 import pytest
 
-from pipelines.errors import LedgerError
-from pipelines.rollout.evidence import Evidence, NeededFor, OnFail, Verdict
-from resources.ledger import Ledger
-from resources.naming import CARRIES_ON_TAG
-from resources.starting import carry_on, start
+from pipelines.core.errors import LedgerError
+from pipelines.core.vocabulary import Evidence, NeededFor, OnFail, Verdict
+from pipelines.rollouts.naming import CARRIES_ON_TAG
+from pipelines.rollouts.start import carry_on, start
+from resources.ledger.ledger import Ledger
 from sensors.rollout import ROLLOUT_TAG, rollout_sensor
 from tests.support.memory_systems import MemorySystems, start_rollout
 from tests.support.rollouts import MODEL

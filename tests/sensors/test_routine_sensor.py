@@ -8,14 +8,15 @@ from typing import get_args
 import dagster as dg
 import pytest
 
-from pipelines.manifest.model import RolloutManifest
-from resources.lake.completeness import mark_ingested
-from resources.naming import Turn
+from pipelines.core.manifest.model import RolloutManifest
+from pipelines.rollouts.naming import Turn
+from resources.lake.windows import mark_ingested
 from sensors.routine import INGEST, WINDOWS, Turns, routine_sensor
 from tests.support.memory_systems import MemorySystems, write_model
 from tests.support.rollouts import MODEL
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
 HOUR = timedelta(hours=1)
 
 

@@ -4,15 +4,16 @@ from datetime import timedelta
 
 import dagster as dg
 
-from sensors.ticks import MOST_SAID, Look, looked
+from sensors.ticks import MOST_SAID, Found, looked
 
 NOW = timedelta(0)
+
 SHORT = timedelta(milliseconds=5)
 
 
 def test_a_tick_ends_with_the_first_news() -> None:
     news = dg.RunRequest(job_name="churn_step", run_key="a")
-    looks = iter([Look(), Look(), Look((news,), cursor="later"), Look()])
+    looks = iter([Found(), Found(), Found((news,), cursor="later"), Found()])
     found = looked(lambda: next(looks), every=SHORT, tick=timedelta(seconds=5), otherwise="nothing")
     assert isinstance(found, dg.SensorResult)
     assert (list(found.run_requests or ()), found.cursor) == ([news], "later")
@@ -20,7 +21,7 @@ def test_a_tick_ends_with_the_first_news() -> None:
 
 
 def test_a_tick_without_news_says_what_the_last_look_said() -> None:
-    looks = iter([Look(said=("first",)), Look(said=("second",)), Look()])
+    looks = iter([Found(said=("first",)), Found(said=("second",)), Found()])
     told = [looked(lambda: next(looks), every=SHORT, tick=NOW, otherwise="nothing") for _ in range(3)]
     assert [each.skip_message for each in told if isinstance(each, dg.SkipReason)] == [
         "first",
@@ -30,7 +31,7 @@ def test_a_tick_without_news_says_what_the_last_look_said() -> None:
 
 
 def test_what_a_tick_says_of_very_many_models_is_cut_short() -> None:
-    look = Look(said=tuple(f"model {number}" for number in range(300)))
+    look = Found(said=tuple(f"model {number}" for number in range(300)))
     found = looked(lambda: look, every=SHORT, tick=NOW, otherwise="")
     assert isinstance(found, dg.SkipReason)
     assert str(found.skip_message).endswith(f"; and {300 - MOST_SAID} more")

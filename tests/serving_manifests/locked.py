@@ -13,6 +13,7 @@ _VOLUMES = {
     "projected",
     "secret",
 }
+
 _HOST = ("hostNetwork", "hostPID", "hostIPC", "hostUsers")
 
 

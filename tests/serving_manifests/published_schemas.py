@@ -18,6 +18,7 @@ _PLAIN: dict[str, tuple[type, ...]] = {
     "ResourceQuantity": (str, int),
     "V1ResourceRequirements": (dict,),
 }
+
 KINDS = {
     ("v1", "ConfigMap"): "V1ConfigMap",
     ("v1", "Namespace"): "V1Namespace",

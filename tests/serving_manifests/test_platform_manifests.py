@@ -11,12 +11,10 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from pipelines.errors import ServingError
-from resources.serving.gateway.following import Follower
-from resources.serving.gateway.installed import Installed
-from resources.serving.kserve import Cluster
-from resources.serving.kserve.assignment import Assignment
-from resources.serving.kserve.assignments import Assignments
+from pipelines.core.errors import ServingError
+from resources.serving.gateway.following import Follower, Installed
+from resources.serving.kserve.assignment import Assignment, Assignments
+from resources.serving.kserve.client import Cluster
 from tests.fake_kubernetes.backends import applied, artefact, backend
 from tests.fake_kubernetes.server import FakeKubernetes, serving
 from tests.fake_kubernetes.world import Behaviour, World
@@ -39,6 +37,7 @@ def rights(path: Path) -> set[Right]:
 
 
 GATEWAY = rights(PLATFORM / "models" / "rbac-gateway.yaml") | rights(PLATFORM / "rbac-kserve.yaml")
+
 GRANTED = rights(PLATFORM / "models" / "rbac.yaml") | rights(PLATFORM / "rbac-kserve.yaml")
 
 

@@ -2,9 +2,8 @@
 
 from collections.abc import Callable, Mapping
 
-from pipelines.rollout.decision import End
-from pipelines.rollout.events import Ended
-from resources.controller import Controller
+from pipelines.core.rollout.events import End, Ended
+from pipelines.rollouts.controller import Controller
 from tests.support.faults import ROLL_BACK, FaultyRig
 from tests.support.memory_backend import World
 from tests.support.rollouts import MODEL

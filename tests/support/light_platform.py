@@ -16,17 +16,18 @@ from typing import Any
 
 import httpx
 
+from pipelines.core.rollout.policy import Policy
+from pipelines.core.rollout.state import RolloutState
 from pipelines.platform.control import Say, down, up
 from pipelines.platform.parts import parts
-from pipelines.rollout.policy import Policy
-from pipelines.rollout.state import RolloutState
-from resources.artefact_digest import digest_of
-from resources.controller import Controller
-from resources.registry.rest import RegistryApi
-from resources.serving.backend import ModelArtefact
-from resources.serving.embedded import EmbeddedBackend, Launch, options
+from pipelines.rollouts.controller import Controller
+from pipelines.rollouts.systems import Systems
+from resources.registry.client import RegistryApi
+from resources.registry.digest import digest_of
+from resources.serving.contract import ModelArtefact
+from resources.serving.embedded.backend import EmbeddedBackend
+from resources.serving.embedded.predictors import Launch, options
 from resources.settings import Settings
-from resources.systems import Systems
 from tests.conformance.arena import LIGHT_PREDICTOR
 from tests.support.ports import free_base
 
@@ -40,6 +41,7 @@ guardrails:
   - {{name: errors, type: proportion, source: serving.errors, margin: 0.5pp}}
 step: {{min_duration: 1h, min_units: 0}}
 """
+
 _SERVICE = """\
 apiVersion: serving.kserve.io/v1beta1
 kind: InferenceService
@@ -50,8 +52,10 @@ spec:
     timeout: 5
     model: {{modelFormat: {{name: mlflow}}, protocolVersion: v2}}
 """
+
 _SENSORS = """{ sensorsOrError(repositorySelector: {repositoryLocationName: "rampgate",
   repositoryName: "__repository__"}) { ... on Sensors { results { name sensorState { id } } } } }"""
+
 _STOP = "mutation($id: String!) { stopSensor(id: $id) { __typename } }"
 
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from pipelines.errors import NotInRegistry, ServingError
-from resources.serving.backend import (
+from pipelines.core.errors import NotInRegistry, ServingError
+from resources.serving.contract import (
     Capabilities,
     Counters,
     ModelArtefact,

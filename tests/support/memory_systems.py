@@ -7,14 +7,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pipelines.errors import NotMeasured, RegistryError, VersionFailed, VersionRefused
-from pipelines.manifest.load import Model
-from resources.controller import Controller
-from resources.registry import Registration, VersionInfo
-from resources.serving.backend import Answers, Counters, ModelArtefact, RevisionCounters
+from pipelines.core.errors import NotMeasured, RegistryError, VersionFailed, VersionRefused
+from pipelines.core.manifest.load import Model
+from pipelines.rollouts.controller import Controller
+from pipelines.rollouts.systems import Systems
+from resources.registry.client import Registration, VersionInfo
+from resources.registry.signature import ModelSchema
+from resources.serving.contract import Answers, Counters, ModelArtefact, RevisionCounters
 from resources.settings import Settings
-from resources.signature import ModelSchema
-from resources.systems import Systems
 from tests.resources.lake.segments_by_hand import MODEL, SCHEMA, tensors
 from tests.support.memory_backend import MemoryBackend, MemoryRegistry, World
 
@@ -24,6 +24,7 @@ kind: InferenceService
 metadata: {{name: {name}}}
 spec: {{predictor: {{minReplicas: 1, model: {{modelFormat: {{name: mlflow}}}}}}}}
 """
+
 ROLLOUT = """\
 model: {name}
 steps: [10, 100]
@@ -225,7 +226,7 @@ def memory_systems(home: Path, more: str = "") -> Iterator[MemorySystems]:
 def start_rollout(systems: MemorySystems, model: Model | None = None) -> str:
     """Version 2 takes ten percent of the traffic beside version 1; `model` is the manifest, if not the template."""
     controller: Controller = systems.controller
-    from resources.starting import carry_on, start
+    from pipelines.rollouts.start import carry_on, start
 
     model = model or systems.model
     systems.challenge(model=model.name)

@@ -20,22 +20,24 @@ from typing import Any
 
 import httpx
 
+from pipelines.core.rollout.alerts import Alert
+from pipelines.core.rollout.events import End
+from pipelines.core.rollout.fold import fold
+from pipelines.core.rollout.state import RolloutState
 from pipelines.demo.dagster_api import DagsterApi
 from pipelines.platform.control import down, up
 from pipelines.platform.parts import parts
-from pipelines.rollout.alerts import Alert
-from pipelines.rollout.decision import End
-from pipelines.rollout.fold import fold
-from pipelines.rollout.state import RolloutState
-from resources.naming import START_OP, slug
+from pipelines.rollouts.naming import START_OP, slug
+from pipelines.rollouts.systems import Systems
 from resources.serving.embedded.supervisor import wait_until
 from resources.settings import HOST, ROOT, Settings
-from resources.systems import Systems
 from tests.support.ports import free_base
 
 PATIENCE_SECONDS = 420.0
+
 RATE = 6.0
 """Requests a second to each model."""
+
 _ENDED = ("SUCCESS", "FAILURE", "CANCELED")
 
 

@@ -14,6 +14,7 @@ import httpx
 from resources.settings import HOST, Settings
 
 MOST_PENDING = 300
+
 TIMEOUT_SECONDS = 10.0
 
 

@@ -13,14 +13,17 @@ from itertools import cycle
 from pathlib import Path
 from typing import BinaryIO
 
-from resources.serving.embedded.ports import is_free
+from resources.serving.embedded.layout import is_free
 
 _BLOCK = 120
 """The platform's own, then room for its predictors."""
+
 _BLOCKS = range(12_000, 32_000, _BLOCK)
 """Below the ephemeral range, whose ports outgoing connections take."""
+
 _OWN = 32
 """Blocks of one process: a block comes round again when its last user is long gone or listens."""
+
 _LOCKS = Path(tempfile.gettempdir()) / f"rampgate-test-ports-{os.getuid()}"
 
 

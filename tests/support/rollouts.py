@@ -6,18 +6,20 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from pipelines.manifest.model import RolloutManifest
-from pipelines.rollout.decide import decide
-from pipelines.rollout.events import Decided, Event
-from pipelines.rollout.evidence import Evidence, NeededFor, OnFail, Verdict
-from pipelines.rollout.fold import fold
-from resources.controller import Controller
-from resources.ledger import Ledger
-from resources.serving.backend import ModelArtefact
+from pipelines.core.manifest.model import RolloutManifest
+from pipelines.core.rollout.decide import decide
+from pipelines.core.rollout.events import Decided, Event
+from pipelines.core.rollout.fold import fold
+from pipelines.core.vocabulary import Evidence, NeededFor, OnFail, Verdict
+from pipelines.rollouts.controller import Controller
+from resources.ledger.ledger import Ledger
+from resources.serving.contract import ModelArtefact
 from tests.support.memory_backend import Hook, MemoryBackend, MemoryRegistry, World
 
 MODEL = "flight-delay"
+
 START = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
+
 MINUTE = timedelta(minutes=1)
 
 

@@ -9,20 +9,27 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.manifest.load import Model
-from pipelines.manifest.model import RolloutManifest
-from pipelines.rollout.evidence import Evidence, Verdict
-from pipelines.rollout.state import RolloutState
-from resources.experiment import TakenLook, take_look
-from resources.experiment.exposure import belongs_to_challenger
-from resources.lake import Column, Lake, ModelSchema, ingest_outcomes, ingest_predictions
+from pipelines.core.manifest.load import Model
+from pipelines.core.manifest.model import RolloutManifest
+from pipelines.core.rollout.state import RolloutState
+from pipelines.core.vocabulary import Evidence, Verdict
+from pipelines.experiments.exposure import belongs_to_challenger
+from pipelines.experiments.looks import TakenLook, take_look
+from resources.lake.connection import Lake
+from resources.lake.ingest import ingest_predictions
+from resources.lake.outcomes import ingest_outcomes
+from resources.registry.signature import Column, ModelSchema
 from tests.support.rollouts import MODEL, Clock, Rig, artefact
 
 SCHEMA = ModelSchema((Column("amount", "double"),), (Column("score", "double"),))
+
 MINUTE = timedelta(minutes=1)
+
 DAY = timedelta(days=1)
+
 Cost = Callable[[np.random.Generator, bool], float]
 """The cost that a unit causes, given whether the challenger served it."""
+
 Assign = Callable[[str, str, float], bool]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from tests.support.ports import free_base
 
 ROOT = Path(__file__).resolve().parents[2]
+
 _TEN = "from tests.support.ports import free_base; print(*(free_base(3) for _ in range(10))); input()"
 
 

@@ -14,7 +14,9 @@ import pytest
 from tests.ui.webserver import location, rollout_asset, served
 
 CHROMIUM = Path("/usr/bin/chromium")
+
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+
 PATIENCE_MS = 60_000
 
 pytestmark = [

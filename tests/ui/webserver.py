@@ -16,14 +16,16 @@ import httpx
 
 from assets.rollout import rollout
 from pipelines.platform.configuration import TELEMETRY_OFF
+from pipelines.rollouts.start import start
 from resources.settings import ROOT
-from resources.starting import start
 from sensors.guardrail import guardrail_sensor
 from tests.support.memory_systems import MemorySystems, counters, memory_systems
 from tests.support.ports import free_base
 
 _INSTANCE = "telemetry: {enabled: false}\nnux: {enabled: false}\n"
+
 _LOCATIONS = """{ workspaceOrError { ... on Workspace { locationEntries { name loadStatus } } } }"""
+
 _SECONDS = 180
 
 

@@ -1,1 +1,1 @@
-"""A process of its own for every run, forked from one that has imported everything: a run starts in a moment."""
+"""Runs are forked from a process that has imported the libraries."""

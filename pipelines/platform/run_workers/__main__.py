@@ -28,6 +28,7 @@ _LIBRARIES = (
     "evidently",
 )
 """In the order in which a new platform needs them."""
+
 _NICENESS = 10
 """Runs are beside what serves on the same machine: an analysis may wait, an answer may not."""
 
@@ -69,7 +70,7 @@ def _execute(arguments: str) -> None:
     import numpy as np
     from dagster._cli.api import execute_run_command
 
-    from resources.naming import RUN_MODEL
+    from pipelines.rollouts.naming import RUN_MODEL
 
     wanted: dict[str, str] = json.loads(arguments)
     os.environ[RUN_MODEL] = wanted["model"]

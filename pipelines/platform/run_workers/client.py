@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipelines.errors import RampgateError
+from pipelines.core.errors import RampgateError
 
 _TIMEOUT = 60.0
 """The host answers between two imports of large libraries."""
+
 _PAUSE = 0.25
 
 

@@ -19,7 +19,9 @@ from typing import Any, NoReturn
 log = logging.getLogger(__name__)
 
 _IDLE_SECONDS = 1.0
+
 _QUESTION_SECONDS = 5.0
+
 _REMEMBERED = 200
 """Ends of runs: Dagster asks for one within seconds."""
 

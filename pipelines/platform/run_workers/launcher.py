@@ -11,7 +11,7 @@ from dagster._grpc.types import ExecuteRunArgs
 from dagster._serdes import ConfigurableClass, ConfigurableClassData, serialize_value
 
 from pipelines.platform.run_workers.client import RunHostError, ask
-from resources.naming import MODEL_TAG
+from pipelines.rollouts.naming import MODEL_TAG
 
 _PATIENCE_SECONDS = 60.0
 """The supervisor starts a host that died again within seconds."""

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from pipelines.errors import NotMeasured, ServingError
-from pipelines.manifest.model import PredictionLog
-from resources.serving.backend import (
+from pipelines.core.errors import NotMeasured, ServingError
+from pipelines.core.manifest.model import PredictionLog
+from resources.serving.contract import (
     Capabilities,
     Counters,
     ModelArtefact,
@@ -19,24 +19,25 @@ from resources.serving.backend import (
     not_replaced,
     overtaken,
 )
-from resources.serving.embedded.artefacts import pin
 from resources.serving.embedded.counting import count, stats_pattern
-from resources.serving.embedded.definition import ServiceDefinition
 from resources.serving.embedded.gateway import EmbeddedGateway
 from resources.serving.embedded.layout import Layout
-from resources.serving.embedded.lifecycle import Lifecycle
+from resources.serving.embedded.lifecycle import Lifecycle, pin
 from resources.serving.embedded.predictors import PredictorCommand, Predictors, model_server
-from resources.serving.embedded.report import report
+from resources.serving.embedded.restore import report
 from resources.serving.embedded.state import (
-    Canary,
+    PATIENCE,
+    DamagedState,
     Deployed,
+    DesiredCanary,
+    ServiceDefinition,
     ServiceState,
+    StateStore,
     begin_canary,
     promoted,
     rolled_back,
     with_share,
 )
-from resources.serving.embedded.store import PATIENCE, DamagedState, StateStore
 from resources.serving.embedded.supervisor import Supervisor
 from resources.settings import Settings
 
@@ -55,7 +56,7 @@ class _Share:
         if not 0 <= self.percent <= 100:
             raise ServingError(f"percent == {self.percent}, must be 0 to 100")
 
-    def holds_for(self, canary: Canary) -> bool:
+    def holds_for(self, canary: DesiredCanary) -> bool:
         """Whether the canary already has this share."""
         salt = canary.salt if self.salt is None else self.salt
         return (canary.percent, canary.mirror, canary.salt) == (self.percent, self.mirror, salt)
@@ -257,7 +258,7 @@ def _require_current(state: ServiceState, version: str, command: int) -> None:
         )
 
 
-def _require_expected(service: str, canary: Canary, share: _Share) -> None:
+def _require_expected(service: str, canary: DesiredCanary, share: _Share) -> None:
     version = canary.revision.version
     problem = overtaken(
         service, version, share=canary.percent, expected=share.expected, percent=share.percent

@@ -20,16 +20,17 @@ import re
 from dataclasses import dataclass
 from functools import reduce
 
-from resources.serving.backend import Answers, RevisionCounters, plus
-from resources.serving.embedded.admin import Stats
+from resources.serving.contract import Answers, RevisionCounters, plus
 from resources.serving.embedded.state import Deployed, ServiceState
-from resources.serving.envoy import THRESHOLDS_MS
+from resources.serving.envoy.admin import Stats
 from resources.serving.envoy.bootstrap import HUNG_UP_AT, LONGEST_MS, ZONE
 from resources.serving.envoy.clusters import AGAIN, FAILOVER, SHADOW, again_cluster
+from resources.serving.envoy.description import THRESHOLDS_MS
 
 _BAD = ("1xx", "3xx", "4xx", "5xx", "unknown")
 """Added up instead of taking the 2xx from all: counters are read one after the other, and a request that ends in
 between must not look like an error. Envoy calls a status of 600 or more unknown."""
+
 _WANTED = ("completed", "retry_success", "retry_overflow", "timeout", "time")
 
 

@@ -5,38 +5,37 @@ from typing import Any
 
 import httpx
 
-from pipelines.errors import ServingError
-from resources.certificates import certificates
+from pipelines.core.errors import ServingError
 from resources.files import move
-from resources.serving.backend import prediction
-from resources.serving.embedded.admin import Admin
+from resources.serving.contract import prediction
 from resources.serving.embedded.layout import Layout, gateway_of
-from resources.serving.embedded.state import Deployed, ServiceState
-from resources.serving.embedded.store import PATIENCE, StateStore
+from resources.serving.embedded.state import PATIENCE, Deployed, ServiceState, StateStore
 from resources.serving.embedded.supervisor import wait_until
-from resources.serving.envoy import (
+from resources.serving.envoy.admin import Admin
+from resources.serving.envoy.clusters import clusters
+from resources.serving.envoy.description import (
     CDS,
     RDS,
     TOTAL_WEIGHT,
     Endpoint,
-    Revision,
+    GatewayRevision,
     Service,
-    clusters,
     publish,
+    published,
     published_version,
-    route_configuration,
 )
-from resources.serving.envoy.discovery import published
 from resources.serving.envoy.routes import (
     PIN_HEADER,
     REVISION_HEADER,
     TOKEN_HEADER,
     give_nothing_to_the_canary,
+    route_configuration,
     routes_of,
 )
-from resources.settings import HOST, Settings
+from resources.settings import HOST, Settings, certificates
 
 _FILES = {"clusters": CDS, "routes": RDS}
+
 MOST_LOG_BYTES = 64 * 1024 * 1024
 """An access log of this size becomes the former one, in place of the one before."""
 
@@ -162,6 +161,6 @@ def describe(state: ServiceState) -> Service:
     )
 
 
-def _revision(revision: Deployed) -> Revision:
+def _revision(revision: Deployed) -> GatewayRevision:
     endpoints = tuple(Endpoint(host=HOST, port=port) for port in revision.ports)
-    return Revision(name=revision.name, endpoints=endpoints)
+    return GatewayRevision(name=revision.name, endpoints=endpoints)

@@ -1,13 +1,17 @@
-"""Where the embedded backend keeps its files, all below `Settings.home`."""
+"""Where the embedded backend keeps its files, all below `Settings.home`, and which ports its predictors
+get.
+"""
 
 import os
 import secrets
+import socket
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.errors import ServingError
+from pipelines.core.errors import ServingError
 from resources.files import write_once
-from resources.serving.envoy import Gateway
+from resources.serving.envoy.description import Gateway
 from resources.settings import HOST, Settings
 
 LONGEST_SOCKET_PATH = 107
@@ -82,3 +86,32 @@ def gateway_of(settings: Settings) -> Gateway:
         discovery=layout.discovery,
         access_log=layout.logs / "gateway-access.jsonl",
     )
+
+
+# Ports for predictor processes.
+
+
+RANGE = 100
+
+
+def allocate(first: int, count: int, *, taken: Iterable[int]) -> tuple[int, ...]:
+    """`count` ports from `first` on that nobody was given and nobody listens on."""
+    reserved = set(taken)
+    free = (port for port in range(first, first + RANGE) if port not in reserved and is_free(port))
+    found = tuple(port for port, _ in zip(free, range(count), strict=False))
+    if len(found) < count:
+        raise ServingError(
+            f"no {count} free ports in {first} to {first + RANGE - 1}; set RAMPGATE_PREDICTORS_PORT"
+        )
+    return found
+
+
+def is_free(port: int) -> bool:
+    """Whether a server could listen on this loopback port now."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.errors import ServingError, VersionFailed
-from pipelines.manifest.model import PredictionLog
+from pipelines.core.errors import ServingError, VersionFailed
+from pipelines.core.manifest.model import PredictionLog
 from resources.environment import PREDICTOR, confined
 from resources.serving.embedded.layout import Layout
 from resources.serving.embedded.state import Deployed
@@ -17,7 +17,9 @@ from resources.serving.predictor.logs import LOADED, STARTS
 from resources.settings import ROOT
 
 _STOP_SECONDS = 20
+
 _STARTS = re.compile(rf"^{STARTS}: .*\n", re.MULTILINE)
+
 _NAMED = re.compile(r'(?:^environment=|",)(\w+)="')
 
 

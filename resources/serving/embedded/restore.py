@@ -1,17 +1,60 @@
-"""What must be on disk before the gateway and supervisord start, and whether serving is back afterwards."""
+"""What is in force, for people and for the controller."""
 
 import json
 from collections.abc import Mapping
 
-from resources.serving.embedded.artefacts import drop_bytecode, pinned_path
+from pipelines.core.errors import ServingError
+from resources.serving.contract import RevisionStatus, ServiceStatus
 from resources.serving.embedded.gateway import EmbeddedGateway
 from resources.serving.embedded.layout import Layout, gateway_of
-from resources.serving.embedded.predictors import Predictors, confine, forget_unknown, tell_digest
-from resources.serving.embedded.report import report
-from resources.serving.embedded.store import StateStore
-from resources.serving.embedded.supervisor import Supervisor
-from resources.serving.envoy import bootstrap
+from resources.serving.embedded.lifecycle import drop_bytecode, pinned_path
+from resources.serving.embedded.predictors import Predictors, confine, forget_unknown, last_words, tell_digest
+from resources.serving.embedded.state import Deployed, ServiceState, StateStore
+from resources.serving.embedded.supervisor import FAILED, Process, Supervisor
+from resources.serving.envoy.bootstrap import bootstrap
 from resources.settings import Settings
+
+
+def report(state: ServiceState, gateway: EmbeddedGateway, predictors: Predictors) -> ServiceStatus:
+    """The service's status. A part that does not answer makes its revisions not ready, with its words."""
+    canary = state.canary
+    percent = canary.percent if canary else 0.0
+    return ServiceStatus(
+        service=state.service,
+        stable=_revision(state.stable, 100 - percent, gateway, predictors) if state.stable else None,
+        canary=_revision(canary.revision, percent, gateway, predictors) if canary else None,
+        salt=canary.salt if canary else "",
+        mirror=canary.mirror if canary else False,
+    )
+
+
+def _revision(
+    revision: Deployed, percent: float, gateway: EmbeddedGateway, predictors: Predictors
+) -> RevisionStatus:
+    message = _trouble(revision, gateway, predictors)
+    return RevisionStatus(
+        name=revision.name, version=revision.version, percent=percent, ready=not message, message=message
+    )
+
+
+def _trouble(revision: Deployed, gateway: EmbeddedGateway, predictors: Predictors) -> str:
+    """Why it is not ready, or nothing. One healthy replica makes a revision ready, as on Kubernetes."""
+    try:
+        if gateway.healthy_ports(revision):
+            return ""
+        processes = predictors.processes(revision)
+    except ServingError as error:
+        return str(error)
+    return f"no healthy replica: {', '.join(map(_words, processes)) or 'no process'}"
+
+
+def _words(process: Process) -> str:
+    """Its state, and the last thing that a process which does not stay up said: there is the reason."""
+    state = f"{process.name} is {process.state} ({process.description})"
+    return f"{state}: {last_words(process.log, 1)}" if process.state in FAILED else state
+
+
+# What must be on disk before the gateway and supervisord start, and whether serving is back afterwards.
 
 
 def restore(settings: Settings, allow: Mapping[str, tuple[str, ...]] | None = None) -> None:

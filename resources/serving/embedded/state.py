@@ -1,9 +1,58 @@
-"""The desired state of one service, and the changes that a rollout makes to it. Pure."""
+"""The desired state of one service, the changes that a rollout makes to it, and the file it is kept in."""
 
+import logging
+import math
+from collections.abc import Generator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
-from pipelines.errors import ServingError
-from resources.serving.backend import ModelArtefact
+from pydantic import TypeAdapter, ValidationError
+
+from pipelines.core.errors import ServingError
+from resources.files import lock, replace_with_spare
+from resources.serving.contract import ModelArtefact
+
+_DEFAULT_TIMEOUT_SECONDS = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceDefinition:
+    """The part of `spec.predictor` that means something without a cluster."""
+
+    replicas: int
+    """Processes of each revision: `minReplicas`, at least 1. There is no autoscaler here."""
+    timeout_ms: int
+    environment: Mapping[str, str]
+    """`model.env` entries that carry a value, and the threads that `limits.cpu` allows."""
+
+    @classmethod
+    def of(cls, inference_service: Mapping[str, Any]) -> "ServiceDefinition":
+        """Read an InferenceService as it stands in its YAML."""
+        predictor: Mapping[str, Any] = inference_service.get("spec", {}).get("predictor", {})
+        return cls(
+            replicas=max(1, int(predictor.get("minReplicas", 1))),
+            timeout_ms=round(float(predictor.get("timeout", _DEFAULT_TIMEOUT_SECONDS)) * 1000),
+            environment=_environment(predictor.get("model", {})),
+        )
+
+
+def _environment(model: Mapping[str, Any]) -> dict[str, str]:
+    limit = model.get("resources", {}).get("limits", {}).get("cpu")
+    threads = {} if limit is None else {"OMP_NUM_THREADS": str(max(1, math.floor(_cpus(str(limit)))))}
+    return threads | {
+        entry["name"]: str(entry["value"]) for entry in model.get("env", []) if "value" in entry
+    }
+
+
+def _cpus(quantity: str) -> float:
+    """Kubernetes' `500m` or `2` in cores."""
+    return float(quantity[:-1]) / 1000 if quantity.endswith("m") else float(quantity)
+
+
+# The desired state of one service, and the changes that a rollout makes to it. Pure.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +67,7 @@ class Deployed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Canary:
+class DesiredCanary:
     """The revision on trial."""
 
     revision: Deployed
@@ -38,7 +87,7 @@ class ServiceState:
     serial: int = 0
     """Number of the last revision; never used twice."""
     stable: Deployed | None = None
-    canary: Canary | None = None
+    canary: DesiredCanary | None = None
     retiring: tuple[Deployed, ...] = ()
     """Out of the routes, but not stopped yet."""
 
@@ -47,7 +96,7 @@ class ServiceState:
         live = (self.stable, self.canary.revision if self.canary else None)
         return tuple(revision for revision in live if revision is not None) + self.retiring
 
-    def canary_of(self, version: str) -> Canary:
+    def canary_of(self, version: str) -> DesiredCanary:
         """The canary, if it is this version. Raises `ServingError` saying what is there instead."""
         if self.canary is None or self.canary.revision.version != version:
             there = f"version {self.canary.revision.version}" if self.canary else "none"
@@ -70,7 +119,7 @@ def begin_canary(state: ServiceState, artefact: ModelArtefact, *, salt: str) -> 
         digest=artefact.digest,
         ports=(),
     )
-    return replace(state, serial=serial, canary=Canary(revision=revision, salt=salt))
+    return replace(state, serial=serial, canary=DesiredCanary(revision=revision, salt=salt))
 
 
 def _require_same(state: ServiceState, artefact: ModelArtefact) -> None:
@@ -119,3 +168,101 @@ def rolled_back(state: ServiceState, version: str) -> ServiceState:
 def without(state: ServiceState, revision: str) -> ServiceState:
     """The state after a retiring revision was stopped."""
     return replace(state, retiring=tuple(each for each in state.retiring if each.name != revision))
+
+
+# Desired states in files: replaced atomically, changed under a lock that other processes respect.
+
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 1.0
+"""Seconds that what takes traffic away waits for a lock, which is held for milliseconds."""
+
+_STATE = TypeAdapter(ServiceState)
+
+
+class DamagedState(ServingError):
+    """A service's file that holds no state, or that cannot be read."""
+
+
+class StateStore:
+    """One JSON file per service. Locks are held for milliseconds: nobody waits for a model under one."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def read(self, service: str) -> ServiceState:
+        """The state of a service; an empty one if it was never deployed."""
+        return _parse(self._path(service)) or ServiceState(service=service)
+
+    def read_all(self) -> list[ServiceState]:
+        """Every service's state, in the order of their names."""
+        found = (_parse(path) for path in sorted(self._folder.glob("[!.]*.json")))
+        return [state for state in found if state is not None]
+
+    def readable(self) -> tuple[list[ServiceState], set[str]]:
+        """The states that can be read, and the names of the services whose state is damaged."""
+        states: list[ServiceState] = []
+        damaged: set[str] = set()
+        for path in sorted(self._folder.glob("[!.]*.json")):
+            try:
+                state = _parse(path)
+            except DamagedState:
+                damaged.add(path.stem)
+            else:
+                states += [] if state is None else [state]
+        return states, damaged
+
+    def write(self, state: ServiceState, *, from_reserve: bool = False) -> None:
+        """Replace the file; a reader sees the old state or the new one. Call it under `changing`.
+
+        `from_reserve`: see `resources.files`. Raises ServingError where it cannot be written.
+        """
+        path = self._path(state.service)
+        try:
+            replace_with_spare(path, _STATE.dump_json(state, indent=1), from_reserve=from_reserve)
+        except OSError as error:
+            raise ServingError(f"{path} cannot be written: {error.strerror}") from error
+
+    @contextmanager
+    def changing(self, service: str, *, patience: float | None = None) -> Generator[ServiceState, None, None]:
+        """Hold the service's lock and get its state. Take it before `everything`.
+
+        After `patience` seconds, which is for what takes traffic away, go on without it: whoever has it is frozen.
+        """
+        with self._lock(f".{service}.lock", patience):
+            yield self.read(service)
+
+    @contextmanager
+    def everything(self, *, patience: float | None = None) -> Generator[bool, None, None]:
+        """Hold the lock on what services share: ports and the gateway's files. False: without it, see `changing`."""
+        with self._lock(".lock", patience) as held:
+            yield held
+
+    def _path(self, service: str) -> Path:
+        return self._folder / f"{service}.json"
+
+    @contextmanager
+    def _lock(self, name: str, patience: float | None) -> Generator[bool, None, None]:
+        path = self._folder / name
+        with ExitStack() as stack:
+            try:
+                wait = None if patience is None else timedelta(seconds=patience)
+                held = stack.enter_context(lock(path, wait=wait))
+            except OSError as error:
+                raise ServingError(f"the lock {path} cannot be taken: {error.strerror}") from error
+            if not held:
+                log.warning("%s: somebody has held this lock for %g s; going on without it", path, patience)
+            yield held
+
+
+def _parse(path: Path) -> ServiceState | None:
+    """None where there is no such file: what cannot be read is not "nothing is served"."""
+    try:
+        return _STATE.validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise DamagedState(f"{path} cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        raise DamagedState(f"{path} is damaged: {error}") from error

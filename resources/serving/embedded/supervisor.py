@@ -8,13 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from pipelines.errors import ServingError
+from pipelines.core.errors import ServingError
 
 STOPPED = frozenset({"STOPPED", "EXITED", "FATAL", "UNKNOWN"})
+
 _LINE = 300
+
 _TIMEOUT = 15.0
 """Every call is answered at once, unless supervisord itself stands still."""
+
 FAILED = frozenset({"BACKOFF", "EXITED", "FATAL"})
+
 _ALREADY_ADDED, _BAD_NAME, _NOT_RUNNING, _ALREADY_STARTED = 90, 10, 70, 60
 
 

@@ -4,16 +4,20 @@ import ipaddress
 from collections.abc import Iterable
 from typing import Any
 
-from resources.serving.envoy.description import Endpoint, Revision, Service
-from resources.serving.envoy.types import typed
+from resources.serving.envoy.description import Endpoint, GatewayRevision, Service, typed
 
 HEALTH_PATH = "/v2/health/ready"
+
 SHADOW = "shadow/"
+
 FAILOVER = "/else/"
+
 AGAIN = "again/"
+
 _ONE_REPLICA_IS_ENOUGH = 10_000
 """Percent. By default Envoy gives the next cluster a share as soon as a third of the replicas is down: a
 canary that starts another replica would lose units to the stable revision."""
+
 _CONNECT_TIMEOUT = "0.25s"
 
 
@@ -22,12 +26,12 @@ def clusters(services: Iterable[Service]) -> list[dict[str, Any]]:
     return [cluster for service in services for cluster in _clusters_of(service)]
 
 
-def probe_cluster(revision: Revision) -> str:
+def probe_cluster(revision: GatewayRevision) -> str:
     """Probes have their own cluster, so that they never count in a revision's statistics."""
     return f"probe/{revision.name}"
 
 
-def shadow_cluster(revision: Revision) -> str:
+def shadow_cluster(revision: GatewayRevision) -> str:
     """Copies of live traffic, counted apart from the answers that reach somebody."""
     return f"{SHADOW}{revision.name}"
 
@@ -37,7 +41,7 @@ def absent_cluster(service: Service) -> str:
     return f"absent/{service.name}"
 
 
-def failover_cluster(canary: Revision, stable: Revision) -> str:
+def failover_cluster(canary: GatewayRevision, stable: GatewayRevision) -> str:
     """The canary, with the stable revision standing in for what it cannot answer."""
     return f"{canary.name}{FAILOVER}{stable.name}"
 
@@ -60,7 +64,7 @@ def _clusters_of(service: Service) -> list[dict[str, Any]]:
     return found + [_aggregate(again_cluster(name), those) for name, those in (members | alone).items()]
 
 
-def _failovers(service: Service) -> list[tuple[Revision, Revision]]:
+def _failovers(service: Service) -> list[tuple[GatewayRevision, GatewayRevision]]:
     """A retiring revision keeps its pairs until it is gone: routes in force may still name them."""
     stable, canary = service.stable, service.canary
     if stable is None:
@@ -71,7 +75,7 @@ def _failovers(service: Service) -> list[tuple[Revision, Revision]]:
     return pairs
 
 
-def _revision(revision: Revision) -> dict[str, Any]:
+def _revision(revision: GatewayRevision) -> dict[str, Any]:
     one_name = any(endpoint.hostname for endpoint in revision.endpoints)
     return _base(revision.name, revision.endpoints, revision.name) | {
         "health_checks": [_health_check(failures=5 if one_name else 2)],
@@ -88,7 +92,7 @@ def _revision(revision: Revision) -> dict[str, Any]:
     }
 
 
-def _unchecked(name: str, revision: Revision) -> dict[str, Any]:
+def _unchecked(name: str, revision: GatewayRevision) -> dict[str, Any]:
     return _base(name, revision.endpoints, revision.name)
 
 
@@ -128,7 +132,7 @@ def _endpoint(endpoint: Endpoint, revision: str) -> dict[str, Any]:
     }
 
 
-def _aggregate(name: str, members: tuple[Revision, ...]) -> dict[str, Any]:
+def _aggregate(name: str, members: tuple[GatewayRevision, ...]) -> dict[str, Any]:
     """The members' replicas and health, in this order, with answers counted under a name of its own."""
     config = typed(
         "envoy.extensions.clusters.aggregate.v3.ClusterConfig", clusters=[each.name for each in members]

@@ -11,24 +11,39 @@ from resources.serving.envoy.clusters import (
     probe_cluster,
     shadow_cluster,
 )
-from resources.serving.envoy.description import MOST_ID_BYTES, TOTAL_WEIGHT, Revision, Service
-from resources.serving.envoy.discovery import ROUTES
-from resources.serving.envoy.types import typed
+from resources.serving.envoy.description import (
+    MOST_ID_BYTES,
+    ROUTES,
+    TOTAL_WEIGHT,
+    GatewayRevision,
+    Service,
+    typed,
+)
 
 UNIT_HEADER = "x-unit-id"
+
 ASSIGNMENT_HEADER = "x-assignment"
+
 PIN_HEADER = "x-model-revision"
+
 TOKEN_HEADER = "x-probe-token"
+
 REVISION_HEADER = "x-served-revision"
+
 AGAIN_HEADER = "x-unit-again"
 """Set by the gateway on what a unit asks again within `UNIT_WINDOW`; taken from callers."""
+
 ASKED_HEADER = "x-asked-after-ms"
 """Set by the gateway: how long after a request's first byte a revision is asked; taken from callers."""
+
 REQUEST_ID_HEADER = "x-request-id"
+
 CALL_HEADER = "x-call-id"
 """Made by the gateway, one for every call: the same for all attempts at it and for its copy. A caller's own request
 id may name many calls."""
+
 _UNREAD_MS = 5_000
+
 COMPARISON = "comparison"
 """In a route's metadata, for the gateway to remember units by. With another share or rollout, all are counted anew."""
 
@@ -116,7 +131,7 @@ def _uncounted(service: Service, match: dict[str, Any]) -> dict[str, Any]:
 
 
 def _pinned(
-    service: Service, revision: Revision, match: dict[str, Any], probe_token: str | None
+    service: Service, revision: GatewayRevision, match: dict[str, Any], probe_token: str | None
 ) -> dict[str, Any]:
     headers = [_is(PIN_HEADER, revision.name), _is(TOKEN_HEADER, probe_token)]
     action = {"cluster": probe_cluster(revision), **_patience(service), **_host(service)}
@@ -241,7 +256,7 @@ def _host(service: Service) -> dict[str, Any]:
     return {"auto_host_rewrite": True} if service.named else {}
 
 
-def _mirror(canary: Revision) -> dict[str, Any]:
+def _mirror(canary: GatewayRevision) -> dict[str, Any]:
     name = next((endpoint.hostname for endpoint in canary.endpoints if endpoint.hostname), "")
     return {
         **({"host_rewrite_literal": name} if name else {}),

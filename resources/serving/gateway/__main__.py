@@ -7,15 +7,13 @@ import sys
 import threading
 from collections.abc import Mapping
 
-from pipelines.errors import RampgateError
-from resources.serving.embedded.admin import Admin
-from resources.serving.envoy import Endpoint
-from resources.serving.gateway.control import Control
-from resources.serving.gateway.following import Follower
-from resources.serving.gateway.installed import Installed
+from pipelines.core.errors import RampgateError
+from resources.serving.envoy.admin import Admin
+from resources.serving.envoy.description import Endpoint
+from resources.serving.gateway.following import Follower, Installed
 from resources.serving.gateway.options import Options
 from resources.serving.gateway.publishing import Addresses, Publisher
-from resources.serving.gateway.sidecar import Sidecar, in_cluster
+from resources.serving.gateway.sidecar import Control, Sidecar, in_cluster
 from resources.serving.kserve.client import Cluster
 
 

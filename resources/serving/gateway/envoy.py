@@ -5,8 +5,10 @@ import os
 import sys
 import time
 
-from pipelines.errors import ServingError
-from resources.serving.envoy import CDS, RDS, Gateway, bootstrap, publish, route_configuration
+from pipelines.core.errors import ServingError
+from resources.serving.envoy.bootstrap import bootstrap
+from resources.serving.envoy.description import CDS, RDS, Gateway, publish
+from resources.serving.envoy.routes import route_configuration
 from resources.serving.gateway.options import Options
 
 

@@ -7,19 +7,38 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipelines.errors import ServingError
-from resources.serving.kserve import knative_view, standard_view
+from pipelines.core.errors import ServingError
+from resources.serving.kserve import knative, standard
 from resources.serving.kserve.assignment import Assignment, decode
-from resources.serving.kserve.client import ASSIGNMENTS, Cluster, Unreachable
-from resources.serving.kserve.knative_view import KnativeView
-from resources.serving.kserve.mode import Installation, Mode, detect
+from resources.serving.kserve.client import ASSIGNMENTS, Cluster, Expired, Unreachable, watch
+from resources.serving.kserve.knative import KnativeView
+from resources.serving.kserve.service import DeploymentMode, Installation, detect, read_installation
 from resources.serving.kserve.split import Split, split
-from resources.serving.kserve.standard_view import StandardView
-from resources.serving.kserve.watching import Expired, watch
+from resources.serving.kserve.standard import StandardView
+
+
+class Installed:
+    """Reads the config map when it is first asked. Raises ServingError where that fails, and tries again."""
+
+    def __init__(self, cluster: Cluster, namespace: str) -> None:
+        self._cluster, self._namespace = cluster, namespace
+        self._found: Installation | None = None
+
+    def __call__(self) -> Installation:
+        if self._found is None:
+            found = self._cluster.config_map(self._namespace, "inferenceservice-config")
+            self._found = read_installation(found)
+        return self._found
+
+
+# What the cluster wants of the gateway, kept up to date by two watches.
+
 
 _LOG = logging.getLogger(__name__)
+
 _WATCH_SECONDS = 60
 """A watch ends after this and everything is listed again: an event that was lost is made good."""
+
 _RETRY_SECONDS = 0.5
 
 
@@ -118,10 +137,14 @@ class Follower:
 
     def _view(self, name: str, isvc: Mapping[str, Any]) -> KnativeView | StandardView:
         recorded = (isvc.get("status") or {}).get("deploymentMode", "")
-        mode = Mode.KNATIVE if recorded in ("Knative", "Serverless") else detect(isvc, self.installed())
-        if mode is Mode.KNATIVE:
-            return knative_view.read(name, isvc, self.cluster.revisions(name), [])
-        return standard_view.read(name, isvc, [], [], [])
+        mode = (
+            DeploymentMode.KNATIVE
+            if recorded in ("Knative", "Serverless")
+            else detect(isvc, self.installed())
+        )
+        if mode is DeploymentMode.KNATIVE:
+            return knative.read(name, isvc, self.cluster.revisions(name), [])
+        return standard.read(name, isvc, [], [], [])
 
     def _take_assignments(self, event: str, config_map: Mapping[str, Any]) -> None:
         data: Mapping[str, str] = {} if event == "DELETED" else config_map.get("data") or {}

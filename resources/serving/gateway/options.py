@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.errors import ServingError
+from pipelines.core.errors import ServingError
 from resources.serving.embedded.layout import usable_socket
-from resources.serving.envoy import Gateway
+from resources.serving.envoy.description import Gateway
 from resources.settings import HOST
 
 

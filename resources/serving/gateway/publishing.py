@@ -8,28 +8,32 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipelines.errors import ServingError
-from resources.reserve import replace
-from resources.serving.embedded.admin import Admin
-from resources.serving.envoy import (
+from pipelines.core.errors import ServingError
+from resources.files import replace_with_spare
+from resources.serving.envoy.admin import Admin
+from resources.serving.envoy.clusters import clusters
+from resources.serving.envoy.description import (
     CDS,
     RDS,
     Endpoint,
     Gateway,
-    Revision,
+    GatewayRevision,
     Service,
-    clusters,
     publish_if_new,
     published_version,
-    route_configuration,
 )
-from resources.serving.kserve.split import Part, Split
+from resources.serving.envoy.routes import route_configuration
+from resources.serving.kserve.split import Split, SplitPart
 
 _LOG = logging.getLogger(__name__)
-Addresses = Callable[[Split, Part], Endpoint]
+
+Addresses = Callable[[Split, SplitPart], Endpoint]
 """Where a revision answers."""
+
 _FILES = {"clusters": CDS, "routes": RDS}
+
 _START_SECONDS = 10.0
+
 _GRACE_SECONDS = 60.0
 """Clusters that no route names any more are kept for this long, for the requests that they still answer."""
 
@@ -95,7 +99,7 @@ class Publisher:
     def _remember(self, splits: Mapping[str, Split]) -> None:
         content = json.dumps({name: each.encode() for name, each in splits.items()})
         try:
-            replace(self._memory, content.encode(), from_reserve=True)
+            replace_with_spare(self._memory, content.encode(), from_reserve=True)
         except OSError as error:  # the routes are in force; only a sidecar that starts again would miss it
             _LOG.error("%s cannot be written: %s", self._memory, error.strerror)
 
@@ -118,7 +122,7 @@ class Publisher:
                 return f"{part.name} has no healthy replica at the gateway"
         return ""
 
-    def _given_up_on(self, wanted: Split) -> set[Part]:
+    def _given_up_on(self, wanted: Split) -> set[SplitPart]:
         """A gateway that starts waits for the first health checks, or it would send the canary's units elsewhere;
         but not for ever, or one dead service would keep the pod from all others.
         """
@@ -153,5 +157,5 @@ class Publisher:
             timeout_ms=split.timeout_ms,
         )
 
-    def _revision(self, split: Split, part: Part | None) -> Revision | None:
-        return Revision(name=part.name, endpoints=(self.addresses(split, part),)) if part else None
+    def _revision(self, split: Split, part: SplitPart | None) -> GatewayRevision | None:
+        return GatewayRevision(name=part.name, endpoints=(self.addresses(split, part),)) if part else None

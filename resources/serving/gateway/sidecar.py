@@ -1,21 +1,114 @@
-"""The sidecar: follow the cluster, tell Envoy, answer what is in force."""
+"""The sidecar: follow the cluster, tell Envoy, answer what is in force and what was counted."""
 
+import hmac
+import json
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, cast
 
-from pipelines.errors import ServingError
-from resources.serving.envoy import Endpoint
-from resources.serving.gateway.control import Answer
-from resources.serving.gateway.counting import counted
+from pydantic import TypeAdapter
+
+from pipelines.core.errors import ServingError
+from resources.serving.contract import RevisionCounters
+from resources.serving.embedded.counting import count, stats_pattern
+from resources.serving.embedded.state import Deployed, DesiredCanary, ServiceState
+from resources.serving.envoy.admin import Admin
+from resources.serving.envoy.description import Endpoint
 from resources.serving.gateway.following import Follower
 from resources.serving.gateway.publishing import Publisher
-from resources.serving.kserve.mode import Installation, Mode
-from resources.serving.kserve.split import Part, Split
+from resources.serving.kserve.service import DeploymentMode, Installation
+from resources.serving.kserve.split import Split, SplitPart
+
+_ROWS = TypeAdapter(RevisionCounters)
+
+
+def counted(admin: Admin, split: Split) -> dict[str, Any]:
+    """Cumulative counts since this Envoy started; `instance` tells two starts apart."""
+    instance = admin.instance()
+    state = _state(split)
+    revisions = count(state, admin.stats(stats_pattern(state)))
+    return {"instance": instance, "revisions": [_ROWS.dump_python(each, mode="json") for each in revisions]}
+
+
+def _state(split: Split) -> ServiceState:
+    canary = _deployed(split, split.canary)
+    return ServiceState(
+        service=split.service,
+        timeout_ms=split.timeout_ms,
+        stable=_deployed(split, split.stable),
+        canary=DesiredCanary(revision=canary, salt=split.salt) if canary else None,
+    )
+
+
+def _deployed(split: Split, part: SplitPart | None) -> Deployed | None:
+    if part is None:
+        return None
+    return Deployed(name=part.name, model=split.service, version=part.version, digest="", ports=())
+
+
+# What the sidecar answers: what is in force, what was counted, whether the pod may get traffic.
+#
+# GET /healthz needs no token. GET /splits and GET /counters/<service> do: they name units' salts and traffic.
+
+
+Answer = tuple[int, Mapping[str, Any]]
+
+
+class Control(ThreadingHTTPServer):
+    """Serves `answer(path)` as JSON."""
+
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self, host: str, port: int, token: str, answer: Callable[[str], Answer]) -> None:
+        self.token, self.answer = token, answer
+        super().__init__((host, port), _Handler)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A caller that went away is nothing to report."""
+
+    def allows(self, header: str) -> bool:
+        """Whether a request with this Authorization header may see more than /healthz."""
+        return not self.token or hmac.compare_digest(header.encode(), f"Bearer {self.token}".encode())
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    timeout = 30
+
+    def do_GET(self) -> None:
+        """Every request there is."""
+        control = cast(Control, self.server)
+        if self.path != "/healthz" and not control.allows(self.headers.get("Authorization", "")):
+            self._send(401, {"error": "a token is needed"})
+            return
+        try:
+            self._send(*control.answer(self.path))
+        except ServingError as error:
+            self._send(503, {"error": str(error)})
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Polled many times a second: not worth a line each."""
+
+    def _send(self, status: int, body: Mapping[str, Any]) -> None:
+        payload = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(payload)))
+        self.end_headers()
+        self.wfile.write(payload)
+
+
+# The sidecar: follow the cluster, tell Envoy, answer what is in force.
+
 
 _LOG = logging.getLogger(__name__)
+
 _RETRY_SECONDS = 0.1
 """How often a service is looked at again whose canary is not healthy yet, or an Envoy that does not answer."""
 
@@ -84,15 +177,15 @@ class Sidecar:
 
 def in_cluster(
     namespace: str, domain: str, installed: Callable[[], Installation]
-) -> Callable[[Split, Part], Endpoint]:
+) -> Callable[[Split, SplitPart], Endpoint]:
     """Where revisions answer inside a cluster: at the Service that has the revision's name.
 
     A Standard predictor's Service without an address gives the pods themselves, at their own port.
     """
 
-    def address(split: Split, part: Part) -> Endpoint:
+    def address(split: Split, part: SplitPart) -> Endpoint:
         name = f"{part.name}.{namespace}.svc.{domain}"
-        headless = split.mode == Mode.STANDARD and installed().headless
+        headless = split.mode == DeploymentMode.STANDARD and installed().headless
         return Endpoint(host=name, port=8080 if headless else 80, hostname=name)
 
     return address

@@ -4,23 +4,57 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
-from pipelines.errors import NotMeasured, ServingError
-from resources.serving.backend import Capabilities, Counters, ModelArtefact, ServiceStatus
-from resources.serving.kserve import knative, knative_view, service, standard, standard_view, storage_uri
-from resources.serving.kserve.client import Cluster, Missing
+import httpx
+
+from pipelines.core.errors import NotMeasured, ServingError
+from resources.prediction_log.sink import tokens
+from resources.serving.contract import Capabilities, Counters, ModelArtefact, ServiceStatus, prediction
+from resources.serving.kserve import knative, service, standard
+from resources.serving.kserve.client import Cluster, NotThere
 from resources.serving.kserve.commit_back import CommitBack, commit_quietly
-from resources.serving.kserve.driver import Driver, Timing
-from resources.serving.kserve.identity import Identity, logger
-from resources.serving.kserve.knative_view import KnativeView
-from resources.serving.kserve.mode import Installation, Mode, check_split, detect, read_installation
-from resources.serving.kserve.observe import Observers
-from resources.serving.kserve.overtaken import Deployment, Promotion, Share
-from resources.serving.kserve.probe import Probe
+from resources.serving.kserve.driver import PlanDriver, Step, Timing, Wanted
+from resources.serving.kserve.identity import Identity, checked_storage_uri, logger
+from resources.serving.kserve.knative import KnativeView
+from resources.serving.kserve.observe import Deployment, Observers, Promotion, Share
 from resources.serving.kserve.prometheus import Measured, Prometheus
-from resources.serving.kserve.standard_view import StandardView
-from resources.serving.kserve.steps import Step, Wanted
-from resources.sink import tokens
+from resources.serving.kserve.service import (
+    DeploymentMode,
+    Installation,
+    check_split,
+    detect,
+    read_installation,
+)
+from resources.serving.kserve.standard import StandardView
+from resources.settings import certificates
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """Sends probes. With an `ingress`, requests go there under the host name that it routes by."""
+
+    ingress: str = ""
+    """Base URL of the ingress gateway; empty: host names resolve, as they do inside the cluster."""
+    timeout: float = 10.0
+
+    def send(self, url: str, model: str, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        """POST /v2/models/<model>/infer. Raises as `ServingBackend.predict` does."""
+        host = urlsplit(url).netloc
+        target = f"{(self.ingress or url).rstrip('/')}/v2/models/{model}/infer"
+        headers = {"x-assignment": "pinned"}
+        if self.ingress:
+            headers["host"] = host
+        try:
+            answer = httpx.post(
+                target, json=dict(request), headers=headers, timeout=self.timeout, verify=certificates()
+            )
+        except httpx.HTTPError as error:
+            raise ServingError(f"{target} ({host}): {error}") from error
+        return prediction(f"{target} ({host})", answer)
+
+
+# `ServingBackend` on a real KServe, in Knative or Standard mode.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +97,7 @@ class KServeBackend:
             raise ServingError(
                 f"{service}: KServe cannot mirror traffic; that takes the sticky gateway (docs/kubernetes.md)"
             )
-        uri = storage_uri.checked(artefact.uri)
+        uri = checked_storage_uri(artefact.uri)
         share = _whole(service, percent)
         allow = ",".join(self.allow.get(service, ()))
         identity = Identity(version=artefact.version, digest=artefact.digest, salt=salt, uri=uri, allow=allow)
@@ -114,7 +148,7 @@ class KServeBackend:
         view = self.observe(service)
         if not view.exists:
             raise NotMeasured(f"{service}: there is no such InferenceService")
-        mode = Mode.KNATIVE if isinstance(view, KnativeView) else Mode.STANDARD
+        mode = DeploymentMode.KNATIVE if isinstance(view, KnativeView) else DeploymentMode.STANDARD
         now = self.status(service)
         revisions = {each.name: each.version for each in (now.stable, now.canary) if each and each.name}
         since = self._observers(service).since(view, now.canary or now.stable)
@@ -147,7 +181,7 @@ class KServeBackend:
         def nothing() -> None:
             raise ServingError(f"{name}: there is no such InferenceService")
 
-        driver = Driver(
+        driver = PlanDriver(
             self.cluster, name, create or nothing, self.timing, clock=self.clock, sleep=self.sleep
         )
         observers = self._observers(name)
@@ -173,7 +207,7 @@ class KServeBackend:
             return self.installation
         try:
             found = self.cluster.config_map(self.kserve_namespace, "inferenceservice-config")
-        except Missing as missing:
+        except NotThere as missing:
             raise ServingError(
                 f"KServe is not installed in namespace {self.kserve_namespace}: {missing}"
             ) from missing
@@ -182,7 +216,7 @@ class KServeBackend:
 
 def status_of(view: KnativeView | StandardView) -> ServiceStatus:
     """An observation in the words of the serving contract."""
-    return knative_view.status(view) if isinstance(view, KnativeView) else standard_view.status(view)
+    return knative.status(view) if isinstance(view, KnativeView) else standard.status(view)
 
 
 def _whole(service: str, percent: float) -> int:

@@ -4,16 +4,20 @@ The KServe SDK is not used to write: its patch drops None, so it cannot remove a
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines.errors import ServingError
+from pipelines.core.errors import ServingError
 
 FIELD_MANAGER = "rampgate"
+
 ISVC = "serving.kserve.io/v1beta1"
+
 KNATIVE = "serving.knative.dev/v1"
+
 GATEWAY = "gateway.networking.k8s.io/v1"
+
 ASSIGNMENTS = "rampgate-assignments"
 """The config map that the sticky gateway follows (`resources.serving.kserve.assignment`)."""
 
@@ -26,7 +30,7 @@ class Unreachable(ServingError):
     """No answer, or an answer that says to come back: whether the change was made is not known."""
 
 
-class Missing(ServingError):
+class NotThere(ServingError):
     """There is no such object, or no such kind of object."""
 
 
@@ -74,7 +78,7 @@ class Cluster:
         """The InferenceService, None where there is none."""
         try:
             return self._call("GET", self._path(ISVC, "inferenceservices", service))
-        except Missing as missing:
+        except NotThere as missing:
             if f'"{service}"' in str(missing):
                 return None
             raise ServingError(f"KServe is not installed in this cluster: {missing}") from missing
@@ -92,7 +96,7 @@ class Cluster:
         """Delete an InferenceService; gone already is fine."""
         try:
             self._call("DELETE", self._path(ISVC, "inferenceservices", service))
-        except Missing:
+        except NotThere:
             return
 
     def revisions(self, service: str) -> list[dict[str, Any]]:
@@ -114,7 +118,7 @@ class Cluster:
         """An HTTPRoute, None where there is none."""
         try:
             return self._call("GET", self._path(GATEWAY, "httproutes", name))
-        except Missing:
+        except NotThere:
             return None
 
     def config_map(self, namespace: str, name: str) -> dict[str, Any]:
@@ -188,7 +192,7 @@ def _translated(method: str, path: str, error: Any) -> ServingError:
     if error.status == 409:
         return Conflict(text)
     if error.status == 404:
-        return Missing(text)
+        return NotThere(text)
     if error.status in (429, 500, 502, 503, 504):
         return Unreachable(text)
     return ServingError(text)
@@ -202,3 +206,60 @@ def _status(error: Any) -> tuple[str, str]:
     except json.JSONDecodeError:
         return str(error.reason), body.strip()[:500]
     return str(status.get("reason", error.reason)), str(status.get("message", body))
+
+
+# Lists and watches, for whoever follows what the cluster holds.
+
+
+class Expired(ServingError):
+    """The API server no longer knows what happened since: list again."""
+
+
+def watch(
+    cluster: Cluster, path: str, *, since: str, seconds: int, only: str = ""
+) -> Iterator[dict[str, Any]]:
+    """Events (`type`, `object`) after the resourceVersion `since`; ends by itself after `seconds`.
+
+    `only` is the name of the one object to watch. Raises Expired, Unreachable.
+    """
+    from kubernetes.client import ApiException
+    from urllib3.exceptions import HTTPError
+
+    query = [("watch", "true"), ("resourceVersion", since), ("timeoutSeconds", str(seconds)), *_only(only)]
+    try:
+        answer: Any = cluster.api.call_api(
+            path,
+            "GET",
+            query_params=query,
+            header_params={"Accept": "application/json"},
+            auth_settings=["BearerToken"],
+            _preload_content=False,
+            _return_http_data_only=True,
+            _request_timeout=(cluster.timeout, seconds + cluster.timeout),
+        )
+        yield from _events(answer)
+    except ApiException as error:
+        raise (Expired if error.status == 410 else Unreachable)(f"watch {path}: {error.status}") from error
+    except HTTPError as error:
+        raise Unreachable(f"watch {path}: {error}") from error
+
+
+def _only(name: str) -> list[tuple[str, str]]:
+    return [("fieldSelector", f"metadata.name={name}")] if name else []
+
+
+def _events(answer: Any) -> Iterator[dict[str, Any]]:
+    rest = b""
+    try:
+        for chunk in answer.stream(amt=None, decode_content=False):
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in filter(None, lines):
+                yield _checked(json.loads(line))
+    finally:
+        answer.close()
+
+
+def _checked(event: dict[str, Any]) -> dict[str, Any]:
+    if event["type"] == "ERROR":
+        raise Expired(str(event["object"].get("message", event["object"])))
+    return event

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.errors import ServingError
+from pipelines.core.errors import ServingError
 from resources.files import write_whole
 from resources.serving.kserve.identity import PREFIX
 

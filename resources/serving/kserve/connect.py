@@ -5,16 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipelines.errors import ServingError
-from resources.serving.kserve.assignments import Assignments
-from resources.serving.kserve.backend import KServeBackend
+from pipelines.core.errors import ServingError
+from resources.serving.kserve.assignment import Assignments
+from resources.serving.kserve.backend import KServeBackend, Probe
 from resources.serving.kserve.client import Cluster
 from resources.serving.kserve.commit_back import CommitBack
 from resources.serving.kserve.driver import Timing
 from resources.serving.kserve.gateways import Gateways
-from resources.serving.kserve.probe import Probe
-from resources.serving.kserve.prometheus import Prometheus
-from resources.serving.kserve.queries import PRESETS
+from resources.serving.kserve.prometheus import PRESETS, Prometheus
 from resources.serving.kserve.sticky import StickyBackend
 
 

@@ -1,16 +1,101 @@
-"""Carries plans out: observe, decide, patch, observe again, until it is done or time is up."""
+"""Plans and who carries them out: observe, decide one step, patch, observe again, until it is done or time
+is up.
+"""
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar, assert_never
+from enum import StrEnum
+from typing import Any, TypeVar, assert_never
 
-from pipelines.errors import ServingError, VersionFailed
+from pipelines.core.errors import ServingError, VersionFailed
 from resources.serving.kserve.client import Cluster, Conflict, Unreachable
-from resources.serving.kserve.steps import Create, Delete, Done, Patch, Patience, Refuse, Step, Wait
+from resources.serving.kserve.identity import Identity
+
+
+class Patience(StrEnum):
+    """What is waited for, and thereby how long."""
+
+    MODEL = "model"
+    TRAFFIC = "traffic"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patch:
+    """A merge patch of the InferenceService's spec, made only on the state that was observed."""
+
+    spec: Mapping[str, Any]
+    why: str
+
+
+@dataclass(frozen=True)
+class Create:
+    """Create the InferenceService from the model's folder."""
+
+
+@dataclass(frozen=True)
+class Delete:
+    """Delete an InferenceService that a rollout created and nothing else was ever served from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wait:
+    """Look again later."""
+
+    patience: Patience
+    reason: str
+    failure: str = ""
+    """The cluster's own words, where what is waited for is failing."""
+
+
+@dataclass(frozen=True)
+class Reached:
+    """What was asked for is in force."""
+
+
+@dataclass(frozen=True)
+class Refuse:
+    """It must not or cannot be done; the message says why."""
+
+    message: str
+
+
+Step = Patch | Create | Delete | Wait | Reached | Refuse
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What `deploy_canary` was asked for."""
+
+    predictor: Mapping[str, Any]
+    """Extra owned fields of the predictor: the logger, where one is configured."""
+    version: str
+    digest: str
+    salt: str
+    uri: str
+    percent: int
+    allow: str = ""
+    """See `Identity.allow`."""
+
+    @property
+    def identity(self) -> Identity:
+        """The version in the words of the InferenceService."""
+        return Identity(
+            version=self.version, digest=self.digest, salt=self.salt, uri=self.uri, allow=self.allow
+        )
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """See `Identity.key`."""
+        return (self.version, self.digest, self.salt)
+
+
+# Carries plans out: observe, decide, patch, observe again, until it is done or time is up.
+
 
 _LOG = logging.getLogger(__name__)
+
 V = TypeVar("V")
 
 
@@ -40,7 +125,7 @@ class Timing:
 
 
 @dataclass
-class Driver:
+class PlanDriver:
     """One operation on one service."""
 
     cluster: Cluster
@@ -62,7 +147,7 @@ class Driver:
             try:
                 view, version = observe()
                 step = plan(view)
-                if isinstance(step, Done):
+                if isinstance(step, Reached):
                     return view
                 self._take(step, version)
                 self.since.pop("api", None)

@@ -11,11 +11,11 @@ from urllib.parse import urlsplit
 import httpx
 from pydantic import TypeAdapter
 
-from pipelines.errors import NotMeasured, ServingError
-from resources.certificates import certificates
-from resources.serving.backend import Counters, RevisionCounters, counted_other_errors, prediction, together
+from pipelines.core.errors import NotMeasured, ServingError
+from resources.serving.contract import Counters, RevisionCounters, counted_other_errors, prediction, together
 from resources.serving.envoy.routes import PIN_HEADER, REVISION_HEADER, TOKEN_HEADER
 from resources.serving.kserve.split import Split
+from resources.settings import certificates
 
 _ROWS = TypeAdapter(RevisionCounters)
 

@@ -1,30 +1,39 @@
-"""Which model version an InferenceService carries: the fields of it that rollouts own.
-
-Owned are `model.storageUri`, `canaryTrafficPercent` (Knative), `name` and `canary` (Standard), the logger where
-one is configured, and the annotations `rampgate.io/*` of the predictor. They lie on the predictor, not on the
-metadata: KServe copies both into the pod template, so whatever changes there starts a new revision.
+"""Which model version an InferenceService carries, where it is loaded from, and why it does not become
+ready.
 """
 
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
+
+from pipelines.core.errors import ServingError
 
 PREFIX = "rampgate.io/"
+
 NONE = "none"
 """An annotation that says nothing. They are never removed: KServe merges a canary's annotations over the stable
 predictor's, so that one left out would be inherited."""
+
 VERSION = PREFIX + "version"
+
 DIGEST = PREFIX + "digest"
+
 SALT = PREFIX + "salt"
+
 REVISION = PREFIX + "revision"
+
 ALLOW = PREFIX + "allow"
 """What may run code when the model is loaded, as in the manifest's `artefact.allow`: `pickle,custom_code`."""
+
 RESTORE = PREFIX + "restore"
+
 RESTORED = PREFIX + "restored-after"
 """On a version that a rollback put back: the version that it replaced."""
+
 MANAGED = PREFIX + "managed"
 """On the metadata of a service that a rollout created, and may therefore delete."""
 
@@ -152,3 +161,89 @@ def _encode(restore: Restore) -> str:
         "revision": restore.revision,
     }
     return json.dumps(data, sort_keys=True)
+
+
+# Which artefact locations a cluster can load a model from.
+
+
+SCHEMES = ("abfs", "gs", "https", "pvc", "s3")
+
+
+def checked_storage_uri(uri: str) -> str:
+    """The URI, if KServe's storage initializer can fetch it. Raises ServingError for anything else."""
+    scheme = urlsplit(uri).scheme
+    if scheme in SCHEMES:
+        return uri
+    allowed = ", ".join(f"{name}://" for name in SCHEMES)
+    raise ServingError(f"storageUri: {uri!r} cannot be loaded by a cluster{_why(scheme)}; allowed: {allowed}")
+
+
+def _why(scheme: str) -> str:
+    if scheme in ("", "file"):
+        return " (it lies on one machine: give MLflow an artifact root on object storage or a volume)"
+    if scheme == "mlflow-artifacts":
+        return (
+            " (only MLflow's proxy can read it: start MLflow with --no-serve-artifacts and an artifact root)"
+        )
+    if scheme == "models":
+        return " (it is a registry name: resolve it with get_model_version_download_uri)"
+    return ""
+
+
+# Why a model does not become ready, in the cluster's own words.
+
+
+_STUCK = {
+    "CrashLoopBackOff",
+    "CreateContainerConfigError",
+    "CreateContainerError",
+    "ErrImagePull",
+    "ImagePullBackOff",
+    "InvalidImageName",
+    "RunContainerError",
+}
+
+
+def failed_condition(conditions: Iterable[Mapping[str, Any]], kind: str, *, status: str = "False") -> str:
+    """`reason: message` of a condition in this status, empty where it is in another."""
+    for condition in conditions:
+        if condition.get("type") == kind and condition.get("status") == status:
+            return _sentence(condition.get("reason"), condition.get("message"))
+    return ""
+
+
+def load_failure(isvc: Mapping[str, Any], revision: str) -> str:
+    """`status.modelStatus.lastFailureInfo`, if it is about this revision."""
+    info = ((isvc.get("status") or {}).get("modelStatus") or {}).get("lastFailureInfo") or {}
+    if info.get("modelRevisionName", revision) != revision:
+        return ""
+    return _sentence(info.get("reason"), info.get("message"))
+
+
+def pod_failure(pods: Iterable[Mapping[str, Any]], owner: str) -> str:
+    """What a container of this revision or Deployment is stuck on."""
+    for pod in pods:
+        if pod["metadata"]["name"].startswith(f"{owner}-"):
+            found = _stuck(pod.get("status") or {})
+            if found:
+                return f"pod {pod['metadata']['name']}: {found}"
+    return ""
+
+
+def joined(*parts: str) -> str:
+    """The distinct, non-empty parts as one text."""
+    return "; ".join(dict.fromkeys(part for part in parts if part))
+
+
+def _stuck(status: Mapping[str, Any]) -> str:
+    containers = [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
+    for container in containers:
+        waiting = (container.get("state") or {}).get("waiting") or {}
+        if waiting.get("reason") in _STUCK:
+            last = (container.get("lastState") or {}).get("terminated") or {}
+            return _sentence(waiting["reason"], last.get("message") or waiting.get("message"))
+    return ""
+
+
+def _sentence(reason: str | None, message: str | None) -> str:
+    return ": ".join(part for part in (reason, message) if part)

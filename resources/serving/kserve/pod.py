@@ -14,12 +14,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.errors import RampgateError, VersionRefused
-from pipelines.manifest.model import PredictionLog
+from pipelines.core.errors import RampgateError, VersionRefused
+from pipelines.core.manifest.model import PredictionLog
 from resources.prediction_log.segments import closed_segments
 from resources.serving.predictor.guard import KINDS
 
 _UNMOUNTED = Path("/tmp/rampgate-predictions")
+
 _SWEEP_SECONDS = 5.0
 
 
@@ -97,7 +98,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _serve(pod: Pod, model_dir: Path, host: str, port: int) -> None:
-    from resources.prediction_log import Origin
+    from resources.prediction_log.cloudevents import Origin
     from resources.serving.predictor.process import PredictorOptions, run
 
     directory = pod.log or _UNMOUNTED

@@ -6,18 +6,19 @@ The sidecar computes it to carry it out, and the backend computes it to compare 
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from resources.serving.backend import RevisionStatus
-from resources.serving.envoy import TOTAL_WEIGHT
-from resources.serving.kserve import knative_view, standard_view
+from resources.serving.contract import RevisionStatus
+from resources.serving.envoy.description import TOTAL_WEIGHT
+from resources.serving.kserve import knative as knative_mode
+from resources.serving.kserve import standard as standard_mode
 from resources.serving.kserve.assignment import Assignment
 from resources.serving.kserve.identity import Identity
-from resources.serving.kserve.knative_view import KnativeView
-from resources.serving.kserve.mode import Mode
-from resources.serving.kserve.standard_view import StandardView
+from resources.serving.kserve.knative import KnativeView
+from resources.serving.kserve.service import DeploymentMode
+from resources.serving.kserve.standard import StandardView
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class SplitPart:
     """One revision: the cluster's name of it, which is also the name of its Service."""
 
     name: str
@@ -30,8 +31,8 @@ class Split:
 
     service: str
     mode: str
-    stable: Part | None = None
-    canary: Part | None = None
+    stable: SplitPart | None = None
+    canary: SplitPart | None = None
     weight: int = 0
     """The canary's, in hundredths of a percent."""
     salt: str = ""
@@ -39,12 +40,12 @@ class Split:
     timeout_ms: int = 60_000
 
     @property
-    def parts(self) -> tuple[Part, ...]:
+    def parts(self) -> tuple[SplitPart, ...]:
         """The revisions that requests may reach."""
         return tuple(part for part in (self.stable, self.canary) if part is not None)
 
     @property
-    def answering(self) -> tuple[Part, ...]:
+    def answering(self) -> tuple[SplitPart, ...]:
         """The revisions whose answers reach somebody."""
         return tuple(part for part in self.parts if part != self.canary or self.weight > 0)
 
@@ -56,7 +57,7 @@ class Split:
     def decode(cls, data: dict[str, Any]) -> "Split":
         """The inverse of `encode`."""
         parts: dict[str, Any] = {
-            key: Part(**data[key]) if data[key] else None for key in ("stable", "canary")
+            key: SplitPart(**data[key]) if data[key] else None for key in ("stable", "canary")
         }
         return cls(**(data | parts))
 
@@ -69,11 +70,11 @@ def split(view: KnativeView | StandardView, assignment: Assignment | None) -> Sp
     there was a gateway.
     """
     knative = isinstance(view, KnativeView)
-    status = knative_view.status(view) if knative else standard_view.status(view)
+    status = knative_mode.status(view) if knative else standard_mode.status(view)
     stable, canary = _part(status.stable), _part(status.canary)
     if stable is None and canary is None:
         return None
-    mode = Mode.KNATIVE if knative else Mode.STANDARD
+    mode = DeploymentMode.KNATIVE if knative else DeploymentMode.STANDARD
     made = Split(service=view.service, mode=mode.value, stable=stable, timeout_ms=view.timeout_ms)
     if canary is None:
         return made
@@ -104,10 +105,10 @@ def deployment(service: str, identity: Identity) -> str:
     return f"{service}-{identity.label}"
 
 
-def _part(revision: RevisionStatus | None) -> Part | None:
+def _part(revision: RevisionStatus | None) -> SplitPart | None:
     if revision is None or not revision.name:
         return None
-    return Part(name=revision.name, version=revision.version)
+    return SplitPart(name=revision.name, version=revision.version)
 
 
 def _spec_weight(view: KnativeView | StandardView) -> int:

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipelines.errors import NotMeasured, ServingError
-from resources.serving.backend import (
+from pipelines.core.errors import NotMeasured, ServingError
+from resources.serving.contract import (
     Capabilities,
     Counters,
     ModelArtefact,
@@ -21,15 +21,14 @@ from resources.serving.backend import (
     overtaken,
     version_of,
 )
-from resources.serving.envoy import TOTAL_WEIGHT
-from resources.serving.kserve.assignment import Assignment
-from resources.serving.kserve.assignments import Assignments
+from resources.serving.envoy.description import TOTAL_WEIGHT
+from resources.serving.kserve.assignment import Assignment, Assignments
 from resources.serving.kserve.backend import KServeBackend, status_of
 from resources.serving.kserve.gateways import Gateways
 from resources.serving.kserve.identity import Identity
-from resources.serving.kserve.knative_view import KnativeView
+from resources.serving.kserve.knative import KnativeView
 from resources.serving.kserve.split import Split, canary_identity, deployment, split
-from resources.serving.kserve.standard_view import StandardView
+from resources.serving.kserve.standard import StandardView
 
 _LOG = logging.getLogger(__name__)
 

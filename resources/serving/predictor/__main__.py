@@ -5,8 +5,8 @@ import os
 import sys
 from pathlib import Path
 
-from pipelines.errors import RampgateError
-from pipelines.manifest.model import PredictionLog
+from pipelines.core.errors import RampgateError
+from pipelines.core.manifest.model import PredictionLog
 from resources.serving.predictor.guard import KINDS
 from resources.serving.predictor.logs import STARTS
 
@@ -21,7 +21,6 @@ _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
 }
-
 
 _LIMITS = PredictionLog()
 
@@ -56,7 +55,7 @@ def main() -> None:
     print(f"{STARTS}: {given.revision}", file=sys.stderr, flush=True)
     sys.argv = sys.argv[:1]  # kserve parses the command line of whoever imports it
 
-    from resources.prediction_log import Origin
+    from resources.prediction_log.cloudevents import Origin
     from resources.serving.predictor.process import PredictorOptions, run
 
     origin = Origin(service=given.model_name, version=given.model_version, revision=given.revision)

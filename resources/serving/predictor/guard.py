@@ -1,6 +1,6 @@
 """The second line: a process that loads data alone refuses to run what a file says.
 
-The first line judges the artefact before it is deployed (`resources.registry.policy`). Whatever it did not think of
+The first line judges the artefact before it is deployed (`resources.registry.artefact_policy`). Whatever it did not think of
 has to get past this one, in the predictor itself: an audit hook of the interpreter, put there before anything of the
 artefact is loaded, which nothing can take away again. It hears every name that an unpickler looks up, whoever asks
 (pickle, cloudpickle, joblib, dill, torch, numpy with allow_pickle), and refuses before the name is resolved; a pickle
@@ -20,16 +20,20 @@ from inspect import currentframe
 from pathlib import Path
 from typing import Any
 
-from pipelines.errors import VersionRefused
+from pipelines.core.errors import VersionRefused
 
 PICKLE, CLOUDPICKLE, CUSTOM_CODE = "pickle", "cloudpickle", "custom_code"
+
 KINDS = (PICKLE, CLOUDPICKLE, CUSTOM_CODE)
 """The words of the manifest's `artefact.allow`."""
 
 _IMPORTING = ("<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>", "<frozen zipimport>")
+
 _INSTALLED = tuple(f"{sysconfig.get_path(name)}/" for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+
 _READS_WHAT_CALLERS_NAME = "/sklearn/feature_extraction/text.py"
 """A vectorizer may take its texts for names of files."""
+
 _WORKERS = (
     f"{Path(multiprocessing.__file__).parent}/",
     f"{sysconfig.get_path('purelib')}/joblib/externals/loky/",

@@ -13,24 +13,26 @@ from uuid import uuid4
 # This module is imported by the predictor process alone, which cannot do without.
 from kserve import InferInput, InferRequest, Model  # noqa: TID253
 
-from pipelines.manifest.model import PredictionLog
-from resources.prediction_log import (
-    LogNotWritten,
-    Origin,
-    Prediction,
-    SegmentWriter,
-    header_text,
-    prediction_lines,
-    usable_ids,
+from pipelines.core.manifest.model import PredictionLog
+from resources.prediction_log.cloudevents import Origin, Prediction, header_text, prediction_lines, usable_ids
+from resources.prediction_log.segments import LogNotWritten, SegmentWriter
+from resources.registry.signature import Column, ModelSchema
+from resources.serving.predictor.inputs import (
+    Inputs,
+    NoPrediction,
+    NotRecorded,
+    PredictionFailed,
+    Tensor,
+    TooLarge,
 )
-from resources.serving.predictor.columns import Inputs, Tensor
-from resources.serving.predictor.errors import NoPrediction, NotRecorded, PredictionFailed, TooLarge
-from resources.serving.predictor.tensors import output_tensors
-from resources.signature import Column, ModelSchema
+from resources.serving.predictor.outputs import output_tensors
 
 REQUEST_ID = "x-request-id"
+
 _LIMITS = PredictionLog()
+
 ASSIGNMENT = "x-assignment"
+
 RECORDED_HEADERS = ("x-unit-id", ASSIGNMENT, "x-call-id", REQUEST_ID)
 
 _log = logging.getLogger(__name__)
@@ -49,7 +51,7 @@ class Answer:
         return 200 if self.failure is None else self.failure.status
 
 
-class LoggedModel(Model):
+class ServedModel(Model):
     """Serves a pyfunc and writes each answer to the prediction log before it leaves.
 
     Predictions run one at a time on a thread of their own, so that a slow model does not keep the event loop

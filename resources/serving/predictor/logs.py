@@ -4,8 +4,10 @@ import logging.config
 import time
 
 STARTS = "predictor starts"
+
 LOADED = "loaded after"
 """Printed, whatever a model does with logging: what lies between the two comes from no request."""
+
 _TRACES_PER_MINUTE = 5
 
 

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.errors import VersionRefused
-from pipelines.manifest.model import PredictionLog
-from resources.artefact_digest import verify
-from resources.prediction_log import Durability, Origin, SegmentWriter
-from resources.registry import logged
-from resources.registry.policy import violations
+from pipelines.core.errors import VersionRefused
+from pipelines.core.manifest.model import PredictionLog
+from resources.prediction_log.cloudevents import Origin
+from resources.prediction_log.segments import Durability, SegmentWriter
+from resources.registry import mlmodel
+from resources.registry.artefact_policy import violations
+from resources.registry.digest import verify
 from resources.serving.predictor.guard import install
 from resources.settings import HOST
 
@@ -24,7 +25,7 @@ class PredictorOptions:
 
     model_dir: Path
     digest: str
-    """What the rollout pinned (`resources.artefact_digest`)."""
+    """What the rollout pinned (`resources.registry.digest`)."""
     allow: tuple[str, ...]
     """The manifest's `artefact.allow` when the version was deployed."""
     origin: Origin
@@ -49,14 +50,14 @@ def run(options: PredictorOptions) -> None:
     verify(options.model_dir, options.digest)
     _judge(options)
     gc.disable()  # imports and loading make no garbage worth the time
-    from resources.serving.predictor.logged_model import LoggedModel
+    from resources.serving.predictor.logged_model import ServedModel
     from resources.serving.predictor.logs import LOADED, configure_logging
     from resources.serving.predictor.server import serve
 
     configure_logging()
     with SegmentWriter(options.log_dir, options.origin.revision, options.durability) as writer:
         pyfunc = load_pyfunc(options.model_dir, allow=options.allow)
-        model = LoggedModel(pyfunc, options.origin, writer, options.limits)
+        model = ServedModel(pyfunc, options.origin, writer, options.limits)
         # What is loaded stays: collections during requests need not walk it again.
         gc.collect()
         gc.freeze()
@@ -72,7 +73,7 @@ def run(options: PredictorOptions) -> None:
 
 def _judge(options: PredictorOptions) -> None:
     """Once more, by what is there now: whoever starts this process need not have asked whether it may be loaded."""
-    refused = violations(logged.LoggedModel.read(options.model_dir), options.allow)
+    refused = violations(mlmodel.LoggedModel.read(options.model_dir), options.allow)
     if refused:
         raise VersionRefused(f"{options.model_dir} is not loaded: {'; '.join(refused)}")
 

@@ -14,8 +14,8 @@ from kserve.protocol.rest.v2_endpoints import V2Endpoints  # noqa: TID253
 from pydantic import ValidationError
 from starlette.responses import JSONResponse
 
-from resources.serving.predictor.errors import BadInput, NoPrediction, TooLarge
-from resources.serving.predictor.logged_model import LoggedModel
+from resources.serving.predictor.inputs import BadInput, NoPrediction, TooLarge
+from resources.serving.predictor.logged_model import ServedModel
 from resources.settings import HOST
 
 
@@ -85,7 +85,7 @@ class JsonEndpoints(V2Endpoints):
     async def infer_json(self, request: Request, model_name: str) -> V2Response:
         """POST /v2/models/<name>/infer. A request that cannot be read is recorded as well."""
         model, headers = await self.dataplane.get_model(model_name), dict(request.headers)
-        assert isinstance(model, LoggedModel), "nothing else is served"
+        assert isinstance(model, ServedModel), "nothing else is served"
         try:
             content = await _content(request, model.limits.max_bytes)
             body = InferenceRequest.model_validate_json(content)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from resources.lake import Lake
+from resources.lake.connection import Lake
 from tests.resources.lake.segments_by_hand import MODEL, Log, lake_below
 
 

@@ -6,10 +6,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from resources.lake import Column, Lake, ModelSchema
+from resources.lake.connection import Lake
+from resources.registry.signature import Column, ModelSchema
 
 MODEL = "flight-delay"
+
 START = datetime(2026, 1, 1, tzinfo=UTC)
+
 SCHEMA = ModelSchema(
     (Column("distance", "double"), Column("origin", "string")), (Column("probability", "double"),)
 )

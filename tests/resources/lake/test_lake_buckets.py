@@ -7,32 +7,24 @@ from typing import Any
 
 import pytest
 
-from pipelines.errors import LakeError
-from pipelines.statistics.sums import Cell, Sums
-from resources.experiment.final_cells import Span, newly_final, open_since
-from resources.lake import (
-    Column,
-    ExperimentQuery,
-    Lake,
-    MetricKind,
-    MetricQuery,
-    Missing,
-    ModelSchema,
-    StepUnits,
-    StepWindow,
-    cells,
-    coverage,
-    crossovers,
-    ingest_outcomes,
-    ingest_predictions,
-    units_per_step,
-)
-from resources.lake.outcome_quality import outcome_quality
+from pipelines.core.errors import LakeError
+from pipelines.core.statistics.effects import Cell, Sums
+from pipelines.experiments.design import Span, newly_final, open_since
+from resources.lake.buckets import LoggedUnits, cells, coverage, crossovers, units_per_step
+from resources.lake.connection import Lake
+from resources.lake.experiment import ExperimentQuery, MetricKind, MetricQuery, Missing, StepWindow
+from resources.lake.ingest import ingest_predictions
+from resources.lake.measuring import outcome_quality
+from resources.lake.outcomes import ingest_outcomes
+from resources.registry.signature import Column, ModelSchema
 from tests.resources.lake.segments_by_hand import MODEL, SCHEMA, START, Log, prediction
 
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
+
 LATE = MetricQuery(name="late", kind=MetricKind.PROPORTION, source="outcomes.late")
+
 COST = MetricQuery(name="cost", kind=MetricKind.MEAN, source="outcomes.cost")
+
 ERRORS = MetricQuery(name="errors", kind=MetricKind.PROPORTION, source="serving.errors")
 
 
@@ -258,7 +250,7 @@ def test_moving_with_the_ramp_is_not_crossing_over(world: World) -> None:
     everything = query(ERRORS, by_request=False)
     assert coverage(world.lake, MODEL, everything) == (5, 2, 1, 1)
     assert crossovers(world.lake, MODEL, everything) == 2
-    assert units_per_step(world.lake, MODEL, everything) == [StepUnits(0, 2, 2), StepUnits(1, 1, 0)]
+    assert units_per_step(world.lake, MODEL, everything) == [LoggedUnits(0, 2, 2), LoggedUnits(1, 1, 0)]
 
 
 def test_retention(world: World) -> None:

@@ -4,11 +4,13 @@ import os
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from resources.lake import Lake, ingest_predictions
-from resources.lake.completeness import complete_until, longest_latency, mark_ingested
+from resources.lake.connection import Lake
+from resources.lake.ingest import ingest_predictions
+from resources.lake.windows import complete_until, longest_latency, mark_ingested
 from tests.resources.lake.segments_by_hand import MODEL, SCHEMA, START, Log, prediction
 
 SECOND = timedelta(seconds=1)
+
 NOW = START + 60 * SECOND
 
 

@@ -11,15 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from resources.lake import Lake, counts, ingest_predictions, segments
-from resources.lake.location import Location
+from resources.lake import segments
+from resources.lake.connection import Lake, Location
+from resources.lake.ingest import ingest_predictions
+from resources.lake.schema import counts
 from tests.resources.lake.segments_by_hand import MODEL, SCHEMA, Log, predictions
 
 ROOT = Path(__file__).parents[3]
+
 INGEST = """
 import sys
 from pathlib import Path
-from resources.lake import Lake, ingest_predictions
+from resources.lake.connection import Lake
+from resources.lake.ingest import ingest_predictions
 from tests.resources.lake.segments_by_hand import MODEL, SCHEMA
 catalog, data, home, log = sys.argv[1:]
 print("ready", flush=True)

@@ -7,17 +7,12 @@ from typing import Any
 
 import pytest
 
-from pipelines.errors import LakeError
-from resources.lake import (
-    Column,
-    IngestReport,
-    Lake,
-    ModelSchema,
-    OutcomeReport,
-    counts,
-    ingest_outcomes,
-    ingest_predictions,
-)
+from pipelines.core.errors import LakeError
+from resources.lake.connection import Lake
+from resources.lake.ingest import IngestReport, ingest_predictions
+from resources.lake.outcomes import OutcomeReport, ingest_outcomes
+from resources.lake.schema import counts
+from resources.registry.signature import Column, ModelSchema
 from tests.resources.lake.segments_by_hand import MODEL, SCHEMA, START, Log, prediction, predictions
 
 Rows = Callable[[str], list[tuple[Any, ...]]]

@@ -11,17 +11,20 @@ from threading import Thread
 
 import pytest
 
-from pipelines.errors import LakeError
-from resources.lake import Lake, counts, ingest_predictions, segments
-from resources.lake.ingest import SOURCE
+from pipelines.core.errors import LakeError
+from pipelines.monitoring.loading import fetch_from_stores
+from resources.lake import segments
+from resources.lake.connection import Lake
+from resources.lake.ingest import SOURCE, ingest_predictions
+from resources.lake.schema import counts
 from resources.lake.writer_lock import postgres_writer_lock
 from resources.prediction_log.objects import blob_lines, fetch_blobs, fetch_segments
-from resources.prediction_log.stores import fetch_from_stores
 from resources.settings import Settings
 from tests.resources.lake.segments_by_hand import MODEL, SCHEMA, prediction, predictions
 from tests.support.cluster_services import needs_postgres, needs_s3, object_store, postgres
 
 pytestmark = [needs_postgres, needs_s3]
+
 ENV = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_REGION")
 
 

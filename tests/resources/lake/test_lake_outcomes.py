@@ -6,10 +6,15 @@ from typing import Any
 
 import pytest
 
-from resources.lake import Lake, OutcomeReport, counts, ingest_outcomes, ingest_predictions, segments
+from resources.lake import segments
+from resources.lake.connection import Lake
+from resources.lake.ingest import ingest_predictions
+from resources.lake.outcomes import OutcomeReport, ingest_outcomes
+from resources.lake.schema import counts
 from tests.resources.lake.segments_by_hand import MODEL, SCHEMA, START, Log, prediction
 
 Rows = Callable[[str], list[tuple[Any, ...]]]
+
 NOW = START + timedelta(days=1)
 
 

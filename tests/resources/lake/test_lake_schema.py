@@ -6,20 +6,16 @@ from typing import Any
 
 import pytest
 
-from pipelines.errors import SignatureConflict
-from resources.lake import (
-    Column,
-    Lake,
-    ModelSchema,
-    feature_columns,
-    ingest_predictions,
-    output_columns,
-    window,
-)
-from resources.lake.schema import ensure_tables
+from pipelines.core.errors import SignatureConflict
+from resources.lake.connection import Lake
+from resources.lake.ingest import ingest_predictions
+from resources.lake.schema import ensure_tables, feature_columns, output_columns
+from resources.lake.windows import window
+from resources.registry.signature import Column, ModelSchema
 from tests.resources.lake.segments_by_hand import MODEL, SCHEMA, START, Log, prediction
 
 Rows = Callable[[str], list[tuple[Any, ...]]]
+
 PROBABILITY = (Column("probability", "double"),)
 
 

@@ -7,22 +7,16 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from pipelines.errors import LakeError
-from resources.lake import (
-    Counts,
-    Lake,
-    counts,
-    expire_unpaired,
-    ingest_predictions,
-    maintain,
-    remove_loaded,
-    window,
-    window_counts,
-)
-from resources.lake.windows import answered
+from pipelines.core.errors import LakeError
+from resources.lake.connection import Lake
+from resources.lake.ingest import ingest_predictions
+from resources.lake.maintenance import expire_unpaired, maintain, remove_loaded
+from resources.lake.schema import RowCounts, counts
+from resources.lake.windows import answered, window, window_counts
 from tests.resources.lake.segments_by_hand import MODEL, SCHEMA, START, Log, prediction
 
 Rows = Callable[[str], list[tuple[Any, ...]]]
+
 MINUTE = timedelta(minutes=1)
 
 
@@ -102,7 +96,7 @@ def test_counts_per_version(hour: Lake) -> None:
 def test_a_model_without_tables_is_named(lake: Lake) -> None:
     with pytest.raises(LakeError, match="nothing of model 'flight-delay'"):
         window(lake, MODEL, START, START + MINUTE)
-    assert counts(lake, MODEL) == Counts()
+    assert counts(lake, MODEL) == RowCounts()
 
 
 def test_maintenance_changes_files_and_not_data(hour: Lake, rows: Rows, log: Log) -> None:

@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resources.prediction_log import Origin, Prediction, header_text, prediction_lines
+from resources.prediction_log.cloudevents import Origin, Prediction, header_text, prediction_lines
 
 ORIGIN = Origin(service="flight-delay", version="2", revision="flight-delay-00002")
+
 MOMENT = datetime(2026, 1, 1, 0, 0, 0, 123456, tzinfo=UTC)
+
 TENSOR = {"name": "distance", "shape": [1], "datatype": "FP64", "data": [719.0]}
 
 
@@ -76,6 +78,7 @@ def test_an_integer_beyond_64_bits_is_written_as_digits() -> None:
 
 # What JSON can carry: a lone surrogate cannot come out of a JSON request that was decoded.
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
+
 VALUES = st.none() | st.booleans() | st.floats(allow_nan=False) | st.integers(-(2**63), 2**63 - 1) | TEXT
 
 

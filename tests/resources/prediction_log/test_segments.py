@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from resources.prediction_log import LogNotWritten, SegmentWriter, closed_segments, seal_abandoned
+from resources.prediction_log.segments import LogNotWritten, SegmentWriter, closed_segments, seal_abandoned
 
 REVISION = "flight-delay-00002"
+
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -117,7 +118,7 @@ def test_waiting_writers_share_one_fdatasync(tmp_path: Path, monkeypatch: pytest
 WRITE_UNTIL_KILLED = """
 import sys
 from pathlib import Path
-from resources.prediction_log import SegmentWriter
+from resources.prediction_log.segments import SegmentWriter
 from datetime import timedelta
 writer = SegmentWriter(Path(sys.argv[1]), "m-1", sys.argv[2], max_age=timedelta(milliseconds=30))
 i = 0
@@ -165,7 +166,7 @@ def test_sealers_at_the_same_time_seal_once(tmp_path: Path) -> None:
 FILL_THE_DISK = """
 import resource, sys
 from pathlib import Path
-from resources.prediction_log import LogNotWritten, SegmentWriter
+from resources.prediction_log.segments import LogNotWritten, SegmentWriter
 soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 with SegmentWriter(Path(sys.argv[1]), "m-1", "process") as writer:
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))

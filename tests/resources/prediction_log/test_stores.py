@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.errors import LakeError
-from resources.lake import Lake
-from resources.prediction_log.stores import fetch_from_stores
+from pipelines.core.errors import LakeError
+from pipelines.monitoring.loading import fetch_from_stores
+from resources.lake.connection import Lake
 from resources.settings import Settings
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from resources.registry import Registry
+from resources.registry.registry import Registry
 from tests.support.ports import free_base
 
 

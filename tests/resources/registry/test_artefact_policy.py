@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 
-from resources.registry.logged import LoggedModel
-from resources.registry.policy import violations
+from resources.registry.artefact_policy import violations
+from resources.registry.mlmodel import LoggedModel
 
 PYFUNC = {"loader_module": "mlflow.sklearn", "model_path": "model.skops"}
+
 SKOPS = {"serialization_format": "skops", "skops_trusted_types": ["sklearn.tree._tree.Tree"]}
+
 PICKLE = {"loader_module": "mlflow.sklearn", "model_path": "model.pkl"}
+
 XGBOOST = {"data": "model.json", "model_class": "xgboost.sklearn.XGBClassifier", "model_format": "json"}
 
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from pipelines.errors import VersionRefused
-from resources.registry.input_example import v2_request
-from resources.registry.logged import LoggedModel
-from resources.signature import Column, ModelSchema
+from pipelines.core.errors import VersionRefused
+from resources.registry.mlmodel import LoggedModel, v2_request
+from resources.registry.signature import Column, ModelSchema
 
 SCHEMA = ModelSchema(inputs=(Column("b", "string"), Column("a", "double")), outputs=(Column("y", "double"),))
+
 WANTED = {
     "inputs": [
         {"name": "b", "shape": [2], "datatype": "BYTES", "data": ["x", "y"]},
@@ -104,6 +104,7 @@ def test_a_list_in_a_mapping_is_one_row_of_an_array():
 
 
 SPLIT = {"columns": ["b", "a"], "data": [["x", 1.0], ["y", None]]}
+
 OLD_EXAMPLES: dict[str, tuple[dict[str, Any], Any]] = {
     "split": ({"type": "dataframe", "pandas_orient": "split"}, SPLIT),
     "records": ({"type": "dataframe", "pandas_orient": "records"}, [{"a": 1.0, "b": "x"}, {"b": "y", "a": None}]),

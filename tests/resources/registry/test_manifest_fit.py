@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.errors import ManifestError
-from pipelines.manifest.load import Model, load_model
-from resources.fitting import require_fit
-from resources.registry import Registry
-from tests.pipelines.manifest.conftest import SERVICE
+from pipelines.core.errors import ManifestError
+from pipelines.core.manifest.load import Model, load_model
+from pipelines.rollouts.fitting import require_fit
+from resources.registry.registry import Registry
+from tests.core.manifest.conftest import SERVICE
 
 ROLLOUT = """\
 model: churn
@@ -28,6 +28,7 @@ data_checks:
     - {column: outputs.score, type: mean_between, min: 0}
 drift: {columns: [features.age, outputs.score]}
 """
+
 MISTAKES = [
     ("predictions.age", "predictions.aeg", "experiment.primary.covariate", "did you mean features.age?"),
     ("predictions.age", "predictions.score", "experiment.primary.covariate", "is an output of version"),

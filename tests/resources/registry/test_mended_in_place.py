@@ -10,13 +10,14 @@ import dagster as dg
 import pytest
 
 from assets.rollout import start_job
-from pipelines.errors import CommandRefused, VersionRefused, Withdrawn
-from pipelines.manifest.load import Model
-from pipelines.rollout.decision import End
-from resources.controller import CHALLENGER, STATUS_TAG
-from resources.naming import VERSION_TAG
-from resources.registry import Registration, Registry
-from resources.starting import start
+from pipelines.core.errors import CommandRefused, VersionRefused, Withdrawn
+from pipelines.core.manifest.load import Model
+from pipelines.core.rollout.events import End
+from pipelines.rollouts.actions import CHALLENGER, STATUS_TAG
+from pipelines.rollouts.naming import VERSION_TAG
+from pipelines.rollouts.start import start
+from resources.registry.client import Registration
+from resources.registry.registry import Registry
 from sensors.challenger import challenger_sensor
 from tests.support.memory_backend import World
 from tests.support.memory_systems import MemorySystems, settings_at, write_model

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.errors import RegistryError
-from resources.registry import Registry
+from pipelines.core.errors import RegistryError
+from resources.registry.registry import Registry
 
 
 @contextmanager

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.errors import RegistryError, VersionRefused
-from resources.artefact_digest import digest_of
-from resources.registry import Registry
+from pipelines.core.errors import RegistryError, VersionRefused
 from resources.registry.artefacts import ArtefactCache
-from resources.registry.rest import RegistryApi
-from resources.signature import Column, ModelSchema
+from resources.registry.client import RegistryApi
+from resources.registry.digest import digest_of
+from resources.registry.registry import Registry
+from resources.registry.signature import Column, ModelSchema
 
 
 def test_an_alias_is_set_moved_and_removed(registry: Registry, publish: Callable[..., str]):

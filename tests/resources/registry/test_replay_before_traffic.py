@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.rollout.decision import End
-from pipelines.rollout.evidence import Verdict
-from pipelines.rollout.policy import VALIDATION
-from resources import rollouts
-from resources.lake import ingest_predictions
-from resources.serving.embedded import EmbeddedBackend, Launch
+from pipelines.core.rollout.events import End
+from pipelines.core.rollout.policy import VALIDATION
+from pipelines.core.vocabulary import Verdict
+from pipelines.rollouts import open_rollout
+from pipelines.rollouts.start import carry_on, start
+from pipelines.rollouts.systems import Systems
+from resources.lake.ingest import ingest_predictions
+from resources.serving.embedded.backend import EmbeddedBackend
 from resources.serving.embedded.layout import Layout
-from resources.serving.embedded.predictors import model_server
+from resources.serving.embedded.predictors import Launch, model_server
 from resources.serving.embedded.supervisor import Supervisor
-from resources.starting import carry_on, start
-from resources.systems import Systems
 from tests.conformance.arena import EmbeddedArena, establish, gateway_alone, light_command
 from tests.resources.lake.segments_by_hand import prediction
 from tests.support.memory_systems import write_model
@@ -48,7 +48,7 @@ def logged(folder: Path, rows: int) -> None:
 def test_a_new_required_column_is_refused_before_traffic_and_an_outage_of_the_gateway_is_not_held_against_it(
     mlflow_uri: str, publish: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rollouts, "_FIRST_PAUSE", rollouts._FIRST_PAUSE * 0)
+    monkeypatch.setattr(open_rollout, "_FIRST_PAUSE", open_rollout._FIRST_PAUSE * 0)
     assert [publish(NAME, described=True), publish(NAME, described=True, more=("wind",))] == ["1", "2"]
     with gateway_alone() as settings:
         write_model(settings.home / "own", NAME, flights=False)

@@ -8,10 +8,11 @@ from typing import Any
 import httpx
 import pytest
 
-from pipelines.errors import RegistryError, ServingError, VersionFailed
-from pipelines.rollout.evidence import Verdict
-from resources.registry import Registry, validate_version
-from resources.serving.backend import prediction
+from pipelines.core.errors import RegistryError, ServingError, VersionFailed
+from pipelines.core.vocabulary import Verdict
+from pipelines.rollouts.validation import validate_version
+from resources.registry.registry import Registry
+from resources.serving.contract import prediction
 
 
 def _answer(*shape: int, name: str = "score", datatype: str = "FP64") -> Mapping[str, Any]:

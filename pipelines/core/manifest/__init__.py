@@ -1,0 +1,1 @@
+"""A model is a folder: its `rollout.yaml` and `inferenceservice.yaml`, typed and checked."""

@@ -1,0 +1,1 @@
+"""A rollout as events, the state folded from them, and `decide()`."""

@@ -1,0 +1,383 @@
+"""The rules of `decide`, in the order in which they are asked: those that end a rollout, then those about
+its next step.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from pipelines.core.rollout.events import Decision, DecisionKind, End, Order
+from pipelines.core.rollout.policy import Severity
+from pipelines.core.rollout.standing import Standing, Status, words
+from pipelines.core.rollout.state import Phase, RolloutState
+from pipelines.core.vocabulary import AfterTest, Evidence, NeededFor, OnFail, OnUnknown, Verdict
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """What the rules look at."""
+
+    state: RolloutState
+    standings: tuple[Standing, ...]
+    champion_trouble: str | None
+    served: Evidence | None = None
+    """The latest answer to what is served, and whether the registry agrees."""
+    registered: Evidence | None = None
+    """The latest answer to whether both versions are in the registry."""
+    now: datetime
+
+    @property
+    def next_step(self) -> int | None:
+        """The index of the step that would come next; None when it is the promotion."""
+        following = self.state.step + 1
+        first_version = self.state.champion is None
+        return None if first_version or following >= len(self.state.policy.ramp) else following
+
+    @property
+    def disagreement(self) -> str | None:
+        """What is served is not what the rollout started against, or not what the registry says."""
+        return self.served.reason if self.served and self.served.verdict is Verdict.FAIL else None
+
+    @property
+    def before_traffic(self) -> bool:
+        return self.state.phase in (Phase.STARTING, Phase.VALIDATING)
+
+    @property
+    def failing(self) -> tuple[Standing, ...]:
+        """Failed checks that are not mere warnings."""
+        return tuple(s for s in self.standings if s.status is Status.FAIL and s.on_fail is not OnFail.WARN)
+
+    @property
+    def harm(self) -> tuple[Standing, ...]:
+        """Failed checks that ask for a rollback."""
+        return tuple(s for s in self.failing if s.on_fail is OnFail.ROLL_BACK)
+
+    @property
+    def in_the_way(self) -> tuple[Standing, ...]:
+        """Whatever has not passed and is needed for the next move; a blind rollback guardrail always is."""
+        return tuple(s for s in self.standings if s.status is not Status.PASS and self._needed(s))
+
+    def _needed(self, s: Standing) -> bool:
+        if s.on_fail is OnFail.WARN:
+            return False
+        blind = s.status is Status.UNKNOWN and s.on_fail is OnFail.ROLL_BACK
+        return blind or self.next_step is None or s.needed_for is NeededFor.ADVANCE
+
+    @property
+    def unknown(self) -> tuple[Standing, ...]:
+        """What is in the way because it could not be measured."""
+        return tuple(s for s in self.in_the_way if s.status is Status.UNKNOWN)
+
+
+def in_words(items: tuple[Standing, ...]) -> str:
+    return "; ".join(s.words for s in items)
+
+
+def names(items: tuple[Standing, ...]) -> tuple[str, ...]:
+    return tuple(s.name for s in items)
+
+
+def wait(rule: str, reason: str, *, evidence: tuple[Standing, ...] = ()) -> Decision:
+    return Decision(kind=DecisionKind.CONTINUE, rule=rule, reason=reason, evidence=names(evidence))
+
+
+def hold(
+    rule: str,
+    reason: str,
+    *,
+    evidence: tuple[Standing, ...] = (),
+    unknown: tuple[Standing, ...] = (),
+    severity: Severity = "info",
+) -> Decision:
+    return Decision(
+        kind=DecisionKind.HOLD,
+        rule=rule,
+        reason=reason,
+        evidence=names(evidence),
+        unknown=names(unknown),
+        severity=severity,
+    )
+
+
+def promote(rule: str, reason: str, *, evidence: tuple[Standing, ...] = ()) -> Decision:
+    return Decision(
+        kind=DecisionKind.PROMOTE, rule=rule, reason=reason, end=End.PROMOTED, evidence=names(evidence)
+    )
+
+
+def roll_back(
+    rule: str,
+    reason: str,
+    *,
+    end: End,
+    evidence: tuple[Standing, ...] = (),
+    severity: Severity = "critical",
+) -> Decision:
+    return Decision(
+        kind=DecisionKind.ROLL_BACK,
+        rule=rule,
+        reason=reason,
+        end=end,
+        evidence=names(evidence),
+        severity=severity,
+    )
+
+
+# Rules that end a rollout, or that keep it from ending badly.
+
+
+DEPLOY_ATTEMPTS = 3
+"""A version must fail to come up at least this often by its own fault before it is refused for that."""
+
+
+def ended(case: Case) -> Decision | None:
+    """Nothing follows the end."""
+    if case.state.phase is not Phase.ENDED:
+        return None
+    return wait("ended", f"ended: {case.state.end}, {case.state.end_reason}")
+
+
+def under_way(case: Case) -> Decision | None:
+    """A promotion or rollback that was decided is carried out, whatever is measured meanwhile."""
+    ending = case.state.ending
+    return None if ending is None else ending.decision
+
+
+def ordered(case: Case) -> Decision | None:
+    """A person's abort or rollback, even into an unhealthy champion: they wrote why."""
+    order = case.state.ordered
+    if order is None:
+        return None
+    end = End.ABORTED if order.order is Order.ABORT else End.ROLLED_BACK
+    return roll_back("ordered", f"{order.order} by {order.by}: {order.reason}", end=end)
+
+
+def vanished(case: Case) -> Decision | None:
+    """A version that was deleted or archived is withdrawn; with the champion deleted, only an order promotes."""
+    found, state = case.registered, case.state
+    if found is None or found.verdict is not Verdict.FAIL or case.champion_trouble is not None:
+        return None
+    if state.forced is not None and found.values.get("gone") != state.version:
+        return None
+    severity = "critical" if state.exposed else "warning"
+    return roll_back("vanished", found.reason, end=End.ABORTED, severity=severity)
+
+
+def forced(case: Case) -> Decision | None:
+    """A person's promotion, against evidence, freeze and approval; the version must be running."""
+    order = case.state.forced
+    if order is None or not case.state.deployed:
+        return None
+    doubts = (case.registered, case.served)
+    although = [item.reason for item in doubts if item is not None and item.verdict is not Verdict.PASS]
+    tail = f"; although {'; '.join(although)}" if although else ""
+    return promote("forced", f"forced by {order.by}: {order.reason}{tail}")
+
+
+def cannot_start(case: Case) -> Decision | None:
+    """A version that does not come up is refused before any traffic; what is not its fault is waited for longer."""
+    trouble, policy = case.state.trouble, case.state.policy
+    if case.state.phase is not Phase.STARTING or trouble is None:
+        return None
+    tried = case.now - trouble.since
+    lasting = tried >= policy.start_timeout and trouble.own >= DEPLOY_ATTEMPTS
+    blind = trouble.own < trouble.attempts and tried >= policy.max_unknown
+    gives_up = blind and policy.on_unknown is OnUnknown.ROLL_BACK
+    if not (trouble.final or lasting or gives_up):
+        return None
+    reason = f"could not be deployed after {trouble.attempts} attempts in {words(tried)}: {trouble.message}"
+    return roll_back("cannot_start", reason, end=End.REFUSED, severity="warning")
+
+
+def refused(case: Case) -> Decision | None:
+    """A failed validation ends the rollout before any traffic."""
+    if not case.before_traffic or not case.failing:
+        return None
+    return roll_back(
+        "refused", in_words(case.failing), end=End.REFUSED, evidence=case.failing, severity="warning"
+    )
+
+
+def starting(case: Case) -> Decision | None:
+    """Nothing is decided about a version that is not running."""
+    if case.state.phase is not Phase.STARTING:
+        return None
+    trouble = case.state.trouble
+    tail = "" if trouble is None else f"; attempt {trouble.attempts} failed: {trouble.message}"
+    return wait("starting", f"version {case.state.version} is being started{tail}")
+
+
+def champion_unhealthy(case: Case) -> Decision | None:
+    """Neither side can be trusted with more traffic: hold, and call somebody."""
+    if case.champion_trouble is None:
+        return None
+    reason = f"the champion (version {case.state.champion}) is unhealthy: {case.champion_trouble}"
+    harm = case.harm
+    if harm:
+        reason += f"; not rolling back into it although {in_words(harm)}"
+    return hold("champion_unhealthy", reason, evidence=harm, unknown=case.unknown, severity="critical")
+
+
+def harm(case: Case) -> Decision | None:
+    """A failed guardrail rolls back at once."""
+    failing = case.harm
+    if not failing:
+        return None
+    return roll_back("harm", in_words(failing), end=End.ROLLED_BACK, evidence=failing)
+
+
+def unknown_too_long(case: Case) -> Decision | None:
+    """Nobody flies blind for longer than `max_unknown`."""
+    since = {s.name: case.state.unknown_since.get(s.name, case.now) for s in case.unknown}
+    lasting = tuple(s for s in case.unknown if case.now - since[s.name] >= case.state.policy.max_unknown)
+    if not lasting or case.state.policy.on_unknown is OnUnknown.HOLD:
+        return None
+    longest = max(case.now - since[s.name] for s in lasting)
+    reason = f"unknown for {words(longest)} (allowed: {words(case.state.policy.max_unknown)}): "
+    end = End.REFUSED if case.before_traffic else End.ROLLED_BACK
+    return roll_back("unknown_too_long", reason + in_words(lasting), end=end, evidence=lasting)
+
+
+# Rules about the next step: what it waits for, and that it comes.
+
+
+def paused(case: Case) -> Decision | None:
+    """Somebody wants to look first; guardrails have already had their say."""
+    pause = case.state.paused
+    if pause is None:
+        return None
+    return hold("paused", f"paused by {pause.by}: {pause.reason}", unknown=case.unknown)
+
+
+def test_over(case: Case) -> Decision | None:
+    """An A/B test ends with its period: the champion stays, unless a better version was to take its place.
+
+    Its last look is waited for, up to `max_unknown`.
+    """
+    test = case.state.policy.ab_test
+    if test is None or case.state.phase is not Phase.STEPPING:
+        return None
+    over = case.now - case.state.since - test.duration
+    if over < timedelta(0):
+        return None
+    left = case.state.policy.max_unknown - over
+    unseen = _not_looked_at_since(case.now - over, case)
+    if unseen and left > timedelta(0):
+        return wait("last_look", f"the A/B test is over and waits for its last look, {words(left)} at most")
+    if test.then is AfterTest.PROMOTE_IF_BETTER and not case.in_the_way:
+        return None
+    found = case.in_the_way if test.then is AfterTest.PROMOTE_IF_BETTER else case.standings
+    blind = " (no look was taken since)" if unseen else ""
+    reason = (
+        f"the A/B test is over after {words(test.duration)}{blind}, the champion stays: {in_words(found)}"
+    )
+    return roll_back("test_over", reason, end=End.COMPARED, evidence=found, severity="info")
+
+
+def _not_looked_at_since(end: datetime, case: Case) -> bool:
+    """The primary metric was not measured after `end`, or could not be."""
+    names = case.state.policy.required_to_promote
+    primary = [s for s in case.standings if s.name in names]
+    return any(s.at is None or s.at < end or s.status is Status.UNKNOWN for s in primary)
+
+
+def inconclusive(case: Case) -> Decision | None:
+    """Out of time without the evidence to promote: the champion stays."""
+    running = case.now - case.state.started_at
+    limit = case.state.policy.max_duration
+    if running < limit or not (case.in_the_way or case.disagreement):
+        return None
+    found = in_words(case.in_the_way) or case.disagreement
+    reason = f"inconclusive after {words(running)} (allowed: {words(limit)}): {found}"
+    return roll_back(
+        "inconclusive", reason, end=End.ROLLED_BACK, evidence=case.in_the_way, severity="warning"
+    )
+
+
+def disagreement(case: Case) -> Decision | None:
+    """Nothing advances while what is served is not what the registry says, or not what the rollout started against."""
+    if case.disagreement is None:
+        return None
+    return hold("disagreement", case.disagreement, unknown=case.unknown, severity="warning")
+
+
+def unknown(case: Case) -> Decision | None:
+    """What cannot be measured holds, and resumes by itself."""
+    if not case.unknown:
+        return None
+    return hold(
+        "unknown",
+        in_words(case.unknown),
+        evidence=case.unknown,
+        unknown=case.unknown,
+        severity="warning",
+    )
+
+
+def failed_check(case: Case) -> Decision | None:
+    """A failed check that asks for a hold."""
+    failing = tuple(s for s in case.in_the_way if s.status is Status.FAIL)
+    if not failing:
+        return None
+    return hold("failed_check", in_words(failing), evidence=failing, severity="warning")
+
+
+def floor(case: Case) -> Decision | None:
+    """Every step lasts at least its floor, whatever the statistics say."""
+    if case.before_traffic:
+        return None
+    left = case.state.policy.min_duration - (case.now - case.state.since)
+    if left <= timedelta(0):
+        return None
+    need = words(case.state.policy.min_duration)
+    return wait("floor", f"this step lasts at least {need}; {words(left)} to go")
+
+
+def pending(case: Case) -> Decision | None:
+    """More data is needed."""
+    if not case.in_the_way:
+        return None
+    return wait("pending", in_words(case.in_the_way), evidence=case.in_the_way)
+
+
+def frozen(case: Case) -> Decision | None:
+    """A freeze window stops advances and promotions, never rollbacks."""
+    until = case.state.policy.frozen_until(case.now)
+    if until is None:
+        return None
+    return hold("frozen", f"frozen until {until:%Y-%m-%d %H:%M} UTC; the evidence has passed")
+
+
+def approval(case: Case) -> Decision | None:
+    """Everything has passed, and a person has the last word."""
+    wanted = case.state.policy.approval
+    due = wanted == "every_step" or (wanted == "promote" and case.next_step is None)
+    if not due or case.state.approved is not None:
+        return None
+    move = "the promotion" if case.next_step is None else f"step {case.next_step + 1}"
+    return hold("approval", f"{move} waits for approval; the evidence has passed", severity="warning")
+
+
+def cannot_tell(case: Case) -> Decision | None:
+    """Everything has passed, and what is served could not be asked."""
+    if case.served is None or case.served.verdict is not Verdict.UNKNOWN:
+        return None
+    return hold("cannot_tell", case.served.reason, severity="warning")
+
+
+def move(case: Case) -> Decision:
+    """Everything needed has passed: the next step, or the promotion after the last one."""
+    passed = tuple(s for s in case.standings if s.status is Status.PASS)
+    reason = in_words(passed) or "nothing is required"
+    if case.next_step is None:
+        if case.state.champion is None:
+            return promote("first_version", f"the model's first version; {reason}", evidence=passed)
+        return promote("passed", reason, evidence=passed)
+    target = case.state.policy.ramp[case.next_step]
+    return Decision(
+        kind=DecisionKind.ADVANCE,
+        rule="passed",
+        reason=reason,
+        step=case.next_step,
+        percent=0.0 if target == "shadow" else target,
+        evidence=tuple(s.name for s in passed),
+    )

@@ -1,0 +1,1 @@
+"""Sequential tests, intervals and planning, from sufficient statistics."""

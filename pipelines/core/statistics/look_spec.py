@@ -1,0 +1,149 @@
+"""One error budget per rollout: however many guardrails watch it, a harmless version is safe.
+
+Each of m harm tests may be wrong with probability alpha / m; by the union bound, a harmless version is
+ever rolled back with probability alpha at most, at any number of looks, dependent metrics included.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from pipelines.core.errors import NotMeasured
+from pipelines.core.statistics.effects import EffectKind
+from pipelines.core.statistics.inputs import ParameterError, require_between, require_positive
+from pipelines.core.statistics.power import SequentialMethod
+
+
+@dataclass(frozen=True)
+class ErrorBudget:
+    """alpha, shared equally among the harm tests of one rollout."""
+
+    alpha: float = 0.05
+    """Probability to roll back a harmless version, over the whole rollout."""
+    tests: int = 1
+    """m: every harm test of the rollout, live counters and outcomes alike; fixed when it starts."""
+
+    def __post_init__(self) -> None:
+        require_between("alpha", self.alpha, 0, 0.5)
+        if self.tests < 1:
+            raise ParameterError(f"tests == {self.tests}, must be at least 1")
+
+    @property
+    def alpha_each(self) -> float:
+        """What one test may spend."""
+        return self.alpha / self.tests
+
+    @property
+    def log_boundary(self) -> float:
+        """ln(m / alpha): the ln e-value from which a test calls for a rollback."""
+        return math.log(self.tests / self.alpha)
+
+    def is_harm(self, log_e: float) -> bool:
+        """Whether this ln e-value calls for a rollback.
+
+        Raises:
+            NotMeasured: not a number.
+        """
+        if math.isnan(log_e):
+            raise NotMeasured("error budget: a log e-value that is not a number")
+        return log_e >= self.log_boundary
+
+    def harmful(self, log_e_values: Mapping[str, float]) -> list[str]:
+        """The names of the tests that call for a rollback, the strongest evidence first.
+
+        Raises:
+            NotMeasured: a value that is not a number.
+            ParameterError: more values than the budget was made for.
+        """
+        if len(log_e_values) > self.tests:
+            raise ParameterError(f"{len(log_e_values)} harm tests on a budget for {self.tests}")
+        crossed = [name for name, value in log_e_values.items() if self.is_harm(value)]
+        return sorted(crossed, key=lambda name: -log_e_values[name])
+
+
+# What one look analyses: the metrics, their directions and margins, and the error it may spend.
+
+
+class Direction(StrEnum):
+    """Which way the metric should move."""
+
+    LOWER = "lower"
+    HIGHER = "higher"
+
+
+class Conclusion(StrEnum):
+    """What is known of the challenger on one metric."""
+
+    BETTER = "better"
+    NON_INFERIOR = "non-inferior"
+    WORSE = "worse"
+    NOT_YET = "not yet"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricSpec:
+    """One metric of the look."""
+
+    name: str
+    kind: EffectKind
+    better: Direction = Direction.LOWER
+    is_primary: bool = False
+    margin: float | None = None
+    """Absolute: how much worse is still acceptable. Default: mde times the champion's value."""
+    mde: float | None = None
+    """Relative: the smallest change worth detecting."""
+    baseline: float | None = None
+    """The champion's value as known before the rollout; tunes the tests, never their validity."""
+    planned_information: float | None = None
+    """1 / variance of the effect at the planned end. Default: what the mde or margin needs."""
+    method: SequentialMethod = SequentialMethod.ANYTIME
+    past_fractions: tuple[float, ...] = ()
+    """Group sequential: information fractions of the looks already taken, as `MetricLook` gave them."""
+    use_covariate: bool = False
+    """CUPED, from the x sums. Not for proportions, whose tests read counts."""
+
+    def __post_init__(self) -> None:
+        for name, value in (("margin", self.margin), ("mde", self.mde)):
+            if value is not None:
+                require_positive(f"{self.name}: {name}", value)
+        if self.planned_information is not None:
+            require_positive(f"{self.name}: planned_information", self.planned_information)
+        if self.margin is None and self.mde is None:
+            raise ParameterError(f"{self.name}: neither margin nor mde, must have at least one")
+        if self.method is SequentialMethod.GROUP_SEQUENTIAL and self.planned_information is None:
+            raise ParameterError(f"{self.name}: group sequential needs planned_information")
+
+    def harm_sign(self) -> int:
+        """+1 where more is worse, -1 where less is."""
+        return 1 if self.better is Direction.LOWER else -1
+
+
+@dataclass(frozen=True, kw_only=True)
+class LookSpec:
+    """A rollout's experiment, as the analysis sees it."""
+
+    metrics: tuple[MetricSpec, ...]
+    """The primary and the guardrails."""
+    alpha: float = 0.05
+    tests: int | None = None
+    """m of the error budget: every harm test of the rollout, also those on live counters. Default: the metrics."""
+    shares: Mapping[int, float] = field(default_factory=dict[int, float])
+    """The challenger's planned share of units per step, 0 to 1; without it the sample ratio is not checked."""
+    srm_alpha: float = 0.01
+    is_final: bool = False
+    """The last look: group sequential tests spend what is left, the sample ratio gets its chi-square test."""
+
+    def __post_init__(self) -> None:
+        require_between("alpha", self.alpha, 0, 0.5)
+        require_between("srm_alpha", self.srm_alpha, 0, 0.5)
+        names = [metric.name for metric in self.metrics]
+        if len(set(names)) != len(names) or not names:
+            raise ParameterError(f"metrics {names}, must be at least one and all different")
+        if sum(metric.is_primary for metric in self.metrics) > 1:
+            raise ParameterError(f"metrics {names}: more than one primary")
+
+    @property
+    def budget(self) -> ErrorBudget:
+        """The rollout's error budget."""
+        return ErrorBudget(self.alpha, self.tests or len(self.metrics))

@@ -1,0 +1,234 @@
+"""Sample sizes of tests with one look at a fixed size: what the sequential methods are measured against.
+
+All return the units of the smaller (challenger) arm; `ratio` is champion units per challenger unit.
+"""
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache
+
+from pipelines.core.statistics.group_sequential import boundaries, exits
+from pipelines.core.statistics.inputs import ParameterError, require_between, require_positive
+from pipelines.core.statistics.sequences import critical_z, critical_z_one_sided, crossing, tightest
+
+
+def z_sum(*, alpha: float, power: float, two_sided: bool = True) -> float:
+    """z_{1 - alpha/2} + z_{power}: the effect in standard errors that is found with this power.
+
+    Raises:
+        ParameterError: alpha or power outside their range.
+    """
+    return _z_alpha(alpha, two_sided=two_sided) + _z_power(power)
+
+
+def two_proportions(
+    baseline: float,
+    other: float,
+    *,
+    alpha: float = 0.05,
+    power: float = 0.8,
+    ratio: float = 1.0,
+    two_sided: bool = True,
+) -> float:
+    """To tell the rate `other` from `baseline`; null variance at the baseline, as in Evan Miller's calculator.
+
+    Raises:
+        ParameterError: rates outside (0, 1) or equal, and bad alpha, power or ratio.
+    """
+    require_between("baseline", baseline, 0, 1)
+    require_between("other", other, 0, 1)
+    _require_difference(baseline - other)
+    require_positive("ratio", ratio)
+    base, moved = baseline * (1 - baseline), other * (1 - other)
+    null = _z_alpha(alpha, two_sided=two_sided) * math.sqrt(base * (1 + 1 / ratio))
+    alternative = _z_power(power) * math.sqrt(moved + base / ratio)
+    return ((null + alternative) / (other - baseline)) ** 2
+
+
+def two_proportions_arcsine(
+    baseline: float,
+    other: float,
+    *,
+    alpha: float = 0.05,
+    power: float = 0.8,
+    ratio: float = 1.0,
+    two_sided: bool = True,
+) -> float:
+    """The same on Cohen's arcsine scale, where the variance does not depend on the rate."""
+    require_between("baseline", baseline, 0, 1)
+    require_between("other", other, 0, 1)
+    _require_difference(baseline - other)
+    require_positive("ratio", ratio)
+    h = 2 * math.asin(math.sqrt(other)) - 2 * math.asin(math.sqrt(baseline))
+    return (z_sum(alpha=alpha, power=power, two_sided=two_sided) / h) ** 2 * (1 + 1 / ratio)
+
+
+def means(
+    difference: float,
+    variance: float,
+    *,
+    alpha: float = 0.05,
+    power: float = 0.8,
+    ratio: float = 1.0,
+    two_sided: bool = True,
+) -> float:
+    """To see a difference of means. For a ratio metric give `ratio_variance` as the variance.
+
+    Args:
+        difference: absolute, in the metric's unit.
+        variance: per unit, in the metric's unit squared.
+        alpha, power, ratio, two_sided: as everywhere here.
+    """
+    _require_difference(difference)
+    require_positive("variance", variance)
+    require_positive("ratio", ratio)
+    z = z_sum(alpha=alpha, power=power, two_sided=two_sided)
+    return z**2 * variance * (1 + 1 / ratio) / difference**2
+
+
+def t_test(effect: float, *, alpha: float = 0.05, power: float = 0.8, ratio: float = 1.0) -> float:
+    """Two-sided t test for a standardised effect (Cohen's d), by the noncentral t distribution."""
+    from scipy.stats import nct, t
+
+    _require_difference(effect)
+    require_positive("ratio", ratio)
+    normal = means(effect, 1.0, alpha=alpha, power=power, ratio=ratio)
+
+    def missing(units: float) -> float:
+        degrees = units * (1 + ratio) - 2
+        shift = abs(effect) * math.sqrt(units * ratio / (1 + ratio))
+        critical = float(t.isf(alpha / 2, degrees))
+        return float(nct.sf(critical, degrees, shift) + nct.cdf(-critical, degrees, shift)) - power
+
+    return crossing(missing, max(2.0, 0.9 * normal), normal + 100, steps=60)
+
+
+def ratio_variance(
+    *, numerator: float, denominator: float, variance: float, denominator_variance: float, covariance: float
+) -> float:
+    """Per-unit variance of sum(y) / sum(d) by the delta method.
+
+    Args:
+        numerator, denominator: means per unit of y and d.
+        variance, denominator_variance, covariance: of y and d per unit.
+    """
+    require_positive("denominator", denominator)
+    r = numerator / denominator
+    return (variance - 2 * r * covariance + r**2 * denominator_variance) / denominator**2
+
+
+def _z_alpha(alpha: float, *, two_sided: bool) -> float:
+    from scipy.special import ndtri
+
+    require_between("alpha", alpha, 0, 0.5)
+    return -float(ndtri(alpha / 2 if two_sided else alpha))
+
+
+def _z_power(power: float) -> float:
+    from scipy.special import ndtri
+
+    require_between("power", power, 0, 1)
+    return float(ndtri(power))
+
+
+def _require_difference(difference: float) -> None:
+    if not (math.isfinite(difference) and difference != 0):
+        raise ParameterError(f"difference == {difference}, must be finite and not 0")
+
+
+# Power of the sequential methods, and the information they need, by exact integration over the looks.
+#
+# Information is 1 / variance of the effect; `units` turns it into people. All functions assume looks that
+# are evenly spaced in information.
+
+
+class SequentialMethod(StrEnum):
+    """How a metric is looked at: at any time, at planned looks, or once."""
+
+    ANYTIME = "anytime"
+    GROUP_SEQUENTIAL = "group_sequential"
+    FIXED = "fixed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Design:
+    """A way to look at one metric."""
+
+    method: SequentialMethod = SequentialMethod.ANYTIME
+    alpha: float = 0.05
+    looks: int = 100
+    """Until the planned end. The anytime power hardly depends on it; the group sequential one is planned for it."""
+    one_sided: bool = False
+    """Non-inferiority: one bound against a margin, at level alpha."""
+
+    def __post_init__(self) -> None:
+        require_between("alpha", self.alpha, 0, 0.5)
+        if self.looks < 1:
+            raise ParameterError(f"looks == {self.looks}, must be at least 1")
+
+    def power(self, shift: float, *, planned_share: float = 1.0) -> float:
+        """Probability to be conclusive in the right direction by the last look.
+
+        Args:
+            shift: the effect in standard errors at the last look.
+            planned_share: information at the last look as a share of what tau2 was tuned to (anytime).
+        """
+        z = _boundary(self, planned_share)
+        fractions = [look / len(z) for look in range(1, len(z) + 1)]
+        low = [-math.inf] * len(z) if self.one_sided else [-bound for bound in z]
+        return float(exits(fractions, low=low, high=z, drift=shift).above.sum())
+
+    def shift(self, power: float) -> float:
+        """The effect in standard errors at the last look that is found with this power."""
+        fixed = z_sum(alpha=self.alpha, power=power, two_sided=not self.one_sided)
+        return _shift(self, power, fixed)
+
+    def information(self, effect: float, power: float) -> float:
+        """Information needed to find an absolute effect with this power."""
+        require_positive("effect", abs(effect))
+        return (self.shift(power) / effect) ** 2
+
+    def inflation(self, power: float) -> float:
+        """Sample needed as a multiple of one look at a fixed size."""
+        fixed = z_sum(alpha=self.alpha, power=power, two_sided=not self.one_sided)
+        return (self.shift(power) / fixed) ** 2
+
+    def detectable(self, information: float, power: float) -> float:
+        """The smallest absolute effect found with this power at this information (MDE)."""
+        require_positive("information", information)
+        return self.shift(power) / math.sqrt(information)
+
+
+def information_per_unit(share: float, variance: float) -> float:
+    """Information that one more unit of traffic brings, both arms together.
+
+    Args:
+        share: the challenger's share of the units, above 0 and below 1.
+        variance: per unit of the metric.
+    """
+    require_between("share", share, 0, 1)
+    require_positive("variance", variance)
+    return share * (1 - share) / variance
+
+
+@cache
+def _boundary(design: Design, planned_share: float) -> list[float]:
+    looks = 1 if design.method is SequentialMethod.FIXED else design.looks
+    fractions = [look / looks for look in range(1, looks + 1)]
+    if design.method is SequentialMethod.ANYTIME:
+        critical = critical_z_one_sided if design.one_sided else critical_z
+        scale = tightest(design.alpha) * planned_share
+        return [critical(1 / fraction, scale, design.alpha) for fraction in fractions]
+    # A symmetric boundary at 2 alpha spends alpha on either side.
+    return boundaries(fractions, 2 * design.alpha if design.one_sided else design.alpha, last_is_final=True)
+
+
+@cache
+def _shift(design: Design, power: float, fixed: float) -> float:
+    from scipy.optimize import root_scalar
+
+    found = root_scalar(
+        lambda shift: design.power(shift) - power, bracket=(fixed * 0.999, fixed * 2.5), xtol=1e-5
+    )
+    return float(found.root)

@@ -1,0 +1,162 @@
+"""One root finder for monotone functions: slow, certain, without derivatives."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from pipelines.core.statistics.effects import Effect
+from pipelines.core.statistics.inputs import require_between, require_positive
+
+
+def crossing(
+    rises: Callable[[float], float], low: float, high: float, *, steps: int = 80, tolerance: float = 1e-12
+) -> float:
+    """Where a function that is negative at `low` and positive at `high` changes its sign, by bisection.
+
+    Args:
+        rises: the function; only its sign is used.
+        low, high: the bracket, low < high.
+        steps: at most this many halvings.
+        tolerance: stop once the bracket is this small relative to its size at the start.
+    """
+    width = high - low
+    for _ in range(steps):
+        middle = 0.5 * (low + high)
+        if rises(middle) < 0:
+            low = middle
+        else:
+            high = middle
+        if high - low <= tolerance * width:
+            break
+    return 0.5 * (low + high)
+
+
+# Asymptotic confidence sequences and e-values for means, proportions with many events, and ratios.
+#
+# With D the difference, V its variance, Z = D / sqrt(V) and v = tau2 / V:
+# ln E = Z^2/2 v/(1+v) - ln(1+v)/2, and one-sided that plus ln(2 Phi(Z sqrt(v/(1+v)))).
+# (Robbins 1970; Johari et al. 2022; Waudby-Smith et al. 2024, arXiv 2103.06476.) They hold at every look
+# at once as the sample grows; on unequal splits only with V = max(Welch, pooled), which `effects` gives.
+
+
+FEWEST_EVENTS = 5.0
+"""Expected events (and non-events) per arm below which a proportion is no normal variable."""
+
+FEWEST_UNITS = 30.0
+"""Units per arm below which a mean's variance is not estimated well enough."""
+
+
+class Interval(NamedTuple):
+    """Low and high end, in the metric's own unit or as a share of the champion's value."""
+
+    low: float
+    high: float
+
+
+def planned_scale(*, alpha: float, information: float) -> float:
+    """tau2 that makes the sequence tightest once the information (1 / variance of D) is reached.
+
+    Raises:
+        ParameterError: alpha outside (0, 0.5), or information that is not positive.
+    """
+    require_between("alpha", alpha, 0, 0.5)
+    require_positive("information", information)
+    return tightest(alpha) / information
+
+
+def tightest(alpha: float) -> float:
+    """v at which the half-width per standard error is smallest: 7.936 at alpha = 0.05."""
+    return -2 * math.log(alpha) + math.log(-2 * math.log(alpha) + 1)
+
+
+def is_enough(effect: Effect) -> bool:
+    """Whether the sample is large enough to be trusted as approximately normal."""
+    units = min(effect.champion_units, effect.challenger_units)
+    return effect.variance > 0 and units >= FEWEST_UNITS and effect.fewest_expected >= FEWEST_EVENTS
+
+
+@dataclass(frozen=True)
+class AsymptoticSequence:
+    """A confidence sequence for a difference; `tau2` is fixed before the first look."""
+
+    tau2: float
+
+    def __post_init__(self) -> None:
+        require_positive("tau2", self.tau2)
+
+    def log_e(self, effect: Effect) -> float:
+        """ln e-value against "no difference"."""
+        return log_e(effect.value, effect.variance, self.tau2)
+
+    def log_e_above(self, effect: Effect) -> float:
+        """ln e-value against "the difference is 0 or negative"."""
+        return log_e_above(effect.value, effect.variance, self.tau2)
+
+    def interval(self, effect: Effect, alpha: float) -> Interval:
+        """Holds the true difference at every look with probability 1 - alpha."""
+        half = math.sqrt(effect.variance) * critical_z(effect.variance, self.tau2, alpha)
+        return Interval(effect.value - half, effect.value + half)
+
+    def upper(self, effect: Effect, alpha: float) -> float:
+        """Upper end of the one-sided sequence: the true difference never exceeds it, but for alpha."""
+        z = critical_z_one_sided(effect.variance, self.tau2, alpha)
+        return effect.value + z * math.sqrt(effect.variance)
+
+    def lower(self, effect: Effect, alpha: float) -> float:
+        """Lower end of the one-sided sequence."""
+        return -self.upper(effect.mirrored(), alpha)
+
+    def relative_interval(self, effect: Effect, alpha: float) -> Interval | None:
+        """Of challenger / champion - 1. None while the champion's own value may be 0.
+
+        Fieller's construction, so that it excludes 0 exactly when the absolute interval does.
+        """
+        k = critical_z(effect.variance, self.tau2, alpha)
+        return fieller(effect, k)
+
+
+def log_e(difference: float, variance: float, tau2: float) -> float:
+    """ln of the two-sided e-value; difference and sqrt(variance), sqrt(tau2) in the same unit."""
+    v = tau2 / variance
+    return 0.5 * difference**2 / variance * v / (1 + v) - 0.5 * math.log1p(v)
+
+
+def log_e_above(difference: float, variance: float, tau2: float) -> float:
+    """ln of the one-sided e-value against a difference of 0 or less."""
+    v = tau2 / variance
+    z = difference / math.sqrt(variance) * math.sqrt(v / (1 + v))
+    return log_e(difference, variance, tau2) + math.log(2) + _log_normal_cdf(z)
+
+
+def critical_z(variance: float, tau2: float, alpha: float) -> float:
+    """Half-width of the two-sided sequence in standard errors."""
+    require_between("alpha", alpha, 0, 1)
+    v = tau2 / variance
+    return math.sqrt((1 + 1 / v) * (-2 * math.log(alpha) + math.log1p(v)))
+
+
+def critical_z_one_sided(variance: float, tau2: float, alpha: float) -> float:
+    """Distance of the one-sided bound in standard errors."""
+    two_sided = critical_z(variance, tau2, alpha)
+    root = math.sqrt(variance)
+    return crossing(lambda z: log_e_above(z * root, variance, tau2) + math.log(alpha), 0.0, two_sided)
+
+
+def fieller(effect: Effect, z: float) -> Interval | None:
+    """Relative interval from the absolute one's z; None where the champion's value is not clear of 0."""
+    one, zero = effect.challenger, effect.champion
+    spread = zero**2 - z**2 * effect.champion_variance
+    if spread <= 0:
+        return None
+    root = (one * zero) ** 2 - spread * (one**2 - z**2 * effect.challenger_variance)
+    half = math.sqrt(max(root, 0.0))
+    ends = ((one * zero - half) / spread - 1, (one * zero + half) / spread - 1)
+    return Interval(*ends)
+
+
+def _log_normal_cdf(z: float) -> float:
+    if z > -30:
+        return math.log(0.5 * math.erfc(-z / math.sqrt(2)))
+    # Mills' ratio: erfc underflows below about -38.
+    return -0.5 * z * z - math.log(-z * math.sqrt(2 * math.pi))

@@ -1,0 +1,1 @@
+"""The experiment in a rollout: what to compare, one look at a time, and what it means for the rollout."""

@@ -1,0 +1,205 @@
+"""What a look found, as evidence in the rollout."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from pipelines.core.manifest.model import Guardrail, Metric, RolloutManifest
+from pipelines.core.rollout.policy import UNITS
+from pipelines.core.rollout.state import RolloutState
+from pipelines.core.statistics.look import Look, SrmLook
+from pipelines.core.statistics.look_spec import Conclusion
+from pipelines.core.statistics.metric_look import MetricLook
+from pipelines.core.vocabulary import Evidence, NeededFor, OnFail, Verdict
+from pipelines.experiments.history import metrics_of
+from pipelines.experiments.registering import waiting_words
+
+SOURCE = "experiment"
+
+MIN_STALENESS = timedelta(minutes=3)
+
+_GOOD = (Conclusion.BETTER, Conclusion.NON_INFERIOR)
+
+_LOOKS = 4
+"""A look counts until so many more should have come."""
+
+
+def look_evidence(
+    manifest: RolloutManifest, state: RolloutState, look: Look, *, at: datetime
+) -> tuple[Evidence, ...]:
+    """Harm and margin of every metric, the sample ratio, and whether the step has its units."""
+    valid_for = staleness(manifest)
+    metrics = {metric.name: metric for metric in metrics_of(manifest)}
+    found: list[Evidence] = []
+    for result in look.metrics:
+        found += _metric_evidence(
+            metrics[result.name], result, at, valid_for, only_better=_only_better(state)
+        )
+    found.append(_units(manifest, state, look, at, valid_for))
+    if look.srm is not None:
+        found.append(_sample_ratio(look.srm, at, valid_for))
+    return tuple(found)
+
+
+def unknown_evidence(manifest: RolloutManifest, reason: str, *, at: datetime) -> tuple[Evidence, ...]:
+    """The look could not be taken: every metric is unknown, which holds and never rolls back by itself."""
+    return tuple(
+        Evidence(
+            name=_harm_name(metric),
+            source=SOURCE,
+            verdict=Verdict.UNKNOWN,
+            reason=reason,
+            at=at,
+            on_fail=_on_fail(metric),
+            valid_for=timedelta(days=1),
+        )
+        for metric in metrics_of(manifest)
+    )
+
+
+def waiting_evidence(
+    manifest: RolloutManifest, metrics: Sequence[Metric], *, at: datetime, seen: frozenset[str]
+) -> tuple[Evidence, ...]:
+    """These metrics have no constants yet: that only needs more data, and holds until it is there.
+
+    `seen` are the outcomes that there has ever been a value of.
+    """
+    return tuple(
+        evidence
+        for metric in metrics
+        for evidence in _waiting(manifest, metric, waiting_words(metric, seen), at)
+    )
+
+
+def _waiting(
+    manifest: RolloutManifest, metric: Metric, reason: str, at: datetime
+) -> tuple[Evidence, Evidence]:
+    harm = Evidence(
+        name=_harm_name(metric),
+        source=SOURCE,
+        verdict=Verdict.UNKNOWN,
+        reason=reason,
+        at=at,
+        on_fail=_on_fail(metric),
+        pending=True,
+        valid_for=staleness(manifest),
+    )
+    return harm, replace(harm, name=_margin_name(metric), needed_for=NeededFor.PROMOTE, on_fail=OnFail.HOLD)
+
+
+def _only_better(state: RolloutState) -> bool:
+    """An A/B test promotes what is better; a rollout also what is not worse."""
+    return state.policy.ab_test is not None
+
+
+def _metric_evidence(
+    metric: Metric, result: MetricLook, at: datetime, valid_for: timedelta, *, only_better: bool
+) -> Iterable[Evidence]:
+    yield harm_evidence(metric, result, at=at, valid_for=valid_for)
+    enough = (Conclusion.BETTER,) if only_better and result.is_primary else _GOOD
+    good = result.conclusion in enough
+    yield Evidence(
+        name=_margin_name(metric),
+        source=SOURCE,
+        verdict=Verdict.PASS if good else Verdict.UNKNOWN,
+        reason=_reason(result),
+        at=at,
+        needed_for=NeededFor.PROMOTE,
+        pending=not good,
+        valid_for=valid_for,
+        values=_values(result),
+    )
+
+
+def harm_evidence(metric: Metric, result: MetricLook, *, at: datetime, valid_for: timedelta) -> Evidence:
+    """Whether the challenger does harm on this metric; it needs no margin and no promotion in sight."""
+    measured = result.effect is not None
+    return Evidence(
+        name=_harm_name(metric),
+        source=SOURCE,
+        verdict=_harm_verdict(result),
+        reason=_reason(result),
+        at=at,
+        on_fail=_on_fail(metric),
+        pending=not measured,
+        valid_for=valid_for,
+        values=_values(result),
+    )
+
+
+def staleness(manifest: RolloutManifest) -> timedelta:
+    """How long a look's evidence counts."""
+    return max(_LOOKS * manifest.experiment.look_every, MIN_STALENESS)
+
+
+def _values(result: MetricLook) -> dict[str, float | int | str | None]:
+    return {
+        "champion": result.champion,
+        "challenger": result.challenger,
+        "effect": result.effect,
+        "low": result.interval.low if result.interval else None,
+        "high": result.interval.high if result.interval else None,
+        "harm": result.harm.value,
+        "boundary": result.harm.boundary,
+        "worst": result.worst,
+        "margin": result.margin,
+        "units": result.challenger_units,
+    }
+
+
+def _harm_name(metric: Metric) -> str:
+    """A guardrail's harm goes by the guardrail's name, as the watcher of the live counters reports it."""
+    return metric.name if isinstance(metric, Guardrail) else f"{metric.name}.harm"
+
+
+def _margin_name(metric: Metric) -> str:
+    """The primary metric's verdict goes by its name: a promotion waits for it."""
+    return f"{metric.name}.margin" if isinstance(metric, Guardrail) else metric.name
+
+
+def _on_fail(metric: Metric) -> OnFail:
+    return metric.on_fail if isinstance(metric, Guardrail) else OnFail.ROLL_BACK
+
+
+def _harm_verdict(result: MetricLook) -> Verdict:
+    if result.harm.is_crossed:
+        return Verdict.FAIL
+    return Verdict.UNKNOWN if result.effect is None else Verdict.PASS
+
+
+def _reason(result: MetricLook) -> str:
+    """The look's sentence; whoever prints evidence puts the name before it."""
+    return result.sentence.removeprefix(f"{result.name}: ")
+
+
+def _units(
+    manifest: RolloutManifest, state: RolloutState, look: Look, at: datetime, valid_for: timedelta
+) -> Evidence:
+    """Counted units at this step, the smaller arm: what `step.min_units` asks for."""
+    here = [step for step in look.units if step.step == state.step]
+    fewest = min((min(step.champion, step.challenger) for step in here), default=0)
+    enough = fewest >= manifest.step.min_units
+    return Evidence(
+        name=UNITS,
+        source=SOURCE,
+        verdict=Verdict.PASS if enough else Verdict.UNKNOWN,
+        reason=f"{fewest:.0f} units counted in the smaller arm at this step, {manifest.step.min_units} needed",
+        at=at,
+        pending=not enough,
+        valid_for=valid_for,
+        values={"units": fewest, "needed": manifest.step.min_units},
+    )
+
+
+def _sample_ratio(srm: SrmLook, at: datetime, valid_for: timedelta) -> Evidence:
+    """A broken split biases everything: it holds, and nothing is promoted on it."""
+    return Evidence(
+        name="sample_ratio",
+        source="assignment",
+        verdict=Verdict.FAIL if srm.is_mismatch else Verdict.PASS,
+        reason=srm.sentence,
+        at=at,
+        on_fail=OnFail.HOLD,
+        valid_for=valid_for,
+        values={"log_e": srm.log_e, "boundary": srm.log_boundary},
+    )

@@ -1,0 +1,280 @@
+"""Takes one look at a rollout's experiment: what became final since the last one, the analysis, the record."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import ClassVar
+
+from pydantic import ConfigDict, TypeAdapter
+
+from pipelines.core.errors import LakeError, LedgerConflict, NotMeasured
+from pipelines.core.manifest.load import Model
+from pipelines.core.manifest.model import Metric
+from pipelines.core.rollout.state import RolloutState
+from pipelines.core.statistics.effects import Cell
+from pipelines.core.statistics.look import Look
+from pipelines.core.statistics.look_spec import LookSpec
+from pipelines.core.statistics.srm import StepUnits
+from pipelines.core.vocabulary import Evidence
+from pipelines.experiments.analysing import analyse_next
+from pipelines.experiments.design import (
+    Span,
+    bucket_width,
+    is_final_look,
+    lake_query,
+    look_spec,
+    newly_final,
+    open_since,
+    served_cells,
+    shares,
+    step_windows,
+    watermark_of,
+)
+from pipelines.experiments.evidence import look_evidence, staleness, unknown_evidence, waiting_evidence
+from pipelines.experiments.exposure import ExposureCheck, assignment_evidence, check_exposure
+from pipelines.experiments.history import champion_history, is_counted_live, measured, metrics_of, outcomes_of
+from pipelines.experiments.registering import RegisteredConstants, register
+from resources.lake.buckets import Collected, Coverage, collect
+from resources.lake.connection import Lake
+from resources.lake.experiment import ExperimentQuery
+from resources.lake.measuring import OutcomeQuality, outcome_quality, outcomes_seen
+from resources.ledger.counters import StoredLook as StoredLook
+from resources.ledger.ledger import Ledger
+
+NAME = "experiment"
+
+_ATTEMPTS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class TakenLook:
+    """A look and what it added to its predecessors; stored as it is, never recomputed.
+
+    All that a look was computed from: the cells of every look up to it, and its own spec and units.
+    """
+
+    # A boundary that cannot be crossed is infinite; JSON has no word for it by default.
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(ser_json_inf_nan="constants")
+
+    at: datetime
+    watermark: datetime | None = None
+    """Everything up to here was taken to be in the lake."""
+    registered: tuple[RegisteredConstants, ...] = ()
+    """Metrics whose constants were set at this look; at the first one from the champion's history."""
+    spec: LookSpec
+    cells: tuple[Cell, ...]
+    """Buckets that became final since the look before."""
+    units: tuple[StepUnits, ...]
+    coverage: Coverage | None = None
+    """None before any share of traffic was in force."""
+    exposure: ExposureCheck | None = None
+    """None where the serving side assigns every request by itself."""
+    outcomes: OutcomeQuality | None = None
+    look: Look
+
+
+STORED = TypeAdapter(TakenLook)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a look is taken."""
+
+    lake: Lake
+    ledger: Ledger
+    model: Model
+    state: RolloutState
+    now: datetime
+    sticky: bool
+    watermark: datetime
+
+
+def take_look(
+    lake: Lake,
+    ledger: Ledger,
+    model: Model,
+    state: RolloutState,
+    *,
+    now: datetime,
+    complete: datetime | None = None,
+    sticky: bool = False,
+) -> tuple[TakenLook | None, tuple[Evidence, ...]]:
+    """One look and its evidence. Where it cannot be taken: no look, and evidence that says unknown and why.
+
+    Args:
+        lake, ledger, model, state: of the rollout.
+        now: when the look is taken.
+        complete: when the oldest segment begins that is not in the lake yet (`complete_until`); default: now.
+        sticky: assignment follows the unit id, so that it can be recomputed.
+
+    Raises LedgerError where it cannot be stored.
+    """
+    try:
+        watermark = watermark_of(lake, model.name, complete or now)
+        place = _Place(lake, ledger, model, state, now, sticky, watermark)
+        taken = _taken_and_stored(place)
+        looked_at = {metric.name for metric in taken.look.metrics} if taken else set[str]()
+        waiting = [metric for metric in metrics_of(model.rollout) if metric.name not in looked_at]
+        seen = outcomes_seen(lake, model.name) if waiting else frozenset[str]()
+    except (LakeError, NotMeasured) as error:
+        return None, unknown_evidence(model.rollout, f"the look could not be taken: {error}", at=now)
+    waits = waiting_evidence(model.rollout, waiting, at=now, seen=seen)
+    if taken is None:
+        return None, waits
+    looked = look_evidence(model.rollout, state, taken.look, at=now)
+    return taken, (*looked, *_assignment(place, taken), *waits)
+
+
+def past_looks(ledger: Ledger, rollout_id: str) -> tuple[TakenLook, ...]:
+    """The looks taken so far, in order."""
+    return tuple(STORED.validate_json(look.body) for look in ledger.counters.looks(rollout_id, NAME))
+
+
+def registered_in(looks: Sequence[TakenLook]) -> dict[str, RegisteredConstants]:
+    """Every metric's constants, by name, as the looks fixed them."""
+    return {constants.spec.name: constants for look in looks for constants in look.registered}
+
+
+def cells_of(looks: Sequence[TakenLook]) -> tuple[Cell, ...]:
+    """What the last of these looks was computed from."""
+    return tuple(cell for look in looks for cell in look.cells)
+
+
+def _assignment(place: _Place, taken: TakenLook) -> tuple[Evidence, ...]:
+    if taken.coverage is None:
+        return ()
+    valid_for = staleness(place.model.rollout)
+    return (assignment_evidence(taken.coverage, taken.exposure, at=place.now, valid_for=valid_for),)
+
+
+def _taken_and_stored(place: _Place) -> TakenLook | None:
+    """Of two that look at once, one is stored; the other looks again at what is left."""
+    for attempt in range(1, _ATTEMPTS + 1):
+        past = past_looks(place.ledger, place.state.rollout_id)
+        taken = _take(_not_before(place, past), past)
+        if taken is None:
+            return None
+        stored = StoredLook(len(past) + 1, place.now, STORED.dump_json(taken).decode())
+        try:
+            place.ledger.counters.add_look(place.state.rollout_id, NAME, stored)
+        except LedgerConflict:
+            if attempt == _ATTEMPTS:
+                raise
+            continue
+        return taken
+    return None
+
+
+def _not_before(place: _Place, past: Sequence[TakenLook]) -> _Place:
+    """The place with a watermark that never goes back: what became final at a look must not do so again."""
+    marks = [look.watermark for look in past if look.watermark is not None]
+    return replace(place, watermark=max([place.watermark, *marks]))
+
+
+def _take(place: _Place, past: Sequence[TakenLook]) -> TakenLook | None:
+    manifest, state = place.model.rollout, place.state
+    known = registered_in(past)
+    fresh = _register(place, [m for m in metrics_of(place.model.rollout) if m.name not in known])
+    constants = known | {r.spec.name: r for r in fresh}
+    in_use = [
+        constants[metric.name] for metric in metrics_of(place.model.rollout) if metric.name in constants
+    ]
+    if not in_use:
+        return None
+    after = past[-1].watermark if past else None
+    spans = {r.spec.name: Span(after if r.spec.name in known else None, place.watermark) for r in in_use}
+    query = _query(place, {r.spec.name: r for r in in_use}, spans)
+    collected = None if query is None else collect(place.lake, place.model.name, query)
+    added = _newly_final(place, spans, query, collected)
+    by_step = shares(state)
+    units = tuple(
+        StepUnits(u.step, u.champion, u.challenger, by_step[u.step])
+        for u in (collected.units if collected else ())
+    )
+    final = is_final_look(state, place.now, look_every=manifest.experiment.look_every)
+    spec = look_spec(
+        manifest, by_step, in_use, is_final=final and not any(look.spec.is_final for look in past)
+    )
+    names = {r.spec.name for r in in_use}
+    cells = [cell for cell in (*cells_of(past), *added) if cell.metric in names]
+    look = analyse_next(
+        cells,
+        spec,
+        units,
+        past=[taken.look for taken in past],
+        planned_looks={r.spec.name: r.looks for r in in_use if r.looks is not None},
+        is_last_step=state.step + 1 >= len(state.policy.ramp),
+    )
+    return TakenLook(
+        at=place.now,
+        watermark=place.watermark,
+        registered=tuple(fresh),
+        spec=spec,
+        cells=tuple(added),
+        units=units,
+        coverage=collected.coverage if collected else None,
+        exposure=_exposure(place) if collected else None,
+        outcomes=None if query is None else outcome_quality(place.lake, place.model.name, query),
+        look=look,
+    )
+
+
+def _query(
+    place: _Place, registered: Mapping[str, RegisteredConstants], spans: dict[str, Span]
+) -> ExperimentQuery | None:
+    """What the lake is asked; None before any share of traffic was in force."""
+    windows = step_windows(place.state, place.now)
+    if not windows:
+        return None
+    query = lake_query(place.model.rollout, place.state, windows, registered, watermark=place.watermark)
+    return replace(query, values_since=open_since(query, spans))
+
+
+def _newly_final(
+    place: _Place,
+    spans: dict[str, Span],
+    query: ExperimentQuery | None,
+    collected: Collected | None,
+) -> list[Cell]:
+    """Cells that no look has seen: final since the last one, or of a metric that is new."""
+    manifest, state = place.model.rollout, place.state
+    live = {m.name for m in metrics_of(manifest) if is_counted_live(manifest, m)}
+    counted = {name: span for name, span in spans.items() if name in live}
+    buckets = [b for b in place.ledger.counters.buckets(state.rollout_id) if b.step in shares(state)]
+    added = served_cells(buckets, bucket_width(state), counted)
+    if query is not None and collected is not None:
+        added += newly_final(collected.cells, query, spans)
+    return added
+
+
+def _exposure(place: _Place) -> ExposureCheck | None:
+    return check_exposure(place.lake, place.state, until=place.watermark) if place.sticky else None
+
+
+def _register(place: _Place, metrics: Sequence[Metric]) -> list[RegisteredConstants]:
+    """Constants from the champion's history before the rollout; failing that, from its units in the rollout."""
+    manifest, state = place.model.rollout, place.state
+    metrics = _with_outcomes(place, metrics)
+    if not metrics or state.champion is None:
+        return []
+    experiment = manifest.experiment
+    history = champion_history(place.lake, manifest, state.champion, metrics, until=state.started_at)
+    days = (history.end - history.start) / timedelta(days=1)
+    origin = f"the champion's history of {days:.3g} days before the rollout"
+    found = [register(metric, experiment, history.metrics, origin=origin) for metric in metrics]
+    left = [metric for metric, constants in zip(metrics, found, strict=True) if constants is None]
+    windows = step_windows(state, place.now)
+    if left and windows:
+        units = measured(place.lake, manifest, state.champion, left, windows, watermark=place.watermark)
+        origin = f"the champion's units up to {place.now:%Y-%m-%d %H:%M:%S} UTC, there was no history"
+        found += [register(metric, experiment, units, origin=origin) for metric in left]
+    return [constants for constants in found if constants is not None]
+
+
+def _with_outcomes(place: _Place, metrics: Sequence[Metric]) -> list[Metric]:
+    """Those of whose outcomes there has been a value: where a missing one counts as 0, a mistyped name would be
+    0 for everybody, and no worse than the champion for ever."""
+    if not any(outcomes_of(metric) for metric in metrics):
+        return list(metrics)
+    seen = outcomes_seen(place.lake, place.model.name)
+    return [metric for metric in metrics if seen.issuperset(outcomes_of(metric))]

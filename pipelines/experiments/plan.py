@@ -1,0 +1,127 @@
+"""The plan of a rollout's experiment from the champion's own history: how long, how small, how likely."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from pipelines.core.manifest.model import Metric, Primary, RolloutManifest
+from pipelines.core.statistics.effects import EffectKind
+from pipelines.core.statistics.inputs import ParameterError
+from pipelines.core.statistics.planning import Baseline, Plan, Target, plan, power_curve
+from pipelines.experiments.history import History, champion_history, metrics_of
+from pipelines.experiments.registering import FEWEST_UNITS, KINDS, design
+from resources.lake.connection import Lake
+from resources.lake.measuring import Known
+from resources.pictures import PowerAt
+
+_LOOKS = 50
+"""The power of an anytime test hardly depends on it, the time to compute it does."""
+
+_CURVE = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricPlan:
+    """One metric's plan, or why there is none."""
+
+    metric: str
+    plan: Plan | None
+    problem: str = ""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is wrong, in words."""
+        return self.plan.warnings if self.plan is not None else (self.problem,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentPlan:
+    """All metrics of a rollout; the primary first."""
+
+    history: History
+    metrics: tuple[MetricPlan, ...]
+    note: str
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """All of them, in words."""
+        return tuple(warning for metric in self.metrics for warning in metric.warnings)
+
+    @property
+    def primary(self) -> Plan | None:
+        """The plan of what the rollout is for."""
+        return self.metrics[0].plan
+
+
+def plan_experiment(lake: Lake, manifest: RolloutManifest, champion: str, *, now: datetime) -> ExperimentPlan:
+    """Plan every metric from the champion's last two weeks. Raises `LakeError`."""
+    metrics = metrics_of(manifest)
+    history = champion_history(lake, manifest, champion, metrics, until=now)
+    return ExperimentPlan(
+        history=history,
+        metrics=tuple(_plan(manifest, history, metric) for metric in metrics),
+        note=_note(manifest, history),
+    )
+
+
+def curve(made: Plan) -> list[PowerAt]:
+    """Power against units of the challenger's arm, at the step that answers soonest."""
+    best = made.best
+    planned = best.challenger_units + best.champion_units
+    points: list[PowerAt] = []
+    for k in range(1, _CURVE + 1):
+        units = planned * 1.5 * k / _CURVE
+        power = power_curve(made.baseline, made.target, units=units, share=best.share, effects=[made.effect])
+        points.append(PowerAt(units * best.share, power[0]))
+    return points
+
+
+def _plan(manifest: RolloutManifest, history: History, metric: Metric) -> MetricPlan:
+    known = history.metrics.get(metric.name)
+    if known is None or known.units < FEWEST_UNITS:
+        seen = known.units if known else 0
+        problem = (
+            f"{metric.name}: no plan, the champion has {seen} counted units in the last two weeks and"
+            f" {FEWEST_UNITS} are needed. Plan by hand: python -m pipelines.experiments --help"
+        )
+        return MetricPlan(metric=metric.name, plan=None, problem=problem)
+    shares = [step / 100 for step in manifest.steps if step != "shadow"]
+    days = manifest.experiment.max_duration / timedelta(days=1)
+    try:
+        made = plan(
+            _baseline(metric, known, history), _target(manifest, metric), shares=shares, max_days=days
+        )
+    except ParameterError as error:
+        return MetricPlan(metric=metric.name, plan=None, problem=f"{metric.name}: no plan, {error}")
+    return MetricPlan(metric=metric.name, plan=made)
+
+
+def _baseline(metric: Metric, known: Known, history: History) -> Baseline:
+    value = known.value
+    if KINDS[metric.type] is EffectKind.PROPORTION and not 0 < value < 1:
+        # No event in n units does not mean that there never is one.
+        value = (value * known.units + 0.5) / (known.units + 1)
+    return Baseline(
+        name=metric.name,
+        kind=KINDS[metric.type],
+        value=value,
+        variance=known.variance,
+        kurtosis=known.kurtosis,
+        units_per_day=history.units_per_day,
+    )
+
+
+def _target(manifest: RolloutManifest, metric: Metric) -> Target:
+    experiment = manifest.experiment
+    chosen = design(metric, experiment, looks=_LOOKS)
+    if isinstance(metric, Primary):
+        return Target(mde=metric.mde, power=experiment.power, design=chosen)
+    return Target(margin=getattr(metric, "margin", None), power=experiment.power, design=chosen)
+
+
+def _note(manifest: RolloutManifest, history: History) -> str:
+    days = (history.end - history.start) / timedelta(days=1)
+    window = manifest.experiment.outcome_window / timedelta(days=1)
+    return (
+        f"From {days:.3g} days of history: {history.units_per_day:,.0f} units a day. Outcomes count for"
+        f" {window:.3g} days after exposure, which comes on top of the days given here."
+    )

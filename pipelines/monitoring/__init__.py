@@ -1,0 +1,1 @@
+"""Per window: data checks, drift, and what they mean for a rollout."""

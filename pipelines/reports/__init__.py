@@ -1,0 +1,1 @@
+"""One page per rollout: what happened, what was decided, and why."""

@@ -1,0 +1,73 @@
+"""Writes a rollout's report: `<home>/reports/<rollout id>.html`."""
+
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pipelines.core.errors import CommandRefused
+from pipelines.core.manifest.model import RolloutManifest
+from pipelines.reports.page import Link, page
+from pipelines.reports.story import Kind, Kinds, Story, read_story
+from pipelines.rollouts.guardrails import ERRORS, OVER_SLO, harm_boundary, serving_metrics
+from pipelines.rollouts.naming import slug
+from pipelines.rollouts.systems import Systems
+from resources.files import write_whole
+
+_SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+
+_KINDS: dict[str, Kind] = {ERRORS: "errors", OVER_SLO: "slow"}
+
+
+def report_name(rollout_id: str) -> str:
+    """The report's file name. Raises CommandRefused for an id that is no rollout's."""
+    if not _SAFE.fullmatch(rollout_id):
+        raise CommandRefused(f"rollout id is {rollout_id!r}, expected <model>-v<version>-<8 hex>")
+    return f"{rollout_id}.html"
+
+
+def write_report(systems: Systems, rollout_id: str) -> Path:
+    """Write the report from the ledger as it is now; it may be written again at any time.
+
+    Raises CommandRefused (no such rollout), CorruptLedger, LedgerError.
+    """
+    path = systems.settings.home / "reports" / report_name(rollout_id)
+    story = rollout_story(systems, rollout_id)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, page(story, _links(systems, story), written=datetime.now(UTC)))
+    return path
+
+
+def rollout_story(systems: Systems, rollout_id: str) -> Story:
+    """What the report tells. The manifest adds what each guardrail counts, where it still is there."""
+    row = next((r for r in systems.ledger.rollouts() if r.rollout_id == rollout_id), None)
+    manifest = None if row is None else _manifest(systems, row.model)
+    return read_story(
+        systems.ledger,
+        rollout_id,
+        boundary=None if manifest is None else harm_boundary(manifest),
+        kinds={} if manifest is None else _kinds(manifest),
+    )
+
+
+def _manifest(systems: Systems, model: str) -> RolloutManifest | None:
+    return next((m.rollout for m in systems.catalogue.models if m.name == model), None)
+
+
+def _kinds(manifest: RolloutManifest) -> Kinds:
+    return {metric.name: _KINDS[metric.source] for metric in serving_metrics(manifest)}
+
+
+def _links(systems: Systems, story: Story) -> list[Link]:
+    model, reports = story.state.model, systems.settings.home / "reports"
+    links = [
+        Link("Rollout in Dagster", systems.links.asset(slug(model), "rollout")),
+        Link(f"Version {story.state.version} in MLflow", systems.links.version(model, story.state.version)),
+    ]
+    if (reports / "data_docs" / model / "index.html").exists():
+        links.append(Link("Data Docs", systems.links.report("data_docs", model, "index.html")))
+    for comparison in ("canary_vs_stable", "current_vs_reference"):
+        newest = max((reports / "drift" / model / comparison).glob("[0-9]*.html"), default=None)
+        if newest is not None:
+            label = f"Drift: {comparison.replace('_', ' ')}"
+            links.append(Link(label, systems.links.report("drift", model, comparison, newest.name)))
+    return [*links, Link("Evidently", systems.links.evidently_page("/"))]

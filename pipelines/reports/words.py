@@ -1,0 +1,167 @@
+"""What happened, in sentences for somebody who was not there."""
+
+from typing import NamedTuple, assert_never
+
+from pipelines.core.peers import Judged, Judgement
+from pipelines.core.rollout.events import Decision, DecisionKind, End
+from pipelines.core.rollout.standing import words as duration
+from pipelines.core.rollout.state import Phase, RolloutState
+from pipelines.reports.charts import Markup, badge, table, tag
+from pipelines.reports.story import Story, judged_peers
+
+
+class Headline(NamedTuple):
+    """The verdict: how it stands, and why."""
+
+    kind: str
+    """good, bad, wait or plain: the colour."""
+    title: str
+    why: str
+
+
+def headline(story: Story) -> Headline:
+    """One sentence on how the rollout stands or ended, one on why."""
+    state = story.state
+    name = f"{state.model} version {state.version}"
+    if state.phase is Phase.ENDED and state.end is not None:
+        kind, what = _ended(state.end)
+        if state.policy.dry_run:
+            kind, what = "plain", "went through a dry run; no traffic was changed"
+        return Headline(kind, f"{name} {what}", state.end_reason)
+    last = "" if state.last is None else in_words(state.last.decision)
+    return Headline("wait", f"{name} {_stands(story)}", last)
+
+
+def in_words(decision: Decision) -> str:
+    """The decision as a sentence, its reason included."""
+    return f"{_move(decision)} ({decision.rule.replace('_', ' ')}): {decision.reason}"
+
+
+def _ended(end: End) -> tuple[str, str]:
+    """Colour, and what became of the version."""
+    match end:
+        case End.PROMOTED:
+            return "good", "was promoted and serves all traffic"
+        case End.ROLLED_BACK:
+            return "bad", "was rolled back; the champion serves all traffic"
+        case End.REFUSED:
+            return "bad", "was refused before any traffic"
+        case End.ABORTED:
+            return "wait", "was stopped; the champion serves all traffic"
+        case End.COMPARED:
+            return "plain", "was compared in an A/B test, which is over; the champion serves all traffic"
+        case _:
+            assert_never(end)
+
+
+def _move(decision: Decision) -> str:
+    match decision.kind:
+        case DecisionKind.CONTINUE:
+            return "Went on waiting"
+        case DecisionKind.ADVANCE if decision.percent:
+            return f"Advanced to {decision.percent:g} % of the traffic"
+        case DecisionKind.ADVANCE:
+            return "Began to shadow"
+        case DecisionKind.HOLD:
+            return "Held"
+        case DecisionKind.PROMOTE:
+            return "Decided to promote"
+        case DecisionKind.ROLL_BACK:
+            return "Decided to roll back"
+        case _:
+            assert_never(decision.kind)
+
+
+def reaction(story: Story) -> str | None:
+    """How fast a rollback took the traffic away; None where there was none to take."""
+    back, gone = story.rolled_back, story.traffic_gone_at
+    if back is None or gone is None:
+        return None
+    seconds = max(0.0, (gone - back.at).total_seconds())
+    return f"{seconds:.2f} s from the decision to no traffic at the version"
+
+
+def exposure(story: Story) -> str:
+    """How much of the traffic the version had at most, and for how long it had any."""
+    weights = story.state.weights
+    most = max((w.percent for w in weights if w.percent < 100), default=0.0)
+    lasted = [w.at for w in weights]
+    if not most:
+        return "no share of live traffic before the end"
+    until = next((w.at for w in weights if w.percent in (0.0, 100.0)), story.ended)
+    return f"up to {most:g} % of the traffic for {duration(until - lasted[0])}"
+
+
+def _stands(story: Story) -> str:
+    paused = story.state.paused is not None and not story.state.winding_up
+    return _phase(story.state) + (", paused" if paused else "")
+
+
+def _phase(state: RolloutState) -> str:
+    match state.phase:
+        case Phase.STARTING:
+            return "is being started"
+        case Phase.VALIDATING:
+            return "is running without traffic, to be validated"
+        case Phase.SHADOW:
+            return "answers a copy of the traffic that nobody sees"
+        case Phase.STEPPING:
+            return f"takes {state.percent:g} % of the traffic"
+        case Phase.PROMOTING:
+            return "is being promoted"
+        case Phase.ROLLING_BACK:
+            return "is being rolled back"
+        case Phase.ENDED:
+            return "has ended"
+        case _:
+            assert_never(state.phase)
+
+
+# What others' default rules would have done on the same counters, as a section of the report.
+
+
+_COLOUR = {
+    Judgement.RIGHT: "good",
+    Judgement.FALSE_ALARM: "bad",
+    Judgement.TOO_SLOW: "bad",
+    Judgement.UNDECIDED: "plain",
+}
+
+_HEAD = ("Tool", "Would have acted", "", "Why", "Its default rule")
+
+
+def peers_section(story: Story) -> Markup:
+    """A table with one row per tool; ours first."""
+    judged = judged_peers(story)
+    rows = [_ours(story), *(_row(item) for item in judged)] if judged else []
+    note = (
+        f"The evidence says of the version: {story.truth}. The rules are the documented defaults, applied to the"
+        " counters above while they last; with settings made for this service they would do better."
+    )
+    return tag(
+        "section",
+        tag("h2", "What others' default rules would have done on the same counters"),
+        table(_HEAD, rows, empty="Nothing was counted yet."),
+        tag("p", note, class_="quiet small") if judged else "",
+    )
+
+
+def _ours(story: Story) -> tuple[object, ...]:
+    back = story.rolled_back
+    at = "never" if back is None else f"{back.at:%Y-%m-%d %H:%M:%S}"
+    why = "no guardrail crossed its boundary" if back is None else back.decision.reason
+    rule = "sequential evidence of harm against the champion, one error budget for all guardrails"
+    return ("Rampgate", at, badge("what happened", "plain"), why, rule)
+
+
+def _row(item: Judged) -> tuple[object, ...]:
+    action = item.action
+    at = "not while these counters last" if action.at is None else f"{action.at:%Y-%m-%d %H:%M:%S}"
+    why = f"{action.reason}; {item.words}"
+    return (
+        action.peer,
+        at,
+        badge(item.judgement, _COLOUR[item.judgement]),
+        why,
+        f"{action.rule} ({action.source})",
+    )

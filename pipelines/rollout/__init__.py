@@ -1,1 +1,0 @@
-"""A rollout: a fold over events, and the pure decision on what comes next."""

@@ -1,0 +1,1 @@
+"""Carries decisions out: ledger, serving backend and registry together."""

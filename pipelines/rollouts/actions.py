@@ -1,0 +1,195 @@
+"""What each action does to the serving side and the registry. Every one of them may be repeated."""
+
+from collections.abc import Mapping
+from typing import Protocol, assert_never
+
+from pipelines.core.errors import ServingError
+from pipelines.core.rollout.events import Action, End, Intent
+from pipelines.core.rollout.sides import CHAMPION
+from pipelines.core.rollout.state import Phase, RolloutState
+from resources.serving.contract import NOTHING, ModelArtefact, ServingBackend
+
+CHALLENGER = "challenger"
+
+STATUS_TAG, ROLLOUT_TAG, REASON_TAG = "rampgate.status", "rampgate.rollout", "rampgate.reason"
+
+DRY_RUN = "dry_run"
+
+_REASON_LENGTH = 1000
+
+
+class Versioned(Protocol):
+    """What the registry says of a model version."""
+
+    @property
+    def version(self) -> str: ...
+
+    @property
+    def aliases(self) -> tuple[str, ...]: ...
+
+    @property
+    def tags(self) -> Mapping[str, str]: ...
+
+    @property
+    def stage(self) -> str:
+        """MLflow's stage of the version: `Archived` is withdrawn."""
+        ...
+
+
+class RolloutRegistry(Protocol):
+    """Versions, aliases and tags. Every call may be repeated.
+
+    Errors are RegistryError; NotInRegistry where the model or version to write on does not exist.
+    """
+
+    def version(self, model: str, version: str) -> Versioned | None:
+        """One version; None where it does not exist."""
+        ...
+
+    def version_with_alias(self, model: str, alias: str) -> Versioned | None:
+        """The version that has the alias, if any."""
+        ...
+
+    def set_alias(self, model: str, alias: str, version: str) -> None:
+        """Give the alias to this version."""
+        ...
+
+    def remove_alias(self, model: str, alias: str) -> None:
+        """Take the alias away; nothing happens where it is not set."""
+        ...
+
+    def tag(self, model: str, version: str, key: str, value: str) -> None:
+        """Set a tag of a version."""
+        ...
+
+
+def outcome(state: RolloutState) -> tuple[End, str]:
+    """How a rollout that is winding up ends, and why."""
+    if state.ending is None:
+        raise ValueError(f"{state.rollout_id} is {state.phase}, expected promoting or rolling_back")
+    decision = state.ending.decision
+    if state.landed:
+        return End.PROMOTED, f"the promotion had taken effect before the rollback: {decision.reason}"
+    if state.policy.dry_run:
+        return End.ABORTED, f"dry run, would have ended {decision.end}: {decision.reason}"
+    fallback = End.PROMOTED if state.phase is Phase.PROMOTING else End.ROLLED_BACK
+    return decision.end or fallback, decision.reason
+
+
+def register(registry: RolloutRegistry, state: RolloutState) -> None:
+    """Write the end into the registry: aliases after a promotion, then tags, the status last.
+
+    Raises RegistryError; NotInRegistry where the version is gone: then there is nothing to write it on.
+    """
+    end, reason = outcome(state)
+    if end is End.PROMOTED:
+        registry.set_alias(state.model, CHAMPION, state.version)
+        challenger = registry.version_with_alias(state.model, CHALLENGER)
+        if challenger is not None and challenger.version == state.version:
+            registry.remove_alias(state.model, CHALLENGER)
+    status = DRY_RUN if state.policy.dry_run else end.value
+    tag_version(registry, state.model, state.version, state.rollout_id, status, reason)
+
+
+def tag_version(
+    registry: RolloutRegistry, model: str, version: str, rollout_id: str, status: str, reason: str
+) -> None:
+    """The three tags of a version whose rollout is over."""
+    registry.tag(model, version, ROLLOUT_TAG, rollout_id)
+    registry.tag(model, version, REASON_TAG, reason[:_REASON_LENGTH])
+    registry.tag(model, version, STATUS_TAG, status)
+
+
+# What each action does to the serving side and the registry. Every one of them may be repeated.
+
+
+class Effects:
+    """The outside world, one action at a time."""
+
+    def __init__(self, backend: ServingBackend, registry: RolloutRegistry) -> None:
+        self._backend, self._registry = backend, registry
+
+    def perform(self, state: RolloutState, intent: Intent) -> None:
+        """Carry out the intent. Raises ServingError, RegistryError, VersionRefused."""
+        if intent.dry:
+            return
+        model, version = state.model, state.version
+        match intent.action:
+            case Action.DEPLOY:
+                self._remove_leftover(state)
+                self._deploy(state, mirror=False)
+            case Action.SHADOW:
+                self._deploy(state, mirror=True)
+            case Action.SET_PERCENT:
+                if state.mirror:
+                    self._deploy(state, mirror=False)
+                share = intent.percent or 0.0
+                self._backend.set_canary_percent(model, version, share, expected=state.percent)
+            case Action.PROMOTE:
+                self._require_share(state)
+                self._backend.promote(model, version, replacing=_other_side(state))
+            case Action.TRAFFIC_OFF:
+                self.traffic_off(model, version)
+            case Action.RESTORE:
+                self._backend.roll_back(model, version)
+            case Action.REGISTER:
+                register(self._registry, state)
+            case _:
+                assert_never(intent.action)
+
+    def traffic_off(self, model: str, version: str) -> None:
+        """No live traffic to the version, in whatever state it is."""
+        try:
+            self._backend.set_canary_percent(model, version, 0.0)
+        except Exception:
+            if not self._is_gone(model, version):
+                raise
+
+    def _is_gone(self, model: str, version: str) -> bool:
+        """A share of 0 would prove nothing: it may be what is wanted, and not yet what is in force."""
+        try:
+            status = self._backend.status(model)
+        except ServingError:
+            return False
+        return all(side is None or side.version != version for side in (status.stable, status.canary))
+
+    def is_stable(self, state: RolloutState) -> bool:
+        """Whether the version has become the stable one. Raises ServingError."""
+        stable = self._backend.status(state.model).stable
+        return stable is not None and stable.version == state.version
+
+    def clean_up(self, state: RolloutState) -> None:
+        """Stop a version whose deployment finished after its rollout had been taken back."""
+        if not self.is_stable(state):
+            self._backend.roll_back(state.model, state.version)
+
+    def _require_share(self, state: RolloutState) -> None:
+        """A promotion gives no traffic back that somebody has taken away."""
+        canary = self._backend.status(state.model).canary
+        if canary is not None and canary.version == state.version and canary.percent < state.percent:
+            raise ServingError(
+                f"{state.model}: version {state.version} has {canary.percent:g} %, not the expected"
+                f" {state.percent:g} %: somebody took traffic away meanwhile, so it is not promoted"
+            )
+
+    def _remove_leftover(self, state: RolloutState) -> None:
+        """A model has one open rollout: another version's canary is what a controller that died left behind."""
+        canary = self._backend.status(state.model).canary
+        if canary is not None and canary.version != state.version:
+            self._backend.roll_back(state.model, canary.version)
+
+    def _deploy(self, state: RolloutState, *, mirror: bool) -> None:
+        artefact = ModelArtefact(
+            model=state.model,
+            version=state.version,
+            uri=state.artefact.uri,
+            digest=state.artefact.digest,
+        )
+        self._backend.deploy_canary(state.model, artefact, percent=0.0, salt=state.salt, mirror=mirror)
+
+
+def _other_side(state: RolloutState) -> str | None:
+    """The one version that a promotion may take the place of; None: any, by a person's order."""
+    if state.forcing:
+        return None
+    return NOTHING if state.champion is None else state.champion

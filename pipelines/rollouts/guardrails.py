@@ -1,0 +1,387 @@
+"""The fast guardrails: the serving side's own counters, judged several times a second."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from functools import reduce
+
+from pydantic import TypeAdapter
+
+from pipelines.core.manifest.model import Guardrail, Metric, RolloutManifest
+from pipelines.core.rollout.policy import CHAMPION_HEALTH
+from pipelines.core.rollout.state import Phase, RolloutState
+from pipelines.core.statistics.binomial import ConditionalBinomial, Counts
+from pipelines.core.vocabulary import Evidence, OnFail, Verdict
+from resources.ledger.counters import CounterBucket, CounterStore, SeenCounters
+from resources.serving.contract import (
+    UNIT_WINDOW,
+    Answers,
+    Counters,
+    RevisionCounters,
+    counted_other_errors,
+    since,
+    together,
+)
+
+ERRORS = "serving.errors"
+
+OVER_SLO = "serving.over_slo"
+
+REQUEST_FAULTS = "request-faults"
+"""What neither side answered: kept beside the metrics' counts, part of none. No metric can have this name."""
+
+REPEATED = "-repeated"
+"""Ends the name of a metric's evidence on all answers, where what rolls back counts each unit once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServingMetric:
+    """One metric that the serving side counts."""
+
+    name: str
+    source: str
+    slo_ms: int | None
+    on_fail: OnFail
+    by_unit: bool = False
+    """Each unit's first answer in a window, instead of all answers."""
+
+    def counted(self, revision: RevisionCounters | None, *, copies: bool = False) -> tuple[int, int]:
+        """(trials, events) of the revision; nothing of either where it does not count this SLO, or units.
+
+        What is wrong with the request is no trial: whoever sends much of it would thin out the errors that are none. Between
+        a request and its copy it is one: the copy of a bad request fails as well. Never more events than trials: the
+        gateway's counters are read one after the other, under load.
+        """
+        answers = None if revision is None else revision.first if self.by_unit and not copies else revision
+        if answers is None or (self.slo_ms is not None and self.slo_ms not in answers.over_slo):
+            return 0, 0
+        trials = answers.requests if copies else max(0, answers.requests - answers.request_faults)
+        events = self._events(answers, copies=copies)
+        return trials, min(events, trials)
+
+    def _events(self, answers: Answers, *, copies: bool) -> int:
+        if self.slo_ms is not None:
+            return answers.over_slo[self.slo_ms]
+        return answers.errors + (answers.request_faults if copies else 0)
+
+
+def serving_metrics(manifest: RolloutManifest) -> tuple[ServingMetric, ...]:
+    """The manifest's metrics whose source is `serving.*`."""
+    metrics: tuple[Metric, ...] = (*manifest.guardrails, manifest.experiment.primary)
+    return tuple(
+        ServingMetric(
+            name=metric.name,
+            source=metric.source,
+            slo_ms=None if metric.slo is None else round(metric.slo / timedelta(milliseconds=1)),
+            on_fail=metric.on_fail if isinstance(metric, Guardrail) else OnFail.ROLL_BACK,
+        )
+        for metric in metrics
+        if metric.source in (ERRORS, OVER_SLO)
+    )
+
+
+def watched_metrics(manifest: RolloutManifest) -> tuple[ServingMetric, ...]:
+    """What is tested on live counters. Where units are compared, each metric twice: what rolls back counts a unit once.
+
+    All its answers together hold: they come sooner, and one unit can make any number of them.
+    """
+    metrics = serving_metrics(manifest)
+    if manifest.experiment.unit == "request":
+        return metrics
+    once = tuple(replace(metric, by_unit=True) for metric in metrics)
+    repeated = (replace(metric, name=metric.name + REPEATED, on_fail=OnFail.HOLD) for metric in metrics)
+    return (*once, *repeated)
+
+
+def harm_tests(manifest: RolloutManifest) -> int:
+    """How many tests for harm share the rollout's error budget.
+
+    Every metric is tested at the looks; those that the serving side counts are tested on its live counters as well.
+    """
+    return 1 + len(manifest.guardrails) + len(serving_metrics(manifest))
+
+
+def difference(before: Counters | None, now: Counters) -> Mapping[str, RevisionCounters]:
+    """What each version's counters grew by since `before`, by version.
+
+    A new epoch means that the counters started again from zero: all they show is new. Without a `before`
+    nothing is known about the interval and everything is zero. A version may have several revisions: one that
+    was rolled out again, while the gateway still shows what it counted before.
+    """
+    earlier = {r.revision: r for r in before.revisions} if before and before.epoch == now.epoch else {}
+    grown: dict[str, RevisionCounters] = {}
+    for r in now.revisions:
+        new = _minus(r, r if before is None else earlier.get(r.revision))
+        grown[r.version] = together(grown[r.version], new) if r.version in grown else new
+    return grown
+
+
+def counts(
+    metric: ServingMetric, grown: Mapping[str, RevisionCounters], *, canary: str, copies: bool = False
+) -> Counts:
+    """The interval's trials and events of both sides for one metric; a side that is not there has none.
+
+    `copies`: the canary answers copies of what the other side is asked.
+    """
+    ours, theirs = grown.get(canary), beside(grown, canary)
+    return Counts(*metric.counted(ours, copies=copies), *metric.counted(theirs, copies=copies))
+
+
+def request_faults(grown: Mapping[str, RevisionCounters], *, canary: str) -> Counts:
+    """The interval's requests of both sides, and those of them that neither side answered."""
+    sides = (grown.get(canary), beside(grown, canary))
+    ours, theirs = ((0, 0) if each is None else (each.requests, each.request_faults) for each in sides)
+    return Counts(*ours, *theirs)
+
+
+def beside(grown: Mapping[str, RevisionCounters], canary: str) -> RevisionCounters | None:
+    """The other side: whatever else answered, by whichever name the registry knows it."""
+    others = [revision for version, revision in grown.items() if version != canary]
+    return reduce(together, others) if others else None
+
+
+def _minus(now: RevisionCounters, before: RevisionCounters | None) -> RevisionCounters:
+    return now if before is None else since(now, before)
+
+
+# Watches one rollout's serving counters: an e-process per guardrail, kept in the ledger as it goes.
+#
+# The watermark (the last counters read) and the buckets made of them are written in one transaction, so that a
+# watcher that dies loses nothing: the next one's first bucket spans the gap.
+
+
+UNHEALTHY_SHARE = 0.5
+"""Share of the champion's answers that are faults, from which it must not be given the traffic back. Other errors
+do not count: a flood of bad requests fails on both sides, and must not keep a bad canary in traffic."""
+
+UNHEALTHY_MIN_REQUESTS = 20
+
+ALONE_MIN_REQUESTS = 50
+"""Answers of a canary beside which nobody answers, from which failing `UNHEALTHY_SHARE` of them is harm."""
+
+UNITS_THAT_FAIL = 3
+"""Units that a canary must have failed within a window before it is rolled back for it, where units are compared."""
+
+WITHIN = UNIT_WINDOW * 0.8
+"""Shorter than the gateway's window, however late an answer is: in this long no unit counts twice."""
+
+HOLD_LASTS = timedelta(minutes=10)
+
+HEALTH_WINDOW = timedelta(seconds=30)
+
+BUCKETS_PER_AGE = 5000
+
+_COUNTERS = TypeAdapter(Counters)
+
+
+def harm_boundary(manifest: RolloutManifest) -> float:
+    """ln(m / alpha): one error budget over all tests for harm of the rollout."""
+    return math.log(harm_tests(manifest) / manifest.experiment.alpha)
+
+
+class GuardrailWatch:
+    """The state of one watcher; `observe` takes counters in, `evidence` says what they amount to."""
+
+    def __init__(
+        self, *, store: CounterStore, manifest: RolloutManifest, state: RolloutState, save_every: timedelta
+    ) -> None:
+        self._store, self._key, self._save_every = store, f"watch:{state.rollout_id}", save_every
+        self.metrics = watched_metrics(manifest)
+        self._by_unit = manifest.experiment.unit != "request"
+        self.boundary = harm_boundary(manifest)
+        self._state = state
+        self._seen: SeenCounters | None = store.seen(self._key)
+        self._last = None if self._seen is None else _watermark(self._seen.value)
+        self._saved_at = datetime.min.replace(tzinfo=state.started_at.tzinfo)
+        self._unsaved: dict[str, Counts] = {}
+        self._health: list[tuple[datetime, int, int]] = []
+        self.processes = {metric.name: ConditionalBinomial() for metric in self.metrics}
+        self.totals = {name: Counts() for name in (*self.processes, REQUEST_FAULTS)}
+        self._failed_units: list[tuple[datetime, str, float]] = []
+        self._repeated: dict[str, Evidence] = {}
+        for bucket in store.buckets(state.rollout_id):
+            self._take(bucket.metric, _counts_of(bucket))
+
+    def follow(self, state: RolloutState) -> None:
+        """The rollout has moved on: close the buckets of the old traffic share."""
+        if (state.step, state.percent) != (self._state.step, self._state.percent):
+            self.processes = {name: process.sealed() for name, process in self.processes.items()}
+            self._failed_units = []  # the gateway counts every unit anew
+            if self._last is not None:
+                self._save(self._last)
+        self._state = state
+
+    def observe(self, counters: Counters) -> None:
+        """Take in cumulative counters; `save_if_due` writes them down.
+
+        The other side is whatever answers beside the canary: a champion that was deleted or renamed in the registry, or
+        replaced by hand, is no less of a comparison.
+        """
+        grown, canary = difference(self._last, counters), self._state.version
+        copies = self._state.phase is Phase.SHADOW
+        self._failed_units = self._still_proven(counters)
+        for metric in self.metrics:
+            new = counts(metric, grown, canary=canary, copies=copies)
+            self._count(metric.name, new)
+            if metric.by_unit:
+                self._note_units(metric.name, new.canary_events, counters)
+        self._count(REQUEST_FAULTS, request_faults(grown, canary=canary))
+        self._note_health(grown, counters.at)
+        self._note_repeated(counters.at)
+        self._last = counters
+
+    def _count(self, name: str, new: Counts) -> None:
+        self._take(name, new)
+        self._unsaved[name] = self._unsaved.get(name, Counts()).plus(new)
+
+    def _note_units(self, name: str, failed: float, counters: Counters) -> None:
+        """How many units the canary has failed for certain: in a longer interval one unit may count several times."""
+        last = counters if self._last is None else self._last
+        if proven := failed // (1 + (counters.at - last.at) // WITHIN):
+            self._failed_units.append((counters.at, name, proven))
+
+    def _still_proven(self, counters: Counters) -> list[tuple[datetime, str, float]]:
+        """Of a short time, and of one gateway: one that has started again remembers no unit."""
+        restarted = self._last is not None and self._last.epoch != counters.epoch
+        return [] if restarted else [each for each in self._failed_units if counters.at - each[0] < WITHIN]
+
+    def _note_health(self, grown: Mapping[str, RevisionCounters], at: datetime) -> None:
+        champion = beside(grown, self._state.version)
+        answers = champion.first if champion and self._by_unit else champion
+        if answers is not None:
+            self._health.append((at, answers.requests, answers.faults))
+        self._health = [entry for entry in self._health if at - entry[0] <= HEALTH_WINDOW]
+
+    def _note_repeated(self, at: datetime) -> None:
+        """All answers hold for a while when they cross, and are counted from there anew."""
+        for metric in self.metrics:
+            if metric.name.endswith(REPEATED) and self.processes[metric.name].log_e >= self.boundary:
+                self._repeated[metric.name] = self._harm(metric, at)
+                self.processes[metric.name] = ConditionalBinomial()
+
+    def save_if_due(self) -> None:
+        """`save`, unless that was less than `save_every` ago, or a small part of the rollout's age.
+
+        The counters are cumulative, so that saving seldom loses nothing; a rollout of weeks has some ten thousand
+        buckets in the ledger instead of a million.
+        """
+        if self._last is None:
+            return
+        wait = max(self._save_every, (self._last.at - self._state.started_at) / BUCKETS_PER_AGE)
+        if self._last.at - self._saved_at >= wait:
+            self._save(self._last)
+
+    def save(self) -> None:
+        """Write what has not been written. Raises LedgerConflict when another watcher has taken over."""
+        if self._last is not None:
+            self._save(self._last)
+
+    def evidence(self, now: datetime) -> tuple[Evidence, ...]:
+        """One piece of evidence for each guardrail that fails, and the champion's health if it is bad.
+
+        Where units are compared, what one unit's answers alone could have caused holds, and rolls nothing back.
+        """
+        failing = [m for m in self.metrics if self.processes[m.name].log_e >= self.boundary]
+        alone = [m for m in self.metrics if m not in failing and self._fails_alone(m)]
+        harm = [self._judged(self._harm(metric, now), metric) for metric in (*failing, *alone)]
+        repeated = (item for item in self._repeated.values() if now - item.at < HOLD_LASTS)
+        holds = {item.name: item for item in (*repeated, *harm) if item.name.endswith(REPEATED)}
+        rest = (item for item in harm if item.name not in holds)
+        return (*rest, *holds.values(), *self._champion_health(now))
+
+    def _judged(self, harm: Evidence, metric: ServingMetric) -> Evidence:
+        gateways = 1 if self._last is None else self._last.gateways
+        units = sum(count for _, name, count in self._failed_units if name == metric.name) // gateways
+        if not metric.by_unit or units >= UNITS_THAT_FAIL or self._state.phase is Phase.SHADOW:
+            return harm
+        few = f"{harm.reason}; of {units:.0f} units for certain, and a rollback needs {UNITS_THAT_FAIL}"
+        return replace(
+            harm, name=metric.name + REPEATED, reason=few, on_fail=OnFail.HOLD, valid_for=HOLD_LASTS
+        )
+
+    def _fails_alone(self, metric: ServingMetric) -> bool:
+        """A canary that fails most of its answers beside nobody: there is nothing that it could be compared with."""
+        total = self.totals[metric.name]
+        enough = total.canary_trials >= ALONE_MIN_REQUESTS and total.champion_trials == 0
+        return (
+            enough
+            and metric.source == ERRORS
+            and total.canary_events >= UNHEALTHY_SHARE * total.canary_trials
+        )
+
+    def _harm(self, metric: ServingMetric, now: datetime) -> Evidence:
+        total, log_e = self.totals[metric.name], self.processes[metric.name].log_e
+        nobody = self.totals[REQUEST_FAULTS]
+        faults = nobody.canary_events + nobody.champion_events
+        which = ", each a unit's first" if metric.by_unit else ""
+        left_out = f"; left out: {faults:.0f} requests that neither side answered" if faults else ""
+        return Evidence(
+            name=metric.name,
+            source="serving",
+            verdict=Verdict.FAIL,
+            reason=(
+                f"{total.canary_events:.0f} of {total.canary_trials:.0f} answers at the canary against"
+                f" {total.champion_events:.0f} of {total.champion_trials:.0f} at the champion{which}"
+                f" (e-value {math.exp(min(log_e, 700)):.3g}, boundary {math.exp(self.boundary):.3g}){left_out}"
+            ),
+            at=now,
+            on_fail=metric.on_fail,
+            valid_for=HOLD_LASTS if metric.name.endswith(REPEATED) else timedelta(hours=1),
+            values={**total._asdict(), "log_e": log_e, "boundary": self.boundary, "request_faults": faults},
+        )
+
+    def _champion_health(self, now: datetime) -> tuple[Evidence, ...]:
+        requests, faults = sum(e[1] for e in self._health), sum(e[2] for e in self._health)
+        if requests < UNHEALTHY_MIN_REQUESTS or faults < UNHEALTHY_SHARE * requests:
+            return ()
+        return (
+            Evidence(
+                name=CHAMPION_HEALTH,
+                source="serving",
+                verdict=Verdict.FAIL,
+                reason=f"the champion could not give {faults} of its last {requests} answers",
+                at=now,
+                on_fail=OnFail.HOLD,
+                valid_for=HEALTH_WINDOW * 2,
+                values={"requests": requests, "faults": faults},
+            ),
+        )
+
+    def _take(self, metric: str, new: Counts) -> None:
+        if metric in self.processes and new.trials:
+            self.processes[metric] = self.processes[metric].observe(new)
+        if metric in self.totals:
+            self.totals[metric] = self.totals[metric].plus(new)
+
+    def _save(self, counters: Counters) -> None:
+        buckets = [
+            CounterBucket(
+                rollout_id=self._state.rollout_id,
+                epoch=counters.epoch,
+                at=counters.at,
+                step=self._state.step,
+                metric=name,
+                **new._asdict(),
+            )
+            for name, new in self._unsaved.items()
+            if new.trials
+        ]
+        value = _COUNTERS.dump_json(counters).decode()
+        self._seen = self._store.append(buckets, key=self._key, value=value, after=self._seen)
+        self._unsaved, self._saved_at = {}, counters.at
+
+
+def _watermark(value: str) -> Counters | None:
+    """The counters last read; None for those of a release that counted other errors.
+
+    Their difference to what is counted now would be all the bad requests of a rollout at once.
+    """
+    if counted_other_errors(json.loads(value)["revisions"]):
+        return None
+    return _COUNTERS.validate_json(value)
+
+
+def _counts_of(bucket: CounterBucket) -> Counts:
+    return Counts(bucket.canary_trials, bucket.canary_events, bucket.champion_trials, bucket.champion_events)

@@ -1,0 +1,258 @@
+"""Watching while a canary takes traffic: its counters several times a second, and rollouts that nobody
+measures.
+"""
+
+import logging
+import time
+from collections.abc import Collection, Sequence
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+
+from pipelines.core.errors import LedgerConflict, LedgerError, RampgateError, StillInTraffic
+from pipelines.core.manifest.load import Model
+from pipelines.core.rollout.decide import decide
+from pipelines.core.rollout.events import DecisionKind
+from pipelines.core.rollout.standing import words
+from pipelines.core.rollout.state import Phase, RolloutState
+from pipelines.core.vocabulary import Evidence, OnFail, OnUnknown
+from pipelines.reports.metadata import decision_metadata
+from pipelines.rollouts.emergency import EMERGENCY, UNRECORDED
+from pipelines.rollouts.guardrails import REPEATED, GuardrailWatch
+from pipelines.rollouts.naming import key
+from pipelines.rollouts.open_rollout import read_rollout
+from pipelines.rollouts.systems import Systems
+from resources.ledger.ledger import RolloutRow
+from resources.notifier import contained, in_words, platform_alert, say, tell
+
+POLL = timedelta(milliseconds=200)
+
+HELD_AGAIN = timedelta(minutes=1)
+"""How often the ledger is told of evidence that holds, while it lasts."""
+
+REREAD = timedelta(milliseconds=500)
+"""How often the ledger is asked whether the rollout has moved on."""
+
+SAVE = timedelta(seconds=2)
+
+STRAYS = timedelta(seconds=15)
+"""How often the ledger is asked for rollouts whose model has no manifest."""
+
+FIRST_PAUSE, LONGEST_PAUSE = timedelta(milliseconds=250), timedelta(seconds=30)
+"""Between two tries to take traffic away, or to tell the ledger of it; doubled each time."""
+
+_WATCHED = (Phase.SHADOW, Phase.STEPPING, Phase.PROMOTING)
+
+
+class OpenRows:
+    """Which rollouts are open: one query for all models, so that the idle ones cost nothing."""
+
+    def __init__(self, systems: Systems) -> None:
+        self._ledger, self._log = systems.ledger, logging.getLogger(__name__)
+        self._again_at = 0.0
+        self._rows: dict[str, RolloutRow] = {}
+
+    def begin(self, log: logging.Logger) -> None:
+        """A new tick: ask at once, and say in its log what goes wrong."""
+        self._again_at, self._log = 0.0, log
+
+    def by_model(self) -> dict[str, RolloutRow]:
+        """Asked every `REREAD`. While the ledger does not answer, what it said last goes on being watched."""
+        if time.monotonic() >= self._again_at:
+            self._again_at = time.monotonic() + REREAD.total_seconds()
+            with contained(self._ledger, self._log, where="the guardrails' list of open rollouts"):
+                self._ask()
+        return self._rows
+
+    def _ask(self) -> None:
+        try:
+            self._rows = {row.model: row for row in self._ledger.rollouts(open_only=True)}
+        except LedgerError as error:
+            say(self._log, logging.WARNING, f"cannot tell which rollouts are open: {error}")
+
+
+class Watcher:
+    """Follows one model's open rollout, polls its counters, and acts on what they amount to."""
+
+    def __init__(self, systems: Systems, model: Model) -> None:
+        self.systems, self.model, self._model = systems, model.name, model
+        self._log = logging.getLogger(__name__)
+        self._watch: GuardrailWatch | None = None
+        self._state: RolloutState | None = None
+        self._reread_at = 0.0
+        self._complaint = ""
+        self._pause, self._again_at = FIRST_PAUSE, 0.0
+        self._held_again_at = 0.0
+        self.said = ""
+
+    def begin(self, context: dg.SensorEvaluationContext) -> None:
+        """A new tick: say what there is to say in its log, and look at the ledger first."""
+        self._log, self._reread_at, self._complaint = context.log, 0.0, ""
+
+    def poll(self, row: RolloutRow | None) -> dg.AssetMaterialization | None:
+        """Look once at the model's open rollout; there is nothing to be done where it has none.
+
+        Whatever goes wrong is said and tried again; no other model is delayed by it.
+        """
+        if row is None:
+            self._state, self._watch, self.said = None, None, ""
+            return None
+        try:
+            return self._poll(row.rollout_id)
+        except LedgerConflict:
+            self._watch = None  # another watcher has taken over these counters: resume from what it wrote
+        except StillInTraffic as error:
+            self._complain(str(error))
+        except RampgateError as error:
+            self._complain(f"{self._model.name}: cannot watch: {error}")
+        except Exception as error:  # noqa: BLE001 -- one model's error must not end the watch over the others
+            self._complain(f"{self._model.name}: cannot watch: {in_words(error)}", error)
+        return None
+
+    def leave(self) -> None:
+        """Write down what was counted since the last time."""
+        if self._watch is not None:
+            self._keep(self._watch, at_once=True)
+
+    def _poll(self, rollout_id: str) -> dg.AssetMaterialization | None:
+        if time.monotonic() >= self._reread_at:
+            self._reread_at = time.monotonic() + REREAD.total_seconds()
+            self._follow(rollout_id)
+            if self._state is not None and _is_owed_a_rollback(self._state):
+                return self._roll_back(self._state, ())
+        if self._watch is None or self._state is None:
+            return None
+        event = self._look(self._watch, self._state)
+        self._keep(self._watch, at_once=event is not None)
+        return event
+
+    def _keep(self, watch: GuardrailWatch, *, at_once: bool) -> None:
+        """Write down what was counted, after it was judged: a ledger that is away must not delay a rollback."""
+        try:
+            if at_once:
+                watch.save()
+            else:
+                watch.save_if_due()
+        except LedgerConflict:
+            self._watch = None
+        except LedgerError as error:
+            self._complain(f"{self._model.name}: cannot write down what was counted: {error}")
+        except Exception as error:  # noqa: BLE001 -- see `poll`
+            self._complain(
+                f"{self._model.name}: cannot write down what was counted: {in_words(error)}", error
+            )
+
+    def _complain(self, message: str, unforeseen: Exception | None = None) -> None:
+        """Once for each message: this is called several times a second. What nobody foresaw is alerted."""
+        # Of an unforeseen error the type alone: its text may be another one each time.
+        subject = message if unforeseen is None else type(unforeseen).__name__
+        if subject == self._complaint:
+            return
+        self._complaint = subject
+        if unforeseen is None:
+            say(self._log, logging.WARNING, message)
+        else:
+            where = f"the guardrails of {self._model.name}"
+            tell(self.systems.ledger, self._log, unforeseen, where=where, model=self._model.name)
+
+    def _follow(self, rollout_id: str) -> None:
+        """Read where the rollout is; start or stop watching accordingly."""
+        before, state = self._state, read_rollout(self.systems.ledger, rollout_id)
+        self._state = state
+        if state.phase not in _WATCHED or state.champion is None:
+            self._watch, self.said = None, f"{rollout_id}: the canary takes no traffic"
+            return
+        if self._watch is None or before is None or before.rollout_id != state.rollout_id:
+            self._pause, self._again_at, self._held_again_at = FIRST_PAUSE, 0.0, 0.0
+            self._watch = GuardrailWatch(
+                store=self.systems.ledger.counters,
+                manifest=self._model.rollout,
+                state=state,
+                save_every=SAVE,
+            )
+        self._watch.follow(state)
+        self.said = f"{state.rollout_id}: watched at {state.percent:g} %, no guardrail crossed its boundary"
+
+    def _look(self, watch: GuardrailWatch, state: RolloutState) -> dg.AssetMaterialization | None:
+        watch.observe(self.systems.backend.counters(self._model.name))
+        evidence = watch.evidence(datetime.now(UTC))
+        if any(item.on_fail is OnFail.ROLL_BACK for item in evidence):
+            return self._roll_back(state, evidence)
+        self._hold(state, [item for item in evidence if item.name.endswith(REPEATED)])
+        return None
+
+    def _hold(self, state: RolloutState, evidence: Sequence[Evidence]) -> None:
+        """Nothing more is given on these answers; whoever advances the rollout reads them in the ledger."""
+        if not evidence or time.monotonic() < self._held_again_at:
+            return
+        self.systems.controller.record(state.rollout_id, evidence)
+        self._held_again_at = time.monotonic() + HELD_AGAIN.total_seconds()
+
+    def _roll_back(self, state: RolloutState, evidence: Sequence[Evidence]) -> dg.AssetMaterialization | None:
+        """Traffic away. Where it would not go, or the ledger could not be told, it is done again, after a pause."""
+        if time.monotonic() < self._again_at:
+            return None
+        self._pause = min(2 * self._pause, LONGEST_PAUSE)
+        self._again_at = time.monotonic() + self._pause.total_seconds()
+        reason = "; ".join(f"{item.name}: {item.reason}" for item in evidence) or "the evidence in the ledger"
+        decision = self.systems.controller.roll_back_now(state.rollout_id, reason, evidence)
+        if decision.rule in (EMERGENCY, UNRECORDED):
+            self._complain(f"{state.rollout_id}: rolled back: {decision.reason}")
+            return None
+        self._pause, self._again_at = FIRST_PAUSE, 0.0
+        if decision.kind is not DecisionKind.ROLL_BACK:
+            self._complain(f"{state.rollout_id}: not rolled back: {decision.reason}")
+            return None
+        return dg.AssetMaterialization(
+            asset_key=key(self._model.name, "rollout"),
+            description=decision.reason,
+            metadata=decision_metadata(self.systems, state.rollout_id, decision),
+        )
+
+
+class Strays:
+    """Open rollouts of models whose manifest is gone or cannot be read: nobody else measures or drives them."""
+
+    def __init__(self, systems: Systems, models: Collection[str]) -> None:
+        self.systems, self._models = systems, models
+        self._since: dict[str, float] = {}
+        self._again_at = 0.0
+
+    def poll(self, log: logging.Logger) -> None:
+        """Now and then: alert about each, and take back those that nobody could measure for `max_unknown`."""
+        if time.monotonic() < self._again_at:
+            return
+        self._again_at = time.monotonic() + STRAYS.total_seconds()
+        ledger = self.systems.ledger
+        with contained(ledger, log, where="the watch over rollouts without a manifest"):
+            for row in ledger.rollouts(open_only=True):
+                if row.model not in self._models:
+                    with contained(ledger, log, where=f"the watch over {row.rollout_id}", model=row.model):
+                        self._look(self.systems.controller.state(row.rollout_id))
+
+    def _look(self, state: RolloutState) -> None:
+        blind = timedelta(
+            seconds=time.monotonic() - self._since.setdefault(state.rollout_id, time.monotonic())
+        )
+        policy, gone = state.policy, f"no manifest of {state.model} can be read"
+        goes = policy.on_unknown is OnUnknown.ROLL_BACK
+        fate = f"is taken back after {words(policy.max_unknown)}" if goes else "stays (on_unknown: hold)"
+        platform_alert(
+            self.systems.ledger,
+            topic=f"stray:{state.rollout_id}",
+            title=f"{state.model} version {state.version}: nobody measures its rollout",
+            body=f"{state.rollout_id} is open, but {gone}: it is not carried on, and a share that it has {fate}",
+            model=state.model,
+        )
+        lasting = goes and blind >= policy.max_unknown and state.phase in _WATCHED
+        if lasting or _is_owed_a_rollback(state):
+            self.systems.controller.roll_back_now(state.rollout_id, f"{gone} for {words(blind)}")
+
+
+def _is_owed_a_rollback(state: RolloutState) -> bool:
+    """Traffic that could not be taken away, and evidence from elsewhere (a look at the experiment, a data check)
+    that asks for a rollback, do not wait for a run.
+    """
+    if state.phase is Phase.ROLLING_BACK:
+        return state.to_be_taken_back
+    return state.phase in _WATCHED and decide(state, (), datetime.now(UTC)).kind is DecisionKind.ROLL_BACK

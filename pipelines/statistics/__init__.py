@@ -1,1 +1,0 @@
-"""Sequential tests, planning, sample-ratio checks, variance reduction: numpy and scipy only."""

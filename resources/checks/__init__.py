@@ -1,0 +1,1 @@
+"""Great Expectations and Evidently, behind a function each."""

@@ -1,0 +1,279 @@
+"""The contract of a serving backend.
+
+Every call is idempotent and names the version that it is about, so that repeating it after a crash at any
+point, or from a second controller, ends in the same place. A call returns only when the change is in force:
+traffic follows the returned status.
+"""
+
+import operator
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from http import HTTPStatus
+from typing import Any, Protocol, cast
+
+import httpx
+
+from pipelines.core.errors import ServingError, VersionFailed
+
+NOTHING = ""
+"""In place of a version, where no version is served."""
+
+UNIT_WINDOW = timedelta(minutes=5)
+"""In this long a unit's first answer counts where units are compared, and what it asks again does not."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelArtefact:
+    """A registered model version, pinned by content."""
+
+    model: str
+    version: str
+    uri: str
+    """Where the artefact lies: a local path, s3://, gs://, pvc://, https://."""
+    digest: str
+    """sha256 over the artefact's files (see `resources.registry`), verified before it is loaded."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RevisionStatus:
+    """One running revision of a model's InferenceService."""
+
+    name: str
+    version: str
+    percent: float
+    """Share of weighted traffic it is given, 0 to 100."""
+    ready: bool
+    message: str = ""
+    """Why it is not ready, in the serving system's own words."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceStatus:
+    """What is in force for one InferenceService."""
+
+    service: str
+    stable: RevisionStatus | None
+    canary: RevisionStatus | None
+    salt: str = ""
+    """Assignment is hash(salt, unit); a new salt for each rollout."""
+    mirror: bool = False
+    """Whether a copy of live traffic goes to the canary (shadow step)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """Cumulative counts of what requests to one revision came to, what the stable side answered in its place included."""
+
+    requests: int
+    errors: int
+    """Requests that the revision did not answer with a 2xx, and a second attempt did; and those that only it was asked
+    for: no second attempt could be made, or the caller had gone."""
+    faults: int = 0
+    """Requests whose failure no caller can be blamed for: a 5xx, or no answer that somebody waited for."""
+    request_faults: int = 0
+    """Requests that nobody answered with a 2xx, the stable side neither: they say nothing of the revision."""
+    over_slo: Mapping[int, int] = field(default_factory=dict[int, int])
+    """Answers slower than each threshold: milliseconds -> count."""
+
+
+def plus(one: Answers, other: Answers) -> Answers:
+    """Both together."""
+    return _each(one, other, operator.add)
+
+
+def _each(one: Answers, other: Answers, combine: Callable[[int, int], int]) -> Answers:
+    return Answers(
+        requests=combine(one.requests, other.requests),
+        errors=combine(one.errors, other.errors),
+        faults=combine(one.faults, other.faults),
+        request_faults=combine(one.request_faults, other.request_faults),
+        over_slo={ms: combine(n, other.over_slo.get(ms, 0)) for ms, n in one.over_slo.items()},
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RevisionCounters(Answers):
+    """One revision's answers."""
+
+    revision: str
+    version: str
+    first: Answers | None = None
+    """Of these, the first answer of each unit in `UNIT_WINDOW`, and all answers without a unit; None where the serving
+    side cannot tell."""
+
+
+def together(one: RevisionCounters, other: RevisionCounters) -> RevisionCounters:
+    """The answers of both, under the second's name."""
+    first = None if one.first is None or other.first is None else plus(one.first, other.first)
+    return _named(other, plus(one, other), first)
+
+
+def since(now: RevisionCounters, before: RevisionCounters) -> RevisionCounters:
+    """What came since `before`; counters that fell say nothing."""
+    first = None if now.first is None or before.first is None else _each(now.first, before.first, _grown)
+    return _named(now, _each(now, before, _grown), first)
+
+
+def _grown(now: int, before: int) -> int:
+    return max(0, now - before)
+
+
+def _named(revision: RevisionCounters, answers: Answers, first: Answers | None) -> RevisionCounters:
+    return RevisionCounters(
+        revision=revision.revision, version=revision.version, first=first, **vars(answers)
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counters:
+    """Cumulative counters of one service; a new `epoch` means that they restarted from zero."""
+
+    at: datetime
+    epoch: str
+    revisions: tuple[RevisionCounters, ...]
+    gateways: int = 1
+    """How many counted: each of them knows by itself which units it has answered."""
+
+
+def counted_other_errors(revisions: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether these counters, as JSON, are of a release that did not tell a request's fault from a revision's error."""
+    return any("request_faults" not in revision for revision in revisions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capabilities:
+    """What a backend can do for a service; manifests that need more are refused with the reason."""
+
+    sticky: bool
+    """Assignment follows the unit id."""
+    mirror: bool
+    """A copy of live traffic can be sent to the canary."""
+    percent_step: float = 1.0
+    """The finest share that can be set, in percent."""
+
+
+class ServingBackend(Protocol):
+    """Where a model is served. Errors are `ServingError` with the system's own message.
+
+    `VersionFailed`, which is one of them, is about the version alone. Every other says that something could not be
+    done or asked, and nothing about the version.
+    """
+
+    def capabilities(self, service: str) -> Capabilities:
+        """What can be asked for."""
+        ...
+
+    def status(self, service: str) -> ServiceStatus:
+        """What is in force now; a service that does not exist has neither stable nor canary."""
+        ...
+
+    def deploy_canary(
+        self, service: str, artefact: ModelArtefact, *, percent: float, salt: str, mirror: bool = False
+    ) -> ServiceStatus:
+        """Start the version beside the stable one, wait until it is ready, then give it `percent`.
+
+        `percent` 0 leaves it reachable through `predict` alone (smoke test, shadow).
+        Where nothing is stable yet, the version is started and `promote` makes it the stable one.
+        """
+        ...
+
+    def set_canary_percent(
+        self, service: str, version: str, percent: float, *, expected: float | None = None
+    ) -> ServiceStatus:
+        """Give the canary this share. Percent 0 is the emergency brake: it never waits for a model.
+
+        `expected`: the share that the caller knows of. Where the canary has neither it nor `percent`, somebody
+        else has changed it meanwhile (taken it back, most likely), and ServingError says so.
+        """
+        ...
+
+    def promote(self, service: str, version: str, *, replacing: str | None = None) -> ServiceStatus:
+        """Make the version the stable one at 100 % and retire the previous one after draining it.
+
+        `replacing`: the stable version that the caller knows of, `NOTHING` where none is. Where another one is stable
+        when the change is made, it is not made, and ServingError says so.
+        """
+        ...
+
+    def roll_back(self, service: str, version: str) -> ServiceStatus:
+        """Traffic away from the version first, then restore the spec and stop it. No-op if it is gone."""
+        ...
+
+    def counters(self, service: str) -> Counters:
+        """Cumulative per-revision counts. Raises `NotMeasured` where they cannot be read."""
+        ...
+
+    def predict(self, service: str, version: str, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Send one Open Inference Protocol v2 request to that version, past the weights (a probe).
+
+        Raises VersionFailed where the version itself answered and gave no prediction, and any other ServingError where
+        it could not be asked: no connection, a timeout, an answer of something in front of it.
+        """
+        ...
+
+
+def version_of(revision: RevisionStatus | None) -> str | None:
+    """The revision's version; None where there is no revision."""
+    return None if revision is None else revision.version
+
+
+def not_replaced(service: str, version: str, *, stable: str | None, replacing: str | None) -> str:
+    """Why the stable version does not give way to `version`; empty if it may, or has."""
+    served = stable or NOTHING
+    if replacing is None or served in (replacing, version):
+        return ""
+    return (
+        f"{service}: version {served or '(none)'} is served meanwhile, and version {version} was not compared with it,"
+        f" so it is not promoted"
+    )
+
+
+def overtaken(service: str, version: str, *, share: float, expected: float | None, percent: float) -> str:
+    """Why a share is not given any more; empty if it may be."""
+    if expected is None or share in (expected, percent):
+        return ""
+    return (
+        f"{service}: version {version} has {share:g} %, not the expected {expected:g} %: somebody changed it"
+        f" meanwhile, so it is not given {percent:g} %"
+    )
+
+
+_OWN_ERRORS = (
+    HTTPStatus.BAD_REQUEST,
+    HTTPStatus.UNPROCESSABLE_ENTITY,
+    HTTPStatus.INTERNAL_SERVER_ERROR,
+    HTTPStatus.NOT_IMPLEMENTED,
+)
+"""What a model server says of a request and its model; the rest comes as often from what stands in front of it."""
+
+
+def prediction(who: str, answer: httpx.Response, *, served: str | None = None) -> Mapping[str, Any]:
+    """The v2 answer to a probe of `who`. Raises VersionFailed and ServingError as `ServingBackend.predict` does.
+
+    `served` is the revision that the gateway says it asked, None where nothing says so. An error is the version's own
+    only where it is JSON, which gateways and meshes do not write.
+    """
+    said = f"{who} answered {answer.status_code}: {answer.text[:2000]}"
+    if served is not None and served != who:
+        raise ServingError(f"a probe of {who} was answered by {served or 'the gateway'}: {said}")
+    body = _json(answer)
+    if answer.is_success and _is_prediction(body):
+        return cast(dict[str, Any], body)
+    if answer.is_success or (answer.status_code in _OWN_ERRORS and body is not None):
+        raise VersionFailed(said)
+    raise ServingError(said)
+
+
+def _is_prediction(body: object) -> bool:
+    """Whether it has the shape of a v2 answer; what is in its outputs is compared with the signature elsewhere."""
+    outputs = cast(dict[str, Any], body).get("outputs", []) if isinstance(body, dict) else None
+    return isinstance(outputs, list) and all(isinstance(each, dict) for each in cast(list[object], outputs))
+
+
+def _json(answer: httpx.Response) -> object:
+    """None for what is not JSON."""
+    try:
+        return answer.json()
+    except ValueError:
+        return None

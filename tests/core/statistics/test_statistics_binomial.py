@@ -1,0 +1,145 @@
+"""The conditional-binomial e-process: algebra, bad input, and speed of detection."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.core.errors import NotMeasured
+from pipelines.core.statistics.binomial import (
+    ConditionalBinomial,
+    Counts,
+    blended_mixture,
+    harm_mixture,
+    log_e_process,
+    normal_mixture,
+    two_sided_mixture,
+)
+
+trials = st.integers(0, 300)
+
+share = st.floats(0.01, 0.99)
+
+
+@st.composite
+def buckets(draw: st.DrawFn) -> list[Counts]:
+    def one() -> Counts:
+        n1, n0 = draw(trials), draw(trials)
+        return Counts(n1, draw(st.integers(0, n1)), n0, draw(st.integers(0, n0)))
+
+    return [one() for _ in range(draw(st.integers(1, 6)))]
+
+
+@given(buckets())
+def test_batch_and_incremental_agree(data: list[Counts]) -> None:
+    process, path = ConditionalBinomial(min_trials=0), list[float]()
+    for bucket in data:
+        process = process.observe(bucket)
+        path.append(process.log_e)
+    columns = (np.array(column, float) for column in zip(*data, strict=True))
+    informative = [b.canary_trials > 0 and b.champion_trials > 0 for b in data]
+    # `observe` keeps a one-armed bucket open until the other arm appears; the batch skips it.
+    if all(informative):
+        assert log_e_process(*columns) == pytest.approx(path, abs=1e-8)
+
+
+@given(st.integers(0, 50), st.integers(0, 50), st.integers(0, 50), st.integers(0, 50), share)
+def test_buckets_of_the_same_share_may_be_split(a: int, b: int, c: int, d: int, rho: float) -> None:
+    whole = ConditionalBinomial().update(a + b, c + d, rho).log_e
+    split = ConditionalBinomial().update(a, c, rho).update(b, d, rho).log_e
+    assert split == pytest.approx(whole, abs=1e-8)
+
+
+@given(st.integers(0, 200), st.integers(0, 200), share)
+def test_more_events_at_the_canary_are_more_evidence(canary: int, champion: int, rho: float) -> None:
+    start = ConditionalBinomial()
+    assert start.update(canary + 1, champion, rho).log_e >= start.update(canary, champion, rho).log_e
+    assert start.update(canary, champion + 1, rho).log_e <= start.update(canary, champion, rho).log_e + 1e-12
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 80))
+def test_mean_under_equal_rates_is_at_most_one(n1: int, n0: int, events: int) -> None:
+    """Exact: over the hypergeometric distribution of the canary's events in one bucket."""
+    from scipy.stats import hypergeom
+
+    events = min(events, n1 + n0)
+    x1 = np.arange(max(0, events - n0), min(n1, events) + 1)
+    probability = hypergeom.pmf(x1, n1 + n0, n1, events)
+    for mixture in (harm_mixture(), two_sided_mixture(), normal_mixture(0.3), blended_mixture(0.05)):
+        start = ConditionalBinomial(mixture)
+        e = [math.exp(start.update(x, events - x, n1 / (n1 + n0)).log_e) for x in x1.tolist()]
+        assert float(probability @ np.array(e)) <= 1 + 1e-9
+
+
+def test_nothing_to_compare_says_nothing() -> None:
+    start = ConditionalBinomial()
+    assert start.log_e == 0
+    assert start.update(5, 0, 1.0).log_e == 0
+    assert start.update(0, 5, 0.0).log_e == 0
+    assert start.update(0, 0, 0.5).log_e == 0
+
+
+def test_small_polls_are_merged_by_their_trials() -> None:
+    process = ConditionalBinomial(min_trials=10)
+    for _ in range(9):
+        process = process.observe(Counts(0, 0, 1, 0))
+    assert process.pending.trials == 9
+    process = process.observe(Counts(1, 1, 0, 0))
+    assert process.pending == Counts()
+    assert process.log_e == pytest.approx(ConditionalBinomial().update(1, 0, 0.1).log_e)
+
+
+def test_sealing_takes_the_pending_bucket_in() -> None:
+    pending = ConditionalBinomial(min_trials=100).observe(Counts(5, 5, 5, 0))
+    assert pending.log_e == 0
+    assert pending.sealed().log_e == pytest.approx(ConditionalBinomial().update(5, 0, 0.5).log_e)
+    assert pending.sealed().pending == Counts()
+
+
+@pytest.mark.parametrize("bad", [-1.0, math.nan, math.inf])
+def test_impossible_numbers_are_refused(bad: float) -> None:
+    with pytest.raises(NotMeasured, match="finite and not negative"):
+        ConditionalBinomial().update(bad, 0, 0.5)
+    with pytest.raises(NotMeasured, match="canary: trials"):
+        ConditionalBinomial().observe(Counts(bad, 0, 1, 0))
+    with pytest.raises(NotMeasured):
+        log_e_process(*map(np.array, ([1.0], [bad], [1.0], [0.0])))
+
+
+def test_events_without_trials_are_refused() -> None:
+    with pytest.raises(NotMeasured, match="had no trials"):
+        ConditionalBinomial().update(1, 0, 0.0)
+    with pytest.raises(NotMeasured, match="5 events in 4 trials"):
+        ConditionalBinomial().observe(Counts(4, 5, 4, 0))
+    with pytest.raises(NotMeasured):
+        ConditionalBinomial().update(0, 0, 1.5)
+
+
+@pytest.mark.parametrize(("rho", "rate", "most"), [(0.1, 1.0, 3), (0.1, 0.05, 3), (0.5, 1.0, 8)])
+def test_a_failing_canary_is_caught_after_a_few_failures(rho: float, rate: float, most: int) -> None:
+    """The champion never fails; alpha 0.05, one guardrail."""
+    failures, process = 0, ConditionalBinomial()
+    while process.log_e < math.log(20):
+        failures += 1
+        process = process.update(1, 0, rho)
+    assert failures <= most
+
+
+@pytest.mark.parametrize(("ratio", "limit"), [(1.5, 1.3), (2.0, 1.3), (5.0, 1.3), (50.0, 1.4)])
+def test_detection_is_near_that_of_a_test_that_knows_the_effect(ratio: float, limit: float) -> None:
+    rho, d = 0.1, math.log(ratio)
+    p = rho * ratio / (1 - rho + rho * ratio)
+    size = int(40 / (p * math.log(p / rho) + (1 - p) * math.log((1 - p) / (1 - rho))))
+    rng = np.random.default_rng(7)
+    ours, oracle = list[int](), list[int]()
+    for _ in range(150):
+        canary = rng.random(size) < p
+        x1, total = np.cumsum(canary), np.arange(1, size + 1)
+        known = x1 * d - total * np.log1p(rho * np.expm1(d))
+        oracle.append(int(np.argmax(known >= math.log(20))))
+        each = np.full(size, 1000.0)
+        path = log_e_process(each * rho, canary * 1.0, each * (1 - rho), ~canary * 1.0)
+        ours.append(int(np.argmax(path >= math.log(20))))
+    assert np.mean(np.array(ours) + 1) / np.mean(np.array(oracle) + 1) <= limit

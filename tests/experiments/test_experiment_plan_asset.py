@@ -1,0 +1,50 @@
+"""The plan as an asset: words, table, picture, and a check that warns."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import dagster as dg
+
+from assets.experiment_plan import experiment_plan
+from resources.lake.ingest import ingest_predictions
+from resources.lake.outcomes import ingest_outcomes
+from tests.resources.lake.segments_by_hand import SCHEMA, Log, prediction
+from tests.support.memory_systems import MemorySystems
+from tests.support.rollouts import MODEL
+
+
+def planned(systems: MemorySystems) -> tuple[dict[str, Any], dg.AssetCheckEvaluation]:
+    result = dg.materialize([experiment_plan(systems.model)], resources={"systems": systems})
+    (event,) = result.get_asset_materialization_events()
+    (check,) = result.get_asset_check_evaluations()
+    return {name: value.value for name, value in event.materialization.metadata.items()}, check
+
+
+def test_without_a_champions_history_it_says_how_to_plan_by_hand(systems: MemorySystems) -> None:
+    shown, check = planned(systems)
+    assert "python -m pipelines.experiments" in shown["status"]
+    assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
+
+
+def test_a_history_becomes_a_plan(systems: MemorySystems) -> None:
+    log = Log(systems.settings.prediction_log / MODEL, systems.settings.outcomes / MODEL)
+    log.predictions.mkdir(parents=True)
+    log.outcomes.mkdir(parents=True)
+    begin = datetime.now(UTC) - timedelta(days=1)
+    lines: list[str] = []
+    events: list[dict[str, Any]] = []
+    for i in range(300):
+        at = begin + timedelta(minutes=4 * i)
+        lines += prediction(f"r{i}", unit=f"u{i}", at=at)
+        events.append({"id": str(i), "key": f"u{i}", "at": at.isoformat(), "values": {"cost": 1 + i % 3}})
+    log.segment("1", *lines)
+    log.outcome_file("1", *events)
+    ingest_predictions(systems.lake, MODEL, SCHEMA, log.predictions)
+    ingest_outcomes(systems.lake, MODEL, log.outcomes)
+    systems.world.aliases[MODEL, "champion"] = "1"
+    shown, check = planned(systems)
+    assert "cost: At 10 % it takes" in shown["in words"]
+    assert {record.data["metric"] for record in shown["plan"].records} == {"cost", "errors", "slow"}
+    assert shown["power curve"].startswith("![cost: 80% power at")
+    assert 250 < shown["units a day"] < 350
+    assert check.description

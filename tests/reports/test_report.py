@@ -1,0 +1,203 @@
+"""The page that a rollout leaves behind: what it says, that it is safe to open, that it stays small."""
+
+import re
+from datetime import timedelta
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from sqlalchemy import insert
+
+from pipelines.core.errors import CommandRefused
+from pipelines.core.rollout.alerts import Alert
+from pipelines.core.rollout.events import Order
+from pipelines.reports.report import write_report
+from pipelines.rollouts.controller import utc_now
+from pipelines.rollouts.guardrails import REPEATED, REQUEST_FAULTS
+from pipelines.rollouts.systems import Systems
+from resources.ledger.counters import CounterBucket
+from resources.ledger.database import COUNTER_BUCKETS
+from resources.notifier import Notifier
+from resources.settings import Settings
+from tests.support.rollouts import MINUTE, MODEL, START, Rig, good, harmful
+
+EVIL = "<script>alert(1)</script>"
+
+
+def systems_at(home: Path) -> Systems:
+    return Systems(Settings.from_environment({"RAMPGATE_HOME": str(home)}))
+
+
+def counters(
+    rig: Rig,
+    rollout_id: str,
+    minutes: int,
+    *,
+    bad: int,
+    metrics: int = 1,
+    step: int = 0,
+    name: str = "errors",
+) -> None:
+    """One bucket a minute: 100 answers at each side, `bad` errors at the canary and one at the champion."""
+    rows = [
+        {
+            "rollout_id": rollout_id,
+            "metric": name if k == 0 else f"metric_{k}",
+            "step": step,
+            "epoch": "e",
+            "at": START + MINUTE * minute,
+            "canary_trials": 100.0,
+            "canary_events": float(bad),
+            "champion_trials": 100.0,
+            "champion_events": 1.0,
+        }
+        for minute in range(1, minutes + 1)
+        for k in range(metrics)
+    ]
+    with rig.ledger.database.writing("buckets") as connection:
+        connection.execute(insert(COUNTER_BUCKETS), rows)
+
+
+def rolled_back(folder: Path) -> tuple[Rig, str]:
+    rig = Rig(folder)
+    rollout_id = rig.start()
+    for give in (good, good):
+        rig.controller().drive(rollout_id, give(rig.clock.now))
+        rig.clock.tick()
+    counters(rig, rollout_id, 8, bad=20)
+    rig.controller().drive(rollout_id, harmful(rig.clock.now))
+    return rig, rollout_id
+
+
+class Reader(HTMLParser):
+    """Text, tags, and every address that a browser would load."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.words: list[str] = []
+        self.tags: list[str] = []
+        self.loads: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.loads += [
+            v or "" for k, v in attrs if k == "src" or (k == "href" and tag == "link") or k.startswith("on")
+        ]
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.words))
+
+
+def test_a_rollback_is_told_in_words_with_its_evidence(tmp_path: Path) -> None:
+    _, rollout_id = rolled_back(tmp_path)
+    path = write_report(systems_at(tmp_path), rollout_id)
+    assert path == tmp_path / "reports" / f"{rollout_id}.html"
+    reader = Reader(path.read_text())
+    assert "flight-delay version 2 was rolled back; the champion serves all traffic" in reader.text
+    assert "Decided to roll back (harm): errors: errors is fail" in reader.text
+    assert "160 of 800 (20 %) at the new version, 8 of 800 (1 %) at the champion" in reader.text
+    assert "from the decision to no traffic" in reader.text
+    assert {"svg", "table", "style"} <= set(reader.tags)
+    assert not reader.loads
+    assert "script" not in reader.tags
+
+
+def test_what_neither_side_answered_is_said_and_is_no_guardrail(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    rollout_id = rig.start()
+    for metric, bad in (("errors", 2), (REQUEST_FAULTS, 20), ("errors" + REPEATED, 30)):
+        counters(rig, rollout_id, 5, bad=bad, name=metric)
+    text = Reader(write_report(systems_at(tmp_path), rollout_id).read_text()).text
+    assert (
+        "neither side answered them: 100 of 500 requests to the new version, 5 of 500 to the champion" in text
+    )
+    assert f"{REQUEST_FAULTS}:" not in text
+    assert "150 of 500" not in text
+
+
+def test_the_peers_stand_beside_it(tmp_path: Path) -> None:
+    _, rollout_id = rolled_back(tmp_path)
+    text = Reader(write_report(systems_at(tmp_path), rollout_id).read_text()).text
+    for peer in ("Flagger", "Argo Rollouts", "GrowthBook"):
+        assert peer in text
+    assert "failed checks" in text
+    assert "The evidence says of the version: harmful." in text
+
+
+def test_what_people_and_checks_write_stays_text(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    rollout_id = rig.start()
+    rig.controller().drive(rollout_id, good(rig.clock.now))
+    rig.controller().command(rollout_id, Order.PAUSE, by=EVIL, reason=f'"{EVIL}')
+    page = write_report(systems_at(tmp_path), rollout_id).read_text()
+    assert EVIL not in page
+    assert EVIL in Reader(page).text
+    assert "paused" in Reader(page).text
+
+
+@pytest.mark.faults
+def test_weeks_with_twenty_guardrails_stay_below_a_megabyte(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    rollout_id = rig.start()
+    rig.controller().drive(rollout_id, good(rig.clock.now))
+    counters(rig, rollout_id, 3000, bad=1, metrics=20)
+    path = write_report(systems_at(tmp_path), rollout_id)
+    assert path.stat().st_size < 1_000_000
+    assert path.read_text().count("<svg") == 21
+
+
+def test_counts_merged_by_the_minute_lose_nothing(tmp_path: Path) -> None:
+    """More buckets than are read one by one: the totals on the page are those of all of them."""
+    rig = Rig(tmp_path)
+    rollout_id = rig.start()
+    rig.controller().drive(rollout_id, good(rig.clock.now))
+    buckets = [
+        CounterBucket(
+            rollout_id=rollout_id,
+            epoch="e",
+            at=START + timedelta(seconds=second),
+            step=0,
+            metric="errors",
+            canary_trials=3,
+            canary_events=1,
+            champion_trials=5,
+            champion_events=1,
+        )
+        for second in range(20_001)
+    ]
+    rig.ledger.counters.append(buckets, key="watch", value="", after=None)
+    text = Reader(write_report(systems_at(tmp_path), rollout_id).read_text()).text
+    assert "20,001 of 60,003" in text
+    assert "20,001 of 100,005" in text
+
+
+def test_the_alerts_link_opens_the_report(tmp_path: Path) -> None:
+    rig, rollout_id = rolled_back(tmp_path)
+    systems = systems_at(tmp_path)
+    path = write_report(systems, rollout_id)
+    alert: Alert = rig.ledger.outbox.all()[0]
+    link = Notifier(rig.ledger, systems.settings, clock=utc_now).link(alert)
+    assert link == systems.links.report(path.name)
+
+
+def test_no_such_rollout(tmp_path: Path) -> None:
+    systems = systems_at(tmp_path)
+    with pytest.raises(CommandRefused, match="there is no rollout"):
+        write_report(systems, f"{MODEL}-v9-00000000")
+    with pytest.raises(CommandRefused, match="rollout id is"):
+        write_report(systems, "../../etc/passwd")
+
+
+def test_a_report_may_be_written_before_anything_happened(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    rollout_id = rig.start()
+    text = Reader(write_report(systems_at(tmp_path), rollout_id).read_text()).text
+    assert "version 2 is being started" in text
+    refused = rig.controller().refuse(MODEL, "7", "no signature")
+    text = Reader(write_report(systems_at(tmp_path), refused).read_text()).text
+    assert "version 7 was refused before any traffic" in text

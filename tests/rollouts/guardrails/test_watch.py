@@ -1,0 +1,227 @@
+"""One rollout's watcher: what it concludes, and that another one can take over."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from pydantic import TypeAdapter
+
+from pipelines.core.errors import LedgerConflict
+from pipelines.core.rollout.policy import CHAMPION_HEALTH
+from pipelines.core.rollout.state import Phase, RolloutState
+from pipelines.core.vocabulary import OnFail, Verdict
+from pipelines.rollouts.guardrails import HOLD_LASTS, REPEATED, GuardrailWatch
+from resources.ledger.ledger import Ledger
+from resources.serving.contract import UNIT_WINDOW, Answers, Counters
+from tests.support.memory_systems import counters
+from tests.support.rollouts import START, Rig, manifest
+
+SECOND = timedelta(seconds=1)
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Rig:
+    return Rig(tmp_path)
+
+
+@pytest.fixture
+def ledger(rig: Rig) -> Iterator[Ledger]:
+    ledger = rig.ledger
+    yield ledger
+    ledger.close()
+
+
+@pytest.fixture
+def state(rig: Rig, ledger: Ledger) -> RolloutState:
+    return rig.controller(ledger=ledger).state(rig.start())
+
+
+def watch(ledger: Ledger, state: RolloutState) -> GuardrailWatch:
+    return GuardrailWatch(store=ledger.counters, manifest=manifest(), state=state, save_every=2 * SECOND)
+
+
+def at(seconds: float, epoch: str = "a", **versions: tuple[int, int]) -> Counters:
+    return replace(counters(epoch, **versions), at=START + seconds * SECOND)
+
+
+def blameless(shown: Counters) -> Counters:
+    """The same counters, with errors that only callers can be blamed for."""
+    return replace(shown, revisions=tuple(replace(each, faults=0) for each in shown.revisions))
+
+
+def look(watcher: GuardrailWatch, shown: Counters) -> None:
+    watcher.observe(shown)
+    watcher.save_if_due()
+
+
+def test_a_canary_that_fails_where_the_champion_does_not_is_harm(ledger: Ledger, state: RolloutState) -> None:
+    watcher = watch(ledger, state)
+    look(watcher, at(0, v1=(0, 0), v2=(0, 0)))
+    look(watcher, at(1, v1=(900, 0), v2=(100, 30)))
+    (harm,) = watcher.evidence(START)
+    assert (harm.name, harm.verdict, harm.on_fail) == ("errors", Verdict.FAIL, OnFail.ROLL_BACK)
+    assert "30 of 100 answers at the canary" in harm.reason
+
+
+def test_errors_on_both_sides_are_no_harm(ledger: Ledger, state: RolloutState) -> None:
+    watcher = watch(ledger, state)
+    look(watcher, at(0, v1=(0, 0), v2=(0, 0)))
+    look(watcher, at(1, v1=(900, 90), v2=(100, 10)))
+    assert watcher.evidence(START) == ()
+
+
+def test_a_champion_that_fails_is_said_with_the_harm(ledger: Ledger, state: RolloutState) -> None:
+    watcher = watch(ledger, state)
+    look(watcher, at(0, v1=(0, 0), v2=(0, 0)))
+    look(watcher, at(1, v1=(200, 120), v2=(200, 200)))
+    assert {item.name for item in watcher.evidence(START)} == {"errors", CHAMPION_HEALTH}
+
+
+def test_a_flood_of_bad_requests_makes_no_champion_unhealthy(ledger: Ledger, state: RolloutState) -> None:
+    """It fails on both sides, and a harmful canary is still taken out of it."""
+    watcher = watch(ledger, state)
+    look(watcher, at(0, v1=(0, 0), v2=(0, 0)))
+    look(watcher, blameless(at(1, v1=(900, 890), v2=(100, 99))))
+    assert watcher.evidence(START) == ()
+    look(watcher, blameless(at(2, v1=(1800, 890), v2=(200, 199))))
+    assert [item.name for item in watcher.evidence(START)] == ["errors"]
+
+
+@pytest.mark.parametrize("lacks", ["faults", "request_faults"])
+def test_counters_of_an_earlier_release_are_no_beginning(
+    ledger: Ledger, state: RolloutState, lacks: str
+) -> None:
+    """It counted other errors: the difference would be all bad requests so far at once."""
+    seen = ledger.counters.seen(f"watch:{state.rollout_id}")
+    before = TypeAdapter(Counters).dump_python(at(0, v1=(5000, 0), v2=(5000, 0)), mode="json")
+    for revision in before["revisions"]:
+        revision.pop(lacks)
+        revision.pop("request_faults", None)
+    ledger.counters.append([], key=f"watch:{state.rollout_id}", value=json.dumps(before), after=seen)
+    watcher = watch(ledger, state)
+    look(watcher, at(1, v1=(5010, 0), v2=(5010, 900)))
+    look(watcher, at(2, v1=(5110, 0), v2=(5110, 900)))
+    assert watcher.totals["errors"] == (100, 0, 100, 0)
+
+
+def by_customer(ledger: Ledger, state: RolloutState) -> GuardrailWatch:
+    """A watch where units are compared, which has looked once."""
+    given = manifest()
+    given = given.model_copy(update={"experiment": given.experiment.model_copy(update={"unit": "customer"})})
+    watcher = GuardrailWatch(store=ledger.counters, manifest=given, state=state, save_every=2 * SECOND)
+    look(watcher, units(0, canary=(0, 0)))
+    return watcher
+
+
+def units(seconds: float, *, canary: tuple[int, int], answers: tuple[int, int] | None = None) -> Counters:
+    """The canary's first answers and errors; all of its answers, if they are more. The champion's are well."""
+    shown = at(seconds, v1=(round(100 * seconds), 0), v2=answers or canary)
+    firsts = ((round(100 * seconds), 0), canary)
+    revisions = (
+        replace(each, first=Answers(requests=first[0], errors=first[1], over_slo={250: 0}))
+        for each, first in zip(shown.revisions, firsts, strict=True)
+    )
+    return replace(shown, revisions=tuple(revisions))
+
+
+def test_where_units_are_compared_first_answers_roll_back_and_all_answers_hold(
+    ledger: Ledger, state: RolloutState
+) -> None:
+    watcher = by_customer(ledger, state)
+    look(watcher, units(10, canary=(100, 1), answers=(140, 40)))
+    (held,) = watcher.evidence(START + 10 * SECOND)
+    assert (held.name, held.on_fail) == ("errors" + REPEATED, OnFail.HOLD)
+    assert watcher.evidence(START + 10 * SECOND + HOLD_LASTS) == (), "until it happens again"
+    look(watcher, units(20, canary=(200, 20), answers=(240, 60)))
+    assert [e.on_fail for e in watcher.evidence(START) if e.name == "errors"] == [OnFail.ROLL_BACK]
+
+
+def test_a_unit_that_fails_in_window_after_window_holds_and_rolls_nothing_back(
+    ledger: Ledger, state: RolloutState
+) -> None:
+    watcher, window = by_customer(ledger, state), UNIT_WINDOW.total_seconds()
+    for number in range(1, 30):
+        look(watcher, units(number * window, canary=(number * 10, number)))
+    assert {e.name for e in watcher.evidence(START + number * UNIT_WINDOW)} == {"errors" + REPEATED}
+    hours_later = 90 * window  # nobody has looked for five hours: one unit may have failed sixty times
+    look(watcher, units(hours_later, canary=(900, 90)))
+    assert {e.name for e in watcher.evidence(START + 90 * UNIT_WINDOW)} == {"errors" + REPEATED}
+
+
+def test_with_several_gateways_a_unit_may_count_at_each(ledger: Ledger, state: RolloutState) -> None:
+    watcher = by_customer(ledger, state)
+    look(watcher, replace(units(10, canary=(50, 8)), gateways=3))
+    assert [item.on_fail for item in watcher.evidence(START + 10 * SECOND)] == [OnFail.HOLD]
+    look(watcher, replace(units(11, canary=(60, 9)), gateways=3))
+    assert OnFail.ROLL_BACK in {item.on_fail for item in watcher.evidence(START + 11 * SECOND)}
+
+
+def test_a_copy_of_a_bad_request_fails_as_the_request_does(ledger: Ledger, state: RolloutState) -> None:
+    """Copies are tried once: their failures stand beside all failures of the other side."""
+    watcher = watch(ledger, replace(state, phase=Phase.SHADOW))
+    look(watcher, at(0, v1=(0, 0), v2=(0, 0)))
+    shown = at(1, v1=(1000, 0), v2=(1000, 300))
+    champion, copies = shown.revisions
+    look(watcher, replace(shown, revisions=(replace(champion, request_faults=300), copies)))
+    assert watcher.evidence(START) == ()
+    assert watcher.totals["errors"] == (1000, 300, 1000, 300)
+
+
+def test_the_champion_is_well_again_after_half_a_minute_without_errors(
+    ledger: Ledger, state: RolloutState
+) -> None:
+    watcher = watch(ledger, state)
+    look(watcher, at(0, v1=(0, 0), v2=(0, 0)))
+    look(watcher, at(1, v1=(100, 60), v2=(0, 0)))
+    look(watcher, at(40, v1=(200, 60), v2=(0, 0)))
+    assert watcher.evidence(START) == ()
+
+
+def test_the_next_watcher_goes_on_from_what_was_written(ledger: Ledger, state: RolloutState) -> None:
+    first = watch(ledger, state)
+    look(first, at(0, v1=(0, 0), v2=(0, 0)))
+    look(first, at(3, v1=(90, 0), v2=(10, 2)))
+    look(first, at(4, v1=(180, 0), v2=(20, 4)))  # dies before this is due to be written
+    second = watch(ledger, state)
+    look(second, at(9, v1=(270, 0), v2=(30, 6)))
+    uninterrupted = watch(ledger, state)
+    assert second.totals == uninterrupted.totals
+    assert second.totals["errors"] == (30, 6, 270, 0)
+
+
+def test_a_restart_of_the_gateway_loses_nothing_that_was_read(ledger: Ledger, state: RolloutState) -> None:
+    watcher = watch(ledger, state)
+    look(watcher, at(0, v1=(0, 0), v2=(0, 0)))
+    look(watcher, at(1, v1=(90, 0), v2=(10, 2)))
+    look(watcher, at(2, "b", v1=(9, 0), v2=(1, 1)))
+    assert watcher.totals["errors"] == (11, 3, 99, 0)
+
+
+def test_of_two_watchers_one_is_told(ledger: Ledger, state: RolloutState) -> None:
+    first, second = watch(ledger, state), watch(ledger, state)
+    look(first, at(0, v1=(0, 0), v2=(0, 0)))
+    with pytest.raises(LedgerConflict):
+        look(second, at(0, v1=(0, 0), v2=(0, 0)))
+
+
+def test_evidence_of_an_earlier_step_still_counts(ledger: Ledger, state: RolloutState) -> None:
+    watcher = watch(ledger, state)
+    look(watcher, at(0, v1=(0, 0), v2=(0, 0)))
+    look(watcher, at(1, v1=(900, 0), v2=(100, 30)))
+    watcher.follow(replace(state, step=1, percent=50.0))
+    look(watcher, at(2, v1=(1000, 0), v2=(200, 30)))
+    assert [item.name for item in watcher.evidence(START)] == ["errors"]
+
+
+def test_buckets_belong_to_the_step_they_were_counted_at(ledger: Ledger, state: RolloutState) -> None:
+    watcher = watch(ledger, replace(state, step=0, percent=10.0))
+    look(watcher, at(0, v1=(0, 0), v2=(0, 0)))
+    look(watcher, at(1, v1=(90, 0), v2=(10, 0)))
+    watcher.follow(replace(state, step=1, percent=50.0))
+    look(watcher, at(5, v1=(140, 0), v2=(60, 0)))
+    buckets = ledger.counters.buckets(state.rollout_id, "errors")
+    found = [(b.step, b.canary_trials, b.champion_trials) for b in buckets]
+    assert found == [(0, 10, 90), (1, 50, 50)]
