@@ -65,6 +65,7 @@ test-ui: $(READY)
 lint: $(READY)
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/lint-imports --no-cache
 	@$(VENV)/bin/deptry --no-ansi .
 # What ships needs nothing that only developers install.
 	@$(VENV)/bin/deptry --no-ansi --optional-dependencies-dev-groups dev --ignore DEP002 pipelines assets resources sensors

@@ -7,8 +7,11 @@ from datetime import timedelta
 import dagster as dg
 
 from pipelines.core.manifest.load import Model
+from pipelines.reports.metadata import decision_metadata
+from pipelines.rollouts.naming import key
 from pipelines.rollouts.systems import Systems
-from pipelines.rollouts.watching import POLL, OpenRows, Strays, Watcher
+from pipelines.rollouts.watching import POLL, OpenRows, RolledBack, Strays, Watcher
+from resources.notifier import contained
 
 TICK = timedelta(seconds=45)
 """One tick watches this long: Dagster's own loop comes round every five seconds only."""
@@ -43,16 +46,16 @@ def guardrail_sensor(models: Sequence[Model], *, tick: timedelta = TICK) -> dg.S
             strays[:] = [Strays(systems, {model.name for model in models})]
             rows[:] = [OpenRows(systems)]
         for watcher in watchers:
-            watcher.begin(context)
+            watcher.begin(context.log)
         rows[0].begin(context.log)
         until = time.monotonic() + tick.total_seconds()
         while time.monotonic() < until:
             strays[0].poll(context.log)
             row_of = rows[0].by_model()
             polled = (watcher.poll(row_of.get(watcher.model)) for watcher in watchers)
-            events = [event for event in polled if event is not None]
-            if events:
-                return dg.SensorResult(asset_events=events)
+            done = [rolled_back for rolled_back in polled if rolled_back is not None]
+            if done:
+                return dg.SensorResult(asset_events=[_event(context, systems, each) for each in done])
             time.sleep(POLL.total_seconds())
         for watcher in watchers:
             watcher.leave()
@@ -60,3 +63,15 @@ def guardrail_sensor(models: Sequence[Model], *, tick: timedelta = TICK) -> dg.S
         return dg.SkipReason("; ".join(said) or "no canary takes traffic")
 
     return sensor
+
+
+def _event(
+    context: dg.SensorEvaluationContext, systems: Systems, done: RolledBack
+) -> dg.AssetMaterialization:
+    """Told in any case: what cannot be read of the rollout now is missing beside it."""
+    metadata: dict[str, dg.MetadataValue] = {}
+    with contained(systems.ledger, context.log, where=f"telling of {done.rollout_id}", model=done.model):
+        metadata = decision_metadata(systems, done.rollout_id, done.decision)
+    return dg.AssetMaterialization(
+        asset_key=key(done.model, "rollout"), description=done.decision.reason, metadata=metadata
+    )

@@ -1,25 +1,20 @@
-"""Watching while a canary takes traffic: its counters several times a second, and rollouts that nobody
-measures.
-"""
+"""The watch while a canary takes traffic: its counters several times a second, and rollouts that nobody measures."""
 
 import logging
 import time
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
-
-import dagster as dg
+from typing import NamedTuple
 
 from pipelines.core.errors import LedgerConflict, LedgerError, RampgateError, StillInTraffic
 from pipelines.core.manifest.load import Model
 from pipelines.core.rollout.decide import decide
-from pipelines.core.rollout.events import DecisionKind
+from pipelines.core.rollout.events import Decision, DecisionKind
 from pipelines.core.rollout.standing import words
 from pipelines.core.rollout.state import Phase, RolloutState
 from pipelines.core.vocabulary import Evidence, OnFail, OnUnknown
-from pipelines.reports.metadata import decision_metadata
 from pipelines.rollouts.emergency import EMERGENCY, UNRECORDED
 from pipelines.rollouts.guardrails import REPEATED, GuardrailWatch
-from pipelines.rollouts.naming import key
 from pipelines.rollouts.open_rollout import read_rollout
 from pipelines.rollouts.systems import Systems
 from resources.ledger.ledger import RolloutRow
@@ -42,6 +37,14 @@ FIRST_PAUSE, LONGEST_PAUSE = timedelta(milliseconds=250), timedelta(seconds=30)
 """Between two tries to take traffic away, or to tell the ledger of it; doubled each time."""
 
 _WATCHED = (Phase.SHADOW, Phase.STEPPING, Phase.PROMOTING)
+
+
+class RolledBack(NamedTuple):
+    """What a watcher did, for whoever tells it on."""
+
+    rollout_id: str
+    model: str
+    decision: Decision
 
 
 class OpenRows:
@@ -85,11 +88,11 @@ class Watcher:
         self._held_again_at = 0.0
         self.said = ""
 
-    def begin(self, context: dg.SensorEvaluationContext) -> None:
+    def begin(self, log: logging.Logger) -> None:
         """A new tick: say what there is to say in its log, and look at the ledger first."""
-        self._log, self._reread_at, self._complaint = context.log, 0.0, ""
+        self._log, self._reread_at, self._complaint = log, 0.0, ""
 
-    def poll(self, row: RolloutRow | None) -> dg.AssetMaterialization | None:
+    def poll(self, row: RolloutRow | None) -> RolledBack | None:
         """Look once at the model's open rollout; there is nothing to be done where it has none.
 
         Whatever goes wrong is said and tried again; no other model is delayed by it.
@@ -114,7 +117,7 @@ class Watcher:
         if self._watch is not None:
             self._keep(self._watch, at_once=True)
 
-    def _poll(self, rollout_id: str) -> dg.AssetMaterialization | None:
+    def _poll(self, rollout_id: str) -> RolledBack | None:
         if time.monotonic() >= self._reread_at:
             self._reread_at = time.monotonic() + REREAD.total_seconds()
             self._follow(rollout_id)
@@ -173,7 +176,7 @@ class Watcher:
         self._watch.follow(state)
         self.said = f"{state.rollout_id}: watched at {state.percent:g} %, no guardrail crossed its boundary"
 
-    def _look(self, watch: GuardrailWatch, state: RolloutState) -> dg.AssetMaterialization | None:
+    def _look(self, watch: GuardrailWatch, state: RolloutState) -> RolledBack | None:
         watch.observe(self.systems.backend.counters(self._model.name))
         evidence = watch.evidence(datetime.now(UTC))
         if any(item.on_fail is OnFail.ROLL_BACK for item in evidence):
@@ -188,7 +191,7 @@ class Watcher:
         self.systems.controller.record(state.rollout_id, evidence)
         self._held_again_at = time.monotonic() + HELD_AGAIN.total_seconds()
 
-    def _roll_back(self, state: RolloutState, evidence: Sequence[Evidence]) -> dg.AssetMaterialization | None:
+    def _roll_back(self, state: RolloutState, evidence: Sequence[Evidence]) -> RolledBack | None:
         """Traffic away. Where it would not go, or the ledger could not be told, it is done again, after a pause."""
         if time.monotonic() < self._again_at:
             return None
@@ -203,11 +206,7 @@ class Watcher:
         if decision.kind is not DecisionKind.ROLL_BACK:
             self._complain(f"{state.rollout_id}: not rolled back: {decision.reason}")
             return None
-        return dg.AssetMaterialization(
-            asset_key=key(self._model.name, "rollout"),
-            description=decision.reason,
-            metadata=decision_metadata(self.systems, state.rollout_id, decision),
-        )
+        return RolledBack(state.rollout_id, self._model.name, decision)
 
 
 class Strays:
