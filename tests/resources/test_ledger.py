@@ -163,7 +163,7 @@ def test_processes_that_race_lose_no_event_and_share_the_schema(ledger: Ledger, 
 def test_a_lock_is_held_by_one_and_freed_by_the_death_of_its_holder(ledger: Ledger, tmp_path: Path) -> None:
     script = tmp_path / "holder.py"
     script.write_text(
-        "import sys, time\nfrom datetime import timedelta\nfrom resources.ledger import Ledger\n"
+        "import sys, time\nfrom datetime import timedelta\nfrom resources.ledger.ledger import Ledger\n"
         "with Ledger(sys.argv[1]).exclusive('m', wait=timedelta(0)) as held:\n"
         "    print(held, flush=True)\n    time.sleep(60)\n"
     )

@@ -105,7 +105,7 @@ def full_spool(fault: Fault | None) -> Generator[None]:
     if fault is None or fault.kind not in ("full_spool", "full_disk"):
         yield
         return
-    with patch("resources.files._write", side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))):
+    with patch("resources.files.write", side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))):
         yield
 
 

@@ -136,7 +136,7 @@ def test_a_local_artefact_is_copied_and_a_missing_one_told(tmp_path: Path):
 
 def test_neither_polling_nor_downloading_imports_mlflow(mlflow_uri: str, good_version: str, tmp_path: Path):
     script = (
-        "import sys\nfrom pathlib import Path\nfrom resources.registry import Registry\n"
+        "import sys\nfrom pathlib import Path\nfrom resources.registry.registry import Registry\n"
         f"registry = Registry({mlflow_uri!r}, Path({str(tmp_path)!r}))\n"
         f"registry.version_with_alias('churn', 'challenger'); registry.tags('churn', {good_version!r})\n"
         f"registry.artefact('churn', {good_version!r})\n"
