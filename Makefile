@@ -88,7 +88,7 @@ bench: $(READY)
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url
 
 lock: $(READY)
-	@$(VENV)/bin/$(LOCK) --no-strip-extras --extra dev pyproject.toml -o requirements.lock
+	@$(VENV)/bin/$(LOCK) --no-strip-extras --extra dev --extra demo pyproject.toml -o requirements.lock
 	@$(VENV)/bin/$(LOCK) --no-strip-extras --extra cluster -c requirements.lock pyproject.toml -o serving_manifests/platform/image.lock
 	@echo uv | $(VENV)/bin/$(LOCK) --no-header - -o installer.lock
 	@printf 'spotify-confidence\npyarrow\n' | $(VENV)/bin/$(LOCK) --no-header - -o benchmarks/peers.lock
