@@ -10,7 +10,7 @@ import pytest
 from assets.data_quality import data_quality
 from pipelines.core.manifest.load import Model
 from pipelines.core.vocabulary import Evidence, Verdict
-from pipelines.model_pipeline import model_definitions
+from pipelines.model_pipeline import model_definitions, model_jobs
 from pipelines.monitoring.windows import first_whole, in_time, latest_whole, rhythm, window_partitions
 from resources.lake.schema import ensure_tables
 from tests.resources.lake.segments_by_hand import SCHEMA, Log, prediction
@@ -85,7 +85,7 @@ def test_a_past_range_is_made_up_for_window_by_window_and_is_no_evidence_in_toda
         write(log, first + hours * HOUR, distance)
     with dg.DagsterInstance.ephemeral() as instance:
         job = dg.Definitions.merge(
-            model_definitions(model), dg.Definitions(resources={"systems": systems})
+            model_definitions(model, model_jobs(model)), dg.Definitions(resources={"systems": systems})
         ).resolve_job_def("flight_delay_windows")
         unloaded = dg.materialize(
             [data_quality(model)],

@@ -10,7 +10,7 @@ from pipelines.experiments.__main__ import main
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "experiments.md"
 
-_EXAMPLE = re.compile(r"```console\n\$ python -m pipelines\.experiment_plan (.*?)\n((?:[^`]|\n)*?)```")
+_EXAMPLE = re.compile(r"```console\n\$ python -m pipelines\.experiments (.*?)\n((?:[^`]|\n)*?)```")
 
 EXAMPLES = _EXAMPLE.findall(DOCS.read_text().replace("\\\n", " "))
 

@@ -6,7 +6,7 @@ import dagster as dg
 
 from assets.rollout_report import rollout_report
 from pipelines.core.manifest.load import load_models
-from pipelines.model_pipeline import model_definitions
+from pipelines.model_pipeline import model_definitions, model_jobs
 from pipelines.rollouts.systems import Systems
 from resources.settings import ROOT, Settings
 from tests.support.rollouts import MODEL, Rig, good
@@ -33,7 +33,7 @@ def test_every_job_that_decides_writes_the_report_last(tmp_path: Path) -> None:
     systems = Systems(Settings.from_environment({"RAMPGATE_HOME": str(tmp_path)}))
     model = next(m for m in load_models(MANIFESTS).models if m.name == MODEL)
     shared = dg.Definitions(resources={"systems": systems})
-    definitions = dg.Definitions.merge(shared, model_definitions(model))
+    definitions = dg.Definitions.merge(shared, model_definitions(model, model_jobs(model)))
     slug = MODEL.replace("-", "_")
     for job, last in (("start", "report"), ("step", f"{slug}__rollout_report")):
         nodes = definitions.resolve_job_def(f"{slug}_{job}").nodes_in_topological_order

@@ -129,14 +129,13 @@ def test_windows_with_partitions_are_asked_for_by_the_latest_whole_one_that_the_
     drift = model.rollout.drift.model_copy(update={"window": timedelta(hours=6)})
     hourly = replace(model, rollout=model.rollout.model_copy(update={"data_checks": longer, "drift": drift}))
     rollout = start_rollout(systems, hourly)
-    look, windows = (dg.define_asset_job(name) for name in (LOOK, WINDOWS))
     since = systems.controller.state(rollout).since
     end = since.replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
     due = max(end + minutes(5), since + minutes(30))
 
     def asked(at: datetime) -> dict[str | None, str | None]:
         context = dg.build_sensor_context(instance=instance, resources={"systems": systems})
-        result = evidence_sensor(hourly, look, windows, clock=lambda: at)(context)
+        result = evidence_sensor([hourly], tick=timedelta(0), clock=lambda: at)(context)
         assert isinstance(result, dg.SensorResult)
         return {request.job_name: request.partition_key for request in result.run_requests or ()}
 

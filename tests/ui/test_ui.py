@@ -68,7 +68,7 @@ def loaded(page: Any) -> None:
 
 def test_the_asset_graph_shows_the_way_of_a_version(url: str, page: Any, screenshots: Path) -> None:
     page.goto(f"{url}/asset-groups")
-    for group in ("registry", "prediction_log", "data_quality", "drift", "experiment", "rollout"):
+    for group in ("prediction_log", "data_quality", "drift", "experiment", "rollout"):
         visible(page, group)
     loaded(page)
     page.screenshot(path=str(screenshots / "asset-graph.png"))
