@@ -9,7 +9,7 @@ from typing import assert_never
 from pipelines.core.errors import CommandRefused, LedgerConflict, NotInRegistry
 from pipelines.core.manifest.model import RolloutManifest
 from pipelines.core.rollout.decide import decide
-from pipelines.core.rollout.events import Action, ChampionHealth, Decision, DecisionKind, End, Event, Order
+from pipelines.core.rollout.events import Action, Decision, DecisionKind, End, Event, Order
 from pipelines.core.rollout.policy import Policy
 from pipelines.core.rollout.sides import Sides
 from pipelines.core.rollout.state import Phase, RolloutState, owed
@@ -192,29 +192,14 @@ class Controller:
         self._emergency.settle(rollout_id)
         return self._driver.drive(rollout_id, tuple(evidence))
 
-    def record(self, rollout_id: str, evidence: Iterable[Evidence], *, by: str | None = None) -> None:
+    def record(self, rollout_id: str, evidence: Iterable[Evidence]) -> None:
         """Keep evidence for the decisions to come."""
         items = tuple(evidence)
         if items:
             self._write(
                 rollout_id,
-                lambda state: recorded(state, items, at=self._parts.clock(), by=by or self._parts.by),
+                lambda state: recorded(state, items, at=self._parts.clock(), by=self._parts.by),
             )
-
-    def champion_health(self, rollout_id: str, *, healthy: bool, reason: str, by: str | None = None) -> None:
-        """Keep whether the stable side is fit to take the traffic back."""
-
-        def event(state: RolloutState) -> Event:
-            return ChampionHealth(
-                rollout_id=state.rollout_id,
-                seq=1,
-                at=self._parts.clock(),
-                by=by or self._parts.by,
-                healthy=healthy,
-                reason=reason,
-            )
-
-        self._write(rollout_id, event)
 
     def command(self, rollout_id: str, order: Order, *, by: str, reason: str) -> Decision:
         """Take a person's order. Raises CommandRefused where it makes no sense now, or gives no reason.

@@ -18,7 +18,6 @@ from sqlalchemy.exc import SQLAlchemyError
 from pipelines.core.errors import LedgerError
 from pipelines.core.rollout.alerts import Alert
 from pipelines.core.rollout.events import (
-    ChampionHealth,
     Command,
     Decided,
     Done,
@@ -321,7 +320,7 @@ def _index(connection: Connection, event: Event) -> None:
             ended = {"ended_at": event.at, "end_kind": event.end, "open_model": None}
             change = update(ROLLOUTS).where(ROLLOUTS.c.rollout_id == event.rollout_id)
             connection.execute(change.values(**ended))
-        case EvidenceRecorded() | Intent() | Done() | Failed() | Decided() | Command() | ChampionHealth():
+        case EvidenceRecorded() | Intent() | Done() | Failed() | Decided() | Command():
             pass  # the index has nothing of these
         case _:
             assert_never(event)

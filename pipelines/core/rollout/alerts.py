@@ -6,7 +6,6 @@ from typing import assert_never
 
 from pipelines.core.rollout.events import (
     Action,
-    ChampionHealth,
     Command,
     Decided,
     Decision,
@@ -95,7 +94,7 @@ def _alert(state: RolloutState, event: Event) -> Alert | None:
         case Ended():
             title = f"ended: {event.end}{' (dry run)' if event.dry else ''}"
             return _make(state, event, "ended", "info", title, event.reason)
-        case EvidenceRecorded() | Intent() | Done() | ChampionHealth():
+        case EvidenceRecorded() | Intent() | Done():
             return None
         case _:
             assert_never(event)

@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal, NamedTuple, SupportsIndex
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from pipelines.core.errors import CorruptLedger
-from pipelines.core.rollout.policy import Policy, Severity
-from pipelines.core.vocabulary import Evidence
+from pipelines.core.rollout.policy import CHAMPION_HEALTH, Policy, Severity
+from pipelines.core.vocabulary import Evidence, OnFail, Verdict
 
 _ID = re.compile(r"^(?P<model>.+)-v(?P<version>[^-]+)-[0-9a-f]{8}$")
 
@@ -241,13 +241,28 @@ class Command(_Event):
     reason: Annotated[str, Field(min_length=1)]
 
 
-class ChampionHealth(_Event):
-    """Whether the stable side is fit to take traffic back."""
+class _ChampionHealth(_Event):
+    """What an earlier release wrote where evidence of the stable side's health is written now; only read."""
 
     kind: Literal["champion_health"] = "champion_health"
     healthy: bool
     reason: str
     valid_for: timedelta = timedelta(minutes=10)
+
+    def as_evidence(self) -> EvidenceRecorded:
+        """The same as it is written now."""
+        health = Evidence(
+            name=CHAMPION_HEALTH,
+            source="serving",
+            verdict=Verdict.PASS if self.healthy else Verdict.FAIL,
+            reason=self.reason,
+            at=self.at,
+            on_fail=OnFail.HOLD,
+            valid_for=self.valid_for,
+        )
+        return EvidenceRecorded(
+            rollout_id=self.rollout_id, seq=self.seq, at=self.at, by=self.by, evidence=(health,)
+        )
 
 
 class Ended(_Event):
@@ -257,21 +272,11 @@ class Ended(_Event):
     dry: bool = False
 
 
-Event = Annotated[
-    Started
-    | Refused
-    | EvidenceRecorded
-    | Intent
-    | Done
-    | Failed
-    | Decided
-    | Command
-    | ChampionHealth
-    | Ended,
-    Field(discriminator="kind"),
-]
+Event = Started | Refused | EvidenceRecorded | Intent | Done | Failed | Decided | Command | Ended
 
-_ADAPTER: TypeAdapter[Event] = TypeAdapter(Event)
+_ADAPTER: TypeAdapter[Event | _ChampionHealth] = TypeAdapter(
+    Annotated[Event | _ChampionHealth, Field(discriminator="kind")]
+)
 
 
 def dump(event: Event) -> str:
@@ -282,9 +287,10 @@ def dump(event: Event) -> str:
 def load(text: str, *, rollout_id: str, seq: int) -> Event:
     """The event in `text`. Raises CorruptLedger with rollout, seq and what is wrong."""
     try:
-        event = _ADAPTER.validate_json(text)
+        written = _ADAPTER.validate_json(text)
     except ValidationError as error:
         raise CorruptLedger(f"{rollout_id} seq {seq}: {_what(text, error)}") from error
+    event = written.as_evidence() if isinstance(written, _ChampionHealth) else written
     if (event.rollout_id, event.seq) != (rollout_id, seq):
         raise CorruptLedger(f"{rollout_id} seq {seq}: holds the event of {event.rollout_id} seq {event.seq}")
     return event

@@ -8,7 +8,6 @@ from pipelines.core.errors import CorruptLedger
 from pipelines.core.rollout.events import (
     Action,
     Artefact,
-    ChampionHealth,
     Command,
     Decided,
     DecisionKind,
@@ -23,9 +22,9 @@ from pipelines.core.rollout.events import (
     Refused,
     Started,
 )
-from pipelines.core.rollout.policy import CHAMPION_HEALTH, Policy
+from pipelines.core.rollout.policy import Policy
 from pipelines.core.rollout.state import Phase, RolloutState, Trouble, Weight
-from pipelines.core.vocabulary import Evidence, OnFail, Verdict
+from pipelines.core.vocabulary import Evidence
 
 
 def fold(events: Iterable[Event]) -> RolloutState:
@@ -51,8 +50,6 @@ def _applied(state: RolloutState, event: Event) -> RolloutState:
     match event:
         case EvidenceRecorded():
             return _evidence(state, event)
-        case ChampionHealth():
-            return _champion_health(state, event)
         case Decided():
             return _decided(state, event)
         case Command():
@@ -127,19 +124,6 @@ def _refused(event: Refused) -> RolloutState:
 
 def _evidence(state: RolloutState, event: EvidenceRecorded) -> RolloutState:
     return replace(state, evidence=merge(state.evidence, event.evidence))
-
-
-def _champion_health(state: RolloutState, event: ChampionHealth) -> RolloutState:
-    health = Evidence(
-        name=CHAMPION_HEALTH,
-        source="serving",
-        verdict=Verdict.PASS if event.healthy else Verdict.FAIL,
-        reason=event.reason,
-        at=event.at,
-        on_fail=OnFail.HOLD,
-        valid_for=event.valid_for,
-    )
-    return replace(state, evidence=merge(state.evidence, (health,)))
 
 
 def _decided(state: RolloutState, event: Decided) -> RolloutState:

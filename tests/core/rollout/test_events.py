@@ -12,7 +12,6 @@ from pipelines.core.errors import CorruptLedger
 from pipelines.core.rollout.events import (
     Action,
     Artefact,
-    ChampionHealth,
     Command,
     Decided,
     Decision,
@@ -30,7 +29,7 @@ from pipelines.core.rollout.events import (
     dump,
     load,
 )
-from pipelines.core.rollout.policy import FreezeWindow, Policy
+from pipelines.core.rollout.policy import CHAMPION_HEALTH, FreezeWindow, Policy
 from pipelines.core.vocabulary import Evidence, NeededFor, OnFail, Verdict
 
 AT = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
@@ -101,7 +100,6 @@ _EVENTS = st.one_of(
     st.builds(Failed, **_STAMP, action_id=_TEXT, message=_TEXT, final=st.booleans()),
     st.builds(Decided, **_STAMP, decision=_DECISIONS, evidence=st.lists(_EVIDENCE, max_size=3).map(tuple)),
     st.builds(Command, **_STAMP, order=st.sampled_from(Order), reason=st.text(min_size=1)),
-    st.builds(ChampionHealth, **_STAMP, healthy=st.booleans(), reason=_TEXT, valid_for=_SPANS),
     st.builds(Ended, **_STAMP, end=st.sampled_from(End), reason=_TEXT, dry=st.booleans()),
 )
 
@@ -116,6 +114,24 @@ def test_an_event_survives_the_ledger_byte_for_byte(event: Event) -> None:
     again = stored(text)
     assert again == event
     assert dump(again) == text
+
+
+@pytest.mark.parametrize(("healthy", "verdict"), [(True, Verdict.PASS), (False, Verdict.FAIL)])
+def test_what_an_earlier_release_wrote_of_the_stable_sides_health_is_read_as_evidence(
+    healthy: bool, verdict: Verdict
+) -> None:
+    old = {
+        "v": 1, "rollout_id": "m-v1-00000000", "seq": 7, "at": "2026-03-02T09:00:00Z", "by": "guardrail_sensor",
+        "kind": "champion_health", "healthy": healthy, "reason": "it was asked", "valid_for": "PT10M",
+    }  # fmt: skip
+    event = stored(json.dumps(old))
+    assert isinstance(event, EvidenceRecorded)
+    (health,) = event.evidence
+    assert (health.name, health.verdict, health.reason) == (CHAMPION_HEALTH, verdict, "it was asked")
+    assert (health.at, health.valid_for, health.on_fail) == (event.at, timedelta(minutes=10), OnFail.HOLD)
+    assert stored(dump(event)) == event
+    with pytest.raises(CorruptLedger, match="seq 8"):
+        load(json.dumps(old), rollout_id="m-v1-00000000", seq=8)
 
 
 def test_times_are_kept_in_utc_and_numpy_numbers_as_plain_ones() -> None:
