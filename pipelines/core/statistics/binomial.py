@@ -58,25 +58,15 @@ def harm_mixture() -> Mixture:
     return _mixture(np.concatenate([subtle, blatant]), weights)
 
 
-def normal_mixture(mde: float, *, one_sided: bool = False, points: int = 41) -> Mixture:
+def normal_mixture(mde: float, *, one_sided: bool = False) -> Mixture:
     """The grid of Lindon & Malek: d on +-4 tau with weights phi(d / tau), tau = ln(1 + mde).
 
     One-sided keeps d > 0. `mde` is relative, e.g. 0.2 for +20 %.
     """
     tau = math.log1p(require_positive("mde", mde))
-    grid = np.linspace(-4 * tau, 4 * tau, points)
+    grid = np.linspace(-4 * tau, 4 * tau, 41)
     grid = grid[grid > 0] if one_sided else grid
     return _mixture(grid, np.exp(-0.5 * (grid / tau) ** 2))
-
-
-@cache
-def two_sided_mixture() -> Mixture:
-    """The default without a direction: half of the weight on harm, half on its mirror image."""
-    harm = harm_mixture()
-    weights = np.exp(harm.log_weights)
-    return _mixture(
-        np.concatenate([-harm.ratios[::-1], harm.ratios]), np.concatenate([weights[::-1], weights])
-    )
 
 
 def blended_mixture(mde: float) -> Mixture:

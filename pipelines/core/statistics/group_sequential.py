@@ -118,12 +118,12 @@ def _legendre(count: int) -> tuple[Array, Array]:
     return np.polynomial.legendre.leggauss(count)
 
 
-# Group sequential boundaries: Lan-DeMets spending for any information fractions, and the classical two.
+# Group sequential boundaries: Lan-DeMets spending for any information fractions.
 #
 # For slow business metrics with a known horizon: a planned number of looks buys power back from the
 # anytime methods. The spending function is the two-sided O'Brien-Fleming type
 # 4 (1 - Phi(z_{1 - alpha/4} / sqrt(t))); 2 (1 - Phi(z_{1 - alpha/2} / sqrt(t))) is another convention,
-# and the two must not be mixed. (Lan & DeMets 1983; O'Brien & Fleming 1979; Pocock 1977.)
+# and the two must not be mixed. (Lan & DeMets 1983.)
 
 
 _HIGHEST = 12.0
@@ -164,17 +164,6 @@ def boundaries(fractions: Sequence[float], alpha: float, *, last_is_final: bool 
     return found
 
 
-def obrien_fleming(looks: int, alpha: float) -> list[float]:
-    """Classical O'Brien-Fleming boundaries for equally spaced looks: C sqrt(looks / k)."""
-    shape = [math.sqrt(looks / look) for look in range(1, looks + 1)]
-    return _scaled(shape, alpha)
-
-
-def pocock(looks: int, alpha: float) -> list[float]:
-    """Pocock's constant boundary for equally spaced looks."""
-    return _scaled([1.0] * looks, alpha)
-
-
 @dataclass(frozen=True)
 class GroupSequential:
     """A plan of looks: what one look needs to know."""
@@ -201,18 +190,3 @@ def _boundary(alive: Surviving, fraction: float, allowed: float) -> float:
     if missing(_HIGHEST) < 0:
         return _HIGHEST
     return crossing(missing, 0.0, _HIGHEST)
-
-
-def _scaled(shape: Sequence[float], alpha: float) -> list[float]:
-    if not shape:
-        raise ParameterError("looks == 0, must be at least 1")
-    require_between("alpha", alpha, 0, 1)
-    fractions = [look / len(shape) for look in range(1, len(shape) + 1)]
-
-    def missing(constant: float) -> float:
-        high = [constant * z for z in shape]
-        left = exits(fractions, low=[-z for z in high], high=high)
-        return alpha - float(left.below.sum() + left.above.sum())
-
-    constant = crossing(missing, 0.5, _HIGHEST, steps=50)
-    return [constant * z for z in shape]

@@ -23,7 +23,7 @@ class Baseline:
     value: float
     """Mean, rate or ratio per unit."""
     variance: float | None = None
-    """Per unit; rate (1 - rate) for a proportion. For a ratio see `sample_size.ratio_variance`."""
+    """Per unit; rate (1 - rate) for a proportion, that of the residual y - R d over the squared mean of d for a ratio R."""
     kurtosis: float = 3.0
     """Of the values per unit, 3 for a normal variable; computed for a proportion."""
     units_per_day: float

@@ -69,13 +69,14 @@ class Buckets(NamedTuple):
         return Buckets(n1, n1 - x1, n0, n0 - x0)
 
 
-def log_e_below(buckets: Buckets, margin: float, *, typical: float | None = None) -> float:
-    """ln e-value against "the canary's rate is higher by `margin` or more"; see `log_e_below_path`."""
-    require_between("margin", margin, 0, 1)
-    return _log_e(buckets.checked().informative(), margin, typical)
+def log_e_below(data: Buckets, margin: float, typical: float | None) -> float:
+    """ln e-value against "the canary's rate is higher by `margin` or more".
 
-
-def _log_e(data: Buckets, margin: float, typical: float | None) -> float:
+    Args:
+        data: checked, and informative buckets alone; each compares its own trials.
+        margin: the difference in rates that must be ruled out, above 0 and below 1.
+        typical: the base rate one expects; tunes the power, never the validity. None: the margin.
+    """
     n1, x1, n0, x0 = data
     base, weights = _base_rates(margin, typical)
     logs = _log_factors(n1 / (n1 + n0), base, margin)
@@ -100,32 +101,6 @@ def _log_factors(share: Array, base: Array, margin: float) -> tuple[Array, Array
     )
 
 
-def log_e_below_path(buckets: Buckets, margin: float, *, typical: float | None = None) -> Array:
-    """ln e-value after each bucket in which both variants had trials.
-
-    Args:
-        buckets: in time order; each compares its own trials alone.
-        margin: the difference in rates that must be ruled out, above 0 and below 1.
-        typical: the base rate one expects; tunes the power, never the validity. Default: the margin.
-
-    Returns:
-        Shape (informative buckets,).
-
-    Raises:
-        NotMeasured: negative or non-finite counts, or more events than trials.
-        ParameterError: a margin outside (0, 1).
-    """
-    require_between("margin", margin, 0, 1)
-    n1, x1, n0, x0 = buckets.checked().informative()
-    base, weights = _base_rates(margin, typical)
-    logs = _log_factors(n1 / (n1 + n0), base, margin)
-    counts = (x1, n1 - x1, x0, n0 - x0)
-    terms = sum((count[:, None] * log for count, log in zip(counts, logs, strict=True)), np.zeros(1))
-    paths = np.cumsum(terms, axis=0) + weights
-    top = paths.max(axis=1, initial=-np.inf)
-    return top + np.log(np.exp(paths - top[:, None]).sum(axis=1))
-
-
 def upper_bound(buckets: Buckets, alpha: float, *, typical: float | None = None) -> float:
     """Upper bound on p1 - p0 that holds at every look with probability 1 - alpha; 1 without data.
 
@@ -140,14 +115,9 @@ def upper_bound(buckets: Buckets, alpha: float, *, typical: float | None = None)
         return 1.0
 
     def excess(log_margin: float) -> float:
-        return _log_e(data, math.exp(log_margin), typical) + math.log(alpha)
+        return log_e_below(data, math.exp(log_margin), typical) + math.log(alpha)
 
     return math.exp(_highest_kept(excess, math.log(1e-6), math.log(0.999)))
-
-
-def lower_bound(buckets: Buckets, alpha: float, *, typical: float | None = None) -> float:
-    """Lower bound on p1 - p0; never above 0."""
-    return -upper_bound(buckets.swapped(), alpha, typical=typical)
 
 
 def _highest_kept(excess: Callable[[float], float], low: float, high: float) -> float:

@@ -107,14 +107,6 @@ class AsymptoticSequence:
         """Lower end of the one-sided sequence."""
         return -self.upper(effect.mirrored(), alpha)
 
-    def relative_interval(self, effect: Effect, alpha: float) -> Interval | None:
-        """Of challenger / champion - 1. None while the champion's own value may be 0.
-
-        Fieller's construction, so that it excludes 0 exactly when the absolute interval does.
-        """
-        k = critical_z(effect.variance, self.tau2, alpha)
-        return fieller(effect, k)
-
 
 def log_e(difference: float, variance: float, tau2: float) -> float:
     """ln of the two-sided e-value; difference and sqrt(variance), sqrt(tau2) in the same unit."""
@@ -144,7 +136,10 @@ def critical_z_one_sided(variance: float, tau2: float, alpha: float) -> float:
 
 
 def fieller(effect: Effect, z: float) -> Interval | None:
-    """Relative interval from the absolute one's z; None where the champion's value is not clear of 0."""
+    """Interval of challenger / champion - 1, from the absolute one's z; None while the champion's own value may be 0.
+
+    Fieller's construction, so that it excludes 0 exactly when the absolute interval does.
+    """
     one, zero = effect.challenger, effect.champion
     spread = zero**2 - z**2 * effect.champion_variance
     if spread <= 0:

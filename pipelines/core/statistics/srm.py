@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from pipelines.core.errors import NotMeasured
-from pipelines.core.statistics.inputs import require_between, require_counts, require_positive
+from pipelines.core.statistics.inputs import require_between, require_counts
 
 CONCENTRATION = 1e4
 """k: how close to the planned share a mismatch is expected to be; about 1 % of a half."""
@@ -32,14 +32,13 @@ class ChiSquare(NamedTuple):
     p: float
 
 
-def log_e(steps: Sequence[StepUnits], *, concentration: float = CONCENTRATION) -> float:
+def log_e(steps: Sequence[StepUnits]) -> float:
     """ln e-value against "every step has its planned share".
 
     Raises:
         NotMeasured: negative or non-finite units, or units of a variant that should have none.
     """
-    require_positive("concentration", concentration)
-    return math.fsum(_step_log_e(step, concentration) for step in _split(steps))
+    return math.fsum(_step_log_e(step) for step in _split(steps))
 
 
 def chi_square(steps: Sequence[StepUnits]) -> ChiSquare:
@@ -71,11 +70,11 @@ def _split(steps: Sequence[StepUnits]) -> list[StepUnits]:
     return [step for step in steps if 0 < step.challenger_share < 1]
 
 
-def _step_log_e(step: StepUnits, concentration: float) -> float:
-    a = concentration * step.challenger_share
-    b = concentration - a
+def _step_log_e(step: StepUnits) -> float:
+    a = CONCENTRATION * step.challenger_share
+    b = CONCENTRATION - a
     mixture = _log_rising(a, step.challenger) + _log_rising(b, step.champion)
-    mixture -= _log_rising(concentration, step.challenger + step.champion)
+    mixture -= _log_rising(CONCENTRATION, step.challenger + step.champion)
     planned = step.challenger * math.log(step.challenger_share)
     planned += step.champion * math.log1p(-step.challenger_share)
     return mixture - planned

@@ -15,7 +15,6 @@ from pipelines.core.statistics.binomial import (
     harm_mixture,
     log_e_process,
     normal_mixture,
-    two_sided_mixture,
 )
 
 trials = st.integers(0, 300)
@@ -67,7 +66,7 @@ def test_mean_under_equal_rates_is_at_most_one(n1: int, n0: int, events: int) ->
     events = min(events, n1 + n0)
     x1 = np.arange(max(0, events - n0), min(n1, events) + 1)
     probability = hypergeom.pmf(x1, n1 + n0, n1, events)
-    for mixture in (harm_mixture(), two_sided_mixture(), normal_mixture(0.3), blended_mixture(0.05)):
+    for mixture in (harm_mixture(), normal_mixture(0.3), blended_mixture(0.05)):
         start = ConditionalBinomial(mixture)
         e = [math.exp(start.update(x, events - x, n1 / (n1 + n0)).log_e) for x in x1.tolist()]
         assert float(probability @ np.array(e)) <= 1 + 1e-9
