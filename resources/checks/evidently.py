@@ -84,33 +84,6 @@ class DriftReport:
         """The drifted columns, worst first."""
         return tuple(sorted((c for c in self.columns if c.drifted), key=lambda c: -c.severity))
 
-    def frame(self) -> pd.DataFrame:
-        """One row per column and method, for the lake's drift table.
-
-        Columns: window_start, window_end (UTC), comparison, column, method, score, threshold, drifted
-        (nullable), note.
-        """
-        rows = [
-            {
-                "window_start": self.window_start,
-                "window_end": self.window_end,
-                "comparison": self.comparison.value,
-                "column": c.column,
-                "method": c.method,
-                "score": c.score,
-                "threshold": c.threshold,
-                "drifted": c.drifted,
-                "note": c.note,
-            }
-            for c in self.columns
-        ]
-        table = pd.DataFrame(rows, columns=pd.Index(_COLUMNS))
-        return table.astype({"score": "float64", "threshold": "float64", "drifted": "boolean"})
-
-
-_COLUMNS = (
-    "window_start", "window_end", "comparison", "column", "method", "score", "threshold", "drifted", "note",
-)  # fmt: skip
 
 # Scores and the HTML report, from Evidently.
 

@@ -42,9 +42,11 @@ class Collected(NamedTuple):
 
 
 def collect(lake: Lake, model: str, query: ExperimentQuery) -> Collected:
-    """`cells`, `units_per_step` and `coverage` of one reading: the cohort is made once.
+    """Of one reading, the cohort being made once.
 
-    Raises `LakeError` for a source that is not there.
+    One cell per metric, step and exposure bucket, in this order; empty cells are left out. A unit counts once, in the
+    bucket of its first exposure, as soon as its window has passed by the watermark; `units` has all of them, mature or
+    not. Raises `LakeError` for a source that is not there.
     """
     with lake.connect() as connection:
         columns = fields(connection, model)
@@ -54,41 +56,6 @@ def collect(lake: Lake, model: str, query: ExperimentQuery) -> Collected:
             _units(connection),
             _coverage(connection, model, query),
         )
-
-
-def cells(lake: Lake, model: str, query: ExperimentQuery) -> list[Cell]:
-    """One cell per metric, step and exposure bucket, in this order; empty cells are left out.
-
-    A unit counts once, in the bucket of its first exposure, as soon as its window has passed by the watermark.
-    Raises `LakeError` for a source that is not there.
-    """
-    if not query.metrics:
-        return []
-    with lake.connect() as connection:
-        columns = fields(connection, model)
-        make_cohort(connection, model, query)
-        return _all_cells(connection, model, query, columns)
-
-
-def units_per_step(lake: Lake, model: str, query: ExperimentQuery) -> list[LoggedUnits]:
-    """Distinct units per variant and step of first exposure, mature or not."""
-    with lake.connect() as connection:
-        fields(connection, model)
-        make_cohort(connection, model, query)
-        return _units(connection)
-
-
-def coverage(lake: Lake, model: str, query: ExperimentQuery) -> Coverage:
-    """What the statistics leave out, counted."""
-    with lake.connect() as connection:
-        fields(connection, model)
-        make_cohort(connection, model, query)
-        return _coverage(connection, model, query)
-
-
-def crossovers(lake: Lake, model: str, query: ExperimentQuery) -> int:
-    """Units whose stickiness was broken; see `Coverage`."""
-    return coverage(lake, model, query).crossovers
 
 
 def _all_cells(

@@ -60,18 +60,6 @@ def fields(connection: DuckDBPyConnection, model: str) -> tuple[Fields, Fields]:
     return found
 
 
-def feature_columns(lake: Lake, model: str) -> list[str]:
-    """Names of the model's features, `features.<name>`, in the order they came."""
-    with lake.connect() as connection:
-        return [f"features.{name}" for name in fields(connection, model)[0]]
-
-
-def output_columns(lake: Lake, model: str) -> list[str]:
-    """Names of the model's outputs, `outputs.<name>`."""
-    with lake.connect() as connection:
-        return [f"outputs.{name}" for name in fields(connection, model)[1]]
-
-
 def one_request(each: str) -> str:
     """SQL that leaves out the rows of a `key` that several requests share (`each` tells them apart): nobody knows which of
     them an outcome is about.

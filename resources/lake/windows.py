@@ -146,35 +146,17 @@ def answered(
     return window(lake, model, start, end, version=version, answered=True, sample=sample)
 
 
-def window_counts(
-    lake: Lake, model: str, start: datetime, end: datetime, *, assignment: str | None = "weighted"
-) -> pd.DataFrame:
-    """Per version in [start, end): version, rows, requests, failed (any status but 2xx), first, last; of a call that a
-    version was asked twice, the last attempt."""
-    where, parameters = _where(start, end, assignment=assignment)
-    with lake.connect() as connection:
-        fields(connection, model)
-        return connection.execute(
-            f"""SELECT version, count(*) AS "rows", count(*) FILTER ("row" = 0) AS requests,
-                    count(*) FILTER ("row" = 0 AND NOT ({ANSWERED})) AS failed,
-                    min(requested_at) AS first, max(requested_at) AS last
-                FROM {table(model, "predictions")} WHERE {where} AND {_last_attempts(model, where, each="request_id, assignment, version")}
-                GROUP BY version ORDER BY version""",
-            parameters,
-        ).df()
-
-
-def _last_attempts(model: str, where: str, *, each: str = "request_id, assignment") -> str:
+def _last_attempts(model: str, where: str) -> str:
     """SQL that leaves a call's earlier attempts out, of those that `where` finds: a call counts once.
 
     What has not answered in time, or has failed, is asked again, and may answer late all the same. The caller got what
-    the last attempt answered. A call that both versions were asked is one of each where they are told apart (`each`, or
-    `where`): the champion's answer hides nothing of the canary's.
+    the last attempt answered. A call that both versions were asked is one of each where `where`
+    tells them apart: the champion's answer hides nothing of the canary's.
     """
     earlier = f"""SELECT request_id, coalesce(revision, ''), requested_at FROM {table(model, "predictions")}
         WHERE {where} AND "row" = 0
         QUALIFY row_number() OVER (
-            PARTITION BY {each} ORDER BY requested_at DESC, revision DESC) > 1"""
+            PARTITION BY request_id, assignment ORDER BY requested_at DESC, revision DESC) > 1"""
     return f"(request_id, coalesce(revision, ''), requested_at) NOT IN ({earlier})"
 
 

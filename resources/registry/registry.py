@@ -73,10 +73,6 @@ class Registry:
         """Set a tag of a version, replacing its value."""
         self._api.call("POST", "model-versions/set-tag", name=model, version=version, key=key, value=value)
 
-    def clear_tag(self, model: str, version: str, key: str) -> None:
-        """Remove a tag of a version; nothing happens where it is not set."""
-        self._api.call("DELETE", "model-versions/delete-tag", name=model, version=version, key=key)
-
     def tags(self, model: str, version: str) -> Mapping[str, str]:
         """The version's tags; none where there is no such version."""
         info = self.version(model, version)

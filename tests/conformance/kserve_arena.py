@@ -15,13 +15,13 @@ from typing import Any, cast
 
 import httpx
 import pytest
+from ruamel.yaml import YAML
 
 from resources.serving.contract import ModelArtefact, ServingBackend
 from resources.serving.kserve.assignment import Assignments
 from resources.serving.kserve.backend import KServeBackend
 from resources.serving.kserve.client import Cluster
 from resources.serving.kserve.driver import Timing
-from resources.serving.kserve.service import from_folder
 from resources.serving.kserve.sticky import StickyBackend
 from resources.settings import certificates
 from tests.conformance.arena import Answer, ask
@@ -98,10 +98,10 @@ class RealClusterArena:
     uris: list[str]
 
     def __post_init__(self) -> None:
-        folder = Path(os.environ["RAMPGATE_CLUSTER_MANIFESTS"])
-        read = from_folder(folder)
+        manifest = Path(os.environ["RAMPGATE_CLUSTER_MANIFESTS"]) / "conformance" / "inferenceservice.yaml"
         self.backend: ServingBackend = KServeBackend(
-            cluster=self.cluster, manifests=lambda service: read("conformance")
+            cluster=self.cluster,
+            manifests=lambda service: YAML(typ="safe").load(manifest.read_text(encoding="utf-8")),
         )
 
     def artefact(self, version: str, **behaviour: Any) -> ModelArtefact:

@@ -164,17 +164,6 @@ def test_nothing_to_compare_is_unknown(run):
     assert "no column could be compared" in run(frame, frame).reason
 
 
-def test_the_frame_is_what_the_lake_stores(run, window, during):
-    table = run(window(600, 1), window(600, 2)).frame()
-    assert list(table.columns) == [
-        "window_start", "window_end", "comparison", "column", "method", "score", "threshold", "drifted", "note",
-    ]  # fmt: skip
-    assert set(table["comparison"]) == {"canary_vs_stable"}
-    assert (table["window_end"] == during["window_end"]).all()
-    assert table["score"].between(0, 0.2).all()
-    assert not table["drifted"].any()
-
-
 def test_the_html_report_is_one_file(run, window, tmp_path):
     now = window(600, 2)
     now.loc[:99, "features.carrier"] = "</script><script>alert(1)</script>"

@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 
 from pipelines.core.errors import ServingError
@@ -89,22 +88,6 @@ TAG_ROUTING = "serving.kserve.io/enable-tag-routing"
 
 Manifests = Callable[[str], Mapping[str, Any]]
 """Service name -> its InferenceService as the team wrote it."""
-
-
-def from_folder(manifests: Path) -> Manifests:
-    """Read `<manifests>/<service>/inferenceservice.yaml`."""
-
-    def read(service: str) -> Mapping[str, Any]:
-        from ruamel.yaml import YAML
-
-        path = manifests / service / "inferenceservice.yaml"
-        if not path.is_file():
-            raise ServingError(
-                f"{service}: no InferenceService in the cluster, and no {path} to create it from"
-            )
-        return YAML(typ="safe").load(path.read_text(encoding="utf-8"))
-
-    return read
 
 
 def build(

@@ -10,7 +10,7 @@ import pytest
 from pipelines.core.errors import LakeError
 from pipelines.core.statistics.effects import Cell, Sums
 from pipelines.experiments.design import Span, newly_final, open_since
-from resources.lake.buckets import LoggedUnits, cells, coverage, crossovers, units_per_step
+from resources.lake.buckets import LoggedUnits, collect
 from resources.lake.connection import Lake
 from resources.lake.experiment import ExperimentQuery, MetricKind, MetricQuery, Missing, StepWindow
 from resources.lake.ingest import ingest_predictions
@@ -70,7 +70,7 @@ class World:
 
     def cells(self, *metrics: MetricQuery, **options: Any) -> list[Cell]:
         self.load()
-        return cells(self.lake, MODEL, query(*metrics, **options))
+        return collect(self.lake, MODEL, query(*metrics, **options)).cells
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_proportions_count_missing_outcomes_as_zero(world: World) -> None:
         Sums(n=4, sy=1, syy=1, sd=4, sdd=4, syd=1),
         Sums(n=4, sy=2, syy=2, sd=4, sdd=4, syd=2),
     )
-    (known,) = cells(world.lake, MODEL, query(replace(LATE, missing=Missing.EXCLUDE)))
+    (known,) = collect(world.lake, MODEL, query(replace(LATE, missing=Missing.EXCLUDE))).cells
     assert (known.champion.n, known.challenger.n) == (1, 3)
 
 
@@ -108,7 +108,7 @@ def test_means_leave_out_missing_outcomes_add_repeated_ones_and_are_capped(world
     (cell,) = world.cells(replace(COST, cap=10.0, reference=4.0))
     assert cell.champion == Sums(n=2, sy=7, syy=37, sd=2, sdd=2, syd=7)
     assert cell.reference == 4.0
-    (zero,) = cells(world.lake, MODEL, query(replace(COST, missing=Missing.ZERO)))
+    (zero,) = collect(world.lake, MODEL, query(replace(COST, missing=Missing.ZERO))).cells
     assert (zero.champion.n, zero.champion.sy) == (3, 55)
 
 
@@ -119,13 +119,14 @@ def test_a_unit_counts_once_its_window_has_passed(world: World) -> None:
 
     def counted(watermark: timedelta) -> float:
         return sum(
-            cell.champion.n for cell in cells(world.lake, MODEL, query(LATE, watermark=START + watermark))
+            cell.champion.n
+            for cell in collect(world.lake, MODEL, query(LATE, watermark=START + watermark)).cells
         )
 
     assert counted(HOUR) == 0
     assert counted(HOUR + MINUTE) == 1
     assert counted(2 * HOUR) == 2
-    (errors,) = cells(world.lake, MODEL, query(ERRORS, watermark=START + HOUR))
+    (errors,) = collect(world.lake, MODEL, query(ERRORS, watermark=START + HOUR)).cells
     assert errors.champion.n == 2, "a request's own error is known at once"
 
 
@@ -203,7 +204,7 @@ def test_a_call_that_was_asked_again_counts_once_in_a_look_by_the_attempt_that_i
         counted = getattr(miles, side)
         assert (counted.n, counted.sy, counted.sd) == (1, 3.0, 4.0), side
         assert getattr(scores, side)[:2] == (1, 0.5), side
-    assert crossovers(world.lake, MODEL, query(score, **crossed)) == 0
+    assert collect(world.lake, MODEL, query(score, **crossed)).coverage.crossovers == 0
 
 
 def test_prediction_columns_covariates_and_ratios(world: World) -> None:
@@ -247,10 +248,9 @@ def test_moving_with_the_ramp_is_not_crossing_over(world: World) -> None:
         (0, (1, 0), (1, 1)),
         (1, (1, 0), (0, 0)),
     ]
-    everything = query(ERRORS, by_request=False)
-    assert coverage(world.lake, MODEL, everything) == (5, 2, 1, 1)
-    assert crossovers(world.lake, MODEL, everything) == 2
-    assert units_per_step(world.lake, MODEL, everything) == [LoggedUnits(0, 2, 2), LoggedUnits(1, 1, 0)]
+    everything = collect(world.lake, MODEL, query(ERRORS, by_request=False))
+    assert everything.coverage == (5, 2, 1, 1)
+    assert everything.units == [LoggedUnits(0, 2, 2), LoggedUnits(1, 1, 0)]
 
 
 def test_retention(world: World) -> None:
@@ -264,7 +264,7 @@ def test_retention(world: World) -> None:
     (cell,) = world.cells(back, by_request=False)
     assert cell.champion[:2] == (4, 1)
     with pytest.raises(LakeError, match="retention needs units"):
-        cells(world.lake, MODEL, query(back))
+        collect(world.lake, MODEL, query(back))
 
 
 @pytest.mark.parametrize(
@@ -324,7 +324,7 @@ def test_against_the_rules_row_by_row(world: World, seed: int) -> None:
     all_units = query(COST, **options)
     spans = {"cost": Span(START + 95 * MINUTE, watermark)}
     open_ones = replace(all_units, values_since=open_since(all_units, spans))
-    valued = cells(world.lake, MODEL, open_ones)
+    valued = collect(world.lake, MODEL, open_ones).cells
     assert len(valued) < len(found)
     assert side_by_side(newly_final(valued, open_ones, spans)) == {
         key: pytest.approx(sums) for key, sums in side_by_side(newly_final(found, all_units, spans)).items()
@@ -395,10 +395,10 @@ def test_a_column_of_either_side_is_read_whatever_it_is_called(lake: Lake, log: 
     metrics = [
         MetricQuery(name=f"m{i}", kind=MetricKind.MEAN, source=source) for i, source in enumerate(sources)
     ]
-    found = {cell.metric: cell.champion.sy for cell in cells(lake, MODEL, query(*metrics))}
+    found = {cell.metric: cell.champion.sy for cell in collect(lake, MODEL, query(*metrics)).cells}
     assert list(found.values()) == list(sources.values())
     one = MetricQuery(name="m", kind=MetricKind.MEAN, source="predictions.score of $x")
     with pytest.raises(
         LakeError, match=r"is both: write predictions\.features\.score of \$x or predictions\.outputs"
     ):
-        cells(lake, MODEL, query(one))
+        collect(lake, MODEL, query(one))

@@ -9,7 +9,7 @@ import pytest
 from pipelines.core.errors import SignatureConflict
 from resources.lake.connection import Lake
 from resources.lake.ingest import ingest_predictions
-from resources.lake.schema import ensure_tables, feature_columns, output_columns
+from resources.lake.schema import ensure_tables, fields
 from resources.lake.windows import window
 from resources.registry.signature import Column, ModelSchema
 from tests.resources.lake.segments_by_hand import MODEL, SCHEMA, START, Log, prediction
@@ -25,13 +25,18 @@ def load(lake: Lake, log: Log, name: str, *inputs: Column, **values: Any) -> Non
     ingest_predictions(lake, MODEL, ModelSchema(inputs, PROBABILITY), log.predictions)
 
 
+def columns(lake: Lake) -> tuple[list[str], list[str]]:
+    with lake.connect() as connection:
+        features, outputs = fields(connection, MODEL)
+    return list(features), list(outputs)
+
+
 def test_a_new_column_is_added_and_old_rows_have_none(lake: Lake, log: Log, rows: Rows) -> None:
     load(lake, log, "1", Column("distance", "double"), distance=1.0)
     load(lake, log, "2", Column("distance", "double"), Column("wind", "double"), distance=2.0, wind=9.5)
     found = rows("SELECT features.distance, features.wind FROM predictions ORDER BY request_id")
     assert found == [(1.0, None), (2.0, 9.5)]
-    assert feature_columns(lake, MODEL) == ["features.distance", "features.wind"]
-    assert output_columns(lake, MODEL) == ["outputs.probability"]
+    assert columns(lake) == (["distance", "wind"], ["probability"])
 
 
 def test_a_column_that_a_version_drops_stays(lake: Lake, log: Log, rows: Rows) -> None:
@@ -77,7 +82,7 @@ def test_types_that_do_not_fit_are_refused_by_name(lake: Lake, log: Log, rows: R
     )
     with pytest.raises(SignatureConflict, match=words):
         load(lake, log, "2", Column("origin", "double"), Column("more", "double"), origin=1.0)
-    assert feature_columns(lake, MODEL) == ["features.origin"]
+    assert columns(lake)[0] == ["origin"]
     assert rows("SELECT count(*) FROM predictions") == [(1,)]
 
 
@@ -97,7 +102,7 @@ def test_a_column_that_differs_by_case_alone_is_the_same_column(lake: Lake, log:
         'SELECT features.distance, features."Größe", features."GRÖSSE" FROM predictions ORDER BY request_id'
     )
     assert found == [(1.0, 1.5, None), (2.5, None, 2.5), (3.5, 3.5, None)]
-    assert feature_columns(lake, MODEL) == ["features.distance", "features.Größe", "features.GRÖSSE"]
+    assert columns(lake)[0] == ["distance", "Größe", "GRÖSSE"]
 
 
 @pytest.mark.parametrize(
@@ -105,7 +110,7 @@ def test_a_column_that_differs_by_case_alone_is_the_same_column(lake: Lake, log:
 )
 def test_names_are_names_whatever_is_in_them(lake: Lake, log: Log, name: str) -> None:
     load(lake, log, "1", Column(name, "double"), Column("other", "string"), **{name: 1.0, "other": "$x"})
-    assert feature_columns(lake, MODEL)[0] == f"features.{name}"
+    assert columns(lake)[0][0] == name
     frame = window(lake, MODEL, START, START + timedelta(days=1))
     assert frame[f"features.{name}"].tolist() == [1.0]
     assert frame["features.other"].tolist() == ["$x"]

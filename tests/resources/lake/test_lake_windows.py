@@ -12,7 +12,7 @@ from resources.lake.connection import Lake
 from resources.lake.ingest import ingest_predictions
 from resources.lake.maintenance import expire_unpaired, maintain, remove_loaded
 from resources.lake.schema import RowCounts, counts
-from resources.lake.windows import answered, window, window_counts
+from resources.lake.windows import answered, window
 from tests.resources.lake.segments_by_hand import MODEL, SCHEMA, START, Log, prediction
 
 Rows = Callable[[str], list[tuple[Any, ...]]]
@@ -83,14 +83,6 @@ def test_sampling_is_uniform(hour: Lake) -> None:
     assert len(times) == 54
     # Each row is drawn Binomial(30, 1/3) times: 10 +- 2.58, and 54 of them must hold.
     assert times.between(10 - 3.5 * 2.58, 10 + 5 * 2.58).all()
-
-
-def test_counts_per_version(hour: Lake) -> None:
-    found = window_counts(hour, MODEL, START, START + 60 * MINUTE)
-    assert found[["version", "rows", "requests", "failed"]].values.tolist() == [
-        ["1", 36, 36, 1],
-        ["2", 18, 18, 0],
-    ]
 
 
 def test_a_model_without_tables_is_named(lake: Lake) -> None:
@@ -168,6 +160,7 @@ def test_a_call_that_was_asked_again_counts_once_by_the_attempt_that_its_caller_
     got = [("canary", 0.2), ("failed", 0.2), ("late", 0.2), ("same", 0.2)]
     assert outputs() == outputs(version="1") == outputs(sample=4) == got
     assert outputs(version="2") == [("canary", 0.3)], "which was asked first, and whose answer it is"
-    rows = window_counts(lake, MODEL, START, end)[["version", "rows", "requests", "failed"]]
-    assert rows.values.tolist() == [["1", 5, 5, 1], ["2", 1, 1, 0]]
+    statuses = {each: window(lake, MODEL, START, end, version=each)["status"].tolist() for each in ("1", "2")}
+    assert [len(found) for found in statuses.values()] == [5, 1]
+    assert sum(status != 200 for status in statuses["1"]) == 1
     assert len(window(lake, MODEL, START, end, assignment=None)) == 6

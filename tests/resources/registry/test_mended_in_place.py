@@ -8,6 +8,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from mlflow import MlflowClient
 
 from assets.rollout import start_job
 from pipelines.core.errors import CommandRefused, VersionRefused, Withdrawn
@@ -66,7 +67,7 @@ def test_a_version_mended_where_it_lies_is_read_anew_when_it_is_started_again(
     assert "= refused; clear the tag" in tick(on_mlflow, instance)
     before = registry.artefact(name, version)
     publish(name, mend=version, more=("wind",))
-    registry.clear_tag(name, version, STATUS_TAG)
+    MlflowClient(on_mlflow.settings.mlflow_uri).delete_model_version_tag(name, version, STATUS_TAG)
     registry.set_alias(name, CHALLENGER, version)
     assert isinstance(tick(on_mlflow, instance), dg.SensorResult)
     state = start(on_mlflow, on_mlflow.model, version)

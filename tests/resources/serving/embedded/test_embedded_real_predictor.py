@@ -15,7 +15,7 @@ from pipelines.core.vocabulary import OnFail
 from pipelines.rollouts.guardrails import REQUEST_FAULTS, GuardrailWatch
 from resources.lake.connection import Lake
 from resources.lake.ingest import ingest_predictions
-from resources.lake.windows import window_counts
+from resources.lake.windows import window
 from resources.prediction_log.segments import closed_segments
 from resources.registry.digest import digest_of
 from resources.registry.signature import Column, ModelSchema
@@ -120,8 +120,12 @@ def test_a_version_that_refuses_what_the_champion_takes_is_harm_and_what_both_re
 
     def in_lake() -> dict[str, tuple[int, int]]:
         ingest_predictions(lake, "real", schema, gateway.prediction_log / "real")
-        found = window_counts(lake, "real", begun, datetime.now(UTC))
-        return {row.version: (row.requests, row.failed) for row in found.itertuples()}
+        found: dict[str, tuple[int, int]] = {}
+        for version in ("1", "2"):
+            rows = window(lake, "real", begun, datetime.now(UTC), version=version)
+            statuses = rows.loc[rows["row"] == 0, "status"]
+            found[version] = len(statuses), int((~statuses.between(200, 299)).sum())
+        return found
 
     eventually(lambda: in_lake() == expected)
     backend.roll_back("real", "2")
