@@ -187,6 +187,4 @@ def _boundary(alive: Surviving, fraction: float, allowed: float) -> float:
         leaving = alive.above(z, fraction, 0.0) + alive.below(-z, fraction, 0.0)
         return allowed - leaving
 
-    if missing(_HIGHEST) < 0:
-        return _HIGHEST
     return crossing(missing, 0.0, _HIGHEST)

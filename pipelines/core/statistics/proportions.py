@@ -15,7 +15,6 @@ is p1 = p0. Base rates p are mixed over a grid.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -117,14 +116,9 @@ def upper_bound(buckets: Buckets, alpha: float, *, typical: float | None = None)
     def excess(log_margin: float) -> float:
         return log_e_below(data, math.exp(log_margin), typical) + math.log(alpha)
 
-    return math.exp(_highest_kept(excess, math.log(1e-6), math.log(0.999)))
-
-
-def _highest_kept(excess: Callable[[float], float], low: float, high: float) -> float:
-    """The largest margin that is not ruled out; 1 (log 0) if none is."""
-    if excess(high) < 0:
-        return 0.0
-    return low if excess(low) >= 0 else crossing(excess, low, high, steps=16)
+    highest = math.log(0.999)
+    found = crossing(excess, math.log(1e-6), highest, tolerance=1e-5)
+    return 1.0 if found == highest else math.exp(found)
 
 
 def _base_rates(margin: float, typical: float | None) -> tuple[Array, Array]:
@@ -184,7 +178,7 @@ class ProportionSequence:
             theta = rate + place * (side - rate)
             return self.log_e(theta, events=events, trials=trials) + math.log(alpha)
 
-        if rate == side or excess(1.0) < 0:
+        if rate == side:
             return side
         # As fine as floats are: beside 0 and 1 the e-value changes much over the last digits.
         return rate + crossing(excess, 0.0, 1.0, tolerance=0.0) * (side - rate)

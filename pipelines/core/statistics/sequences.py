@@ -1,35 +1,41 @@
-"""One root finder for monotone functions: slow, certain, without derivatives."""
+"""Asymptotic confidence sequences, and the root finder of all bounds."""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pipelines.core.statistics.effects import Effect
 from pipelines.core.statistics.inputs import require_between, require_positive
 
 
-def crossing(
-    rises: Callable[[float], float], low: float, high: float, *, steps: int = 80, tolerance: float = 1e-12
-) -> float:
-    """Where a function that is negative at `low` and positive at `high` changes its sign, by bisection.
+def crossing(rises: Callable[[float], float], low: float, high: float, *, tolerance: float = 1e-12) -> float:
+    """Where a function that is negative at `low` and positive at `high` changes its sign.
+
+    An end of the bracket where it does not: `low` if it is not negative there, else `high`.
 
     Args:
-        rises: the function; only its sign is used.
+        rises: the function; it may be infinite.
         low, high: the bracket, low < high.
-        steps: at most this many halvings.
-        tolerance: stop once the bracket is this small relative to its size at the start.
+        tolerance: of the place, as a share of the bracket; at 0 as fine as floats are.
     """
-    width = high - low
-    for _ in range(steps):
-        middle = 0.5 * (low + high)
-        if rises(middle) < 0:
-            low = middle
-        else:
-            high = middle
-        if high - low <= tolerance * width:
-            break
-    return 0.5 * (low + high)
+    from scipy.optimize import brentq
+
+    ends = {low: rises(low), high: rises(high)}
+    if ends[low] >= 0:
+        return low
+    if ends[high] <= 0:
+        return high
+
+    def once(place: float) -> float:
+        return ends[place] if place in ends else rises(place)
+
+    found: Any = brentq(once, low, high, xtol=max(tolerance * (high - low), 1e-300), rtol=_FINEST)
+    return float(found)
+
+
+_FINEST = 4 * math.ulp(1.0)
+"""The smallest relative tolerance that scipy takes."""
 
 
 # Asymptotic confidence sequences and e-values for means, proportions with many events, and ratios.

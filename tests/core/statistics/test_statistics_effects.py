@@ -22,6 +22,7 @@ from pipelines.core.statistics.sequences import (
     AsymptoticSequence,
     critical_z,
     critical_z_one_sided,
+    crossing,
     fieller,
     is_enough,
     log_e_above,
@@ -174,6 +175,25 @@ def test_interval_and_e_value_agree(value: float, variance: float, alpha: float)
     relative = fieller(effect, critical_z(effect.variance, sequence.tau2, alpha))
     if relative is not None and abs(interval.low) > 1e-9 and abs(interval.high) > 1e-9:
         assert (relative.low > 0, relative.high < 0) == (interval.low > 0, interval.high < 0)
+
+
+@given(st.floats(-3, 3), st.floats(-2, 2), st.floats(0.01, 2))
+def test_a_root_is_looked_for_between_the_ends_and_is_an_end_where_there_is_no_change_of_sign(
+    place: float, low: float, width: float
+) -> None:
+    high, asked = low + width, list[float]()
+
+    def rises(x: float) -> float:
+        asked.append(x)
+        return math.inf if x > place + 1 else math.expm1(x - place)
+
+    assert crossing(rises, low, high) == pytest.approx(min(max(place, low), high), abs=1e-9)
+    assert all(low <= x <= high for x in asked)
+    assert len(asked) == len(set(asked)), "an expensive function is asked once for a place"
+
+
+def test_a_root_beside_an_end_is_found_as_finely_as_floats_are() -> None:
+    assert crossing(lambda x: x - 3e-200, 0.0, 1.0, tolerance=0.0) == pytest.approx(3e-200)
 
 
 @given(st.floats(1e-4, 100), st.floats(0.001, 0.3))
