@@ -10,11 +10,13 @@ from pipelines.monitoring.data_checks import DataCheckReport
 from pipelines.monitoring.evidence import from_data_checks
 from pipelines.monitoring.window_reports import data_check_report
 from pipelines.monitoring.windows import in_time, window_end, window_partitions
+from pipelines.reports.configured import ReportsResource
 from pipelines.reports.metadata import check_result, data_check_metadata
+from pipelines.rollouts.configured import ControllerResource
 from pipelines.rollouts.naming import key
 from pipelines.rollouts.open_rollout import open_rollout, record_if_open
-from pipelines.rollouts.systems import Systems
 from resources.checks.expectations import check_names
+from resources.configured import LakeResource, LedgerResource, RegistryResource, SettingsResource
 
 WINDOW = "window"
 
@@ -38,7 +40,12 @@ def data_quality(model: Model) -> dg.AssetsDefinition:
     )
     def check(
         context: dg.AssetExecutionContext,
-        systems: dg.ResourceParam[Systems],
+        lake: LakeResource,
+        ledger: LedgerResource,
+        registry: RegistryResource,
+        settings: SettingsResource,
+        controller: ControllerResource,
+        reports: ReportsResource,
     ):  # no return type: Dagster would take it for a tuple of asset and checks
         """Is the data that the model is asked about still the data it was made for?
 
@@ -47,15 +54,17 @@ def data_quality(model: Model) -> dg.AssetsDefinition:
         failed. While a rollout is open, the verdict is evidence in it.
         """
         now = datetime.now(UTC)
-        report = data_check_report(systems, model, window_end(context, now), now)
-        state = open_rollout(systems.ledger, model.name)
+        report = data_check_report(
+            lake.get(), registry.get(), settings.get(), model, window_end(context, now), now
+        )
+        state = open_rollout(ledger.get(), model.name)
         if state is not None:
             window = model.rollout.data_checks.window
             evidence = [from_data_checks(report, at=now, valid_for=window)]
             evidence = in_time(state, evidence, window, report.window_end, now)
-            record_if_open(systems.controller, state.rollout_id, evidence)
+            record_if_open(controller.get(), state.rollout_id, evidence)
         return dg.MaterializeResult(
-            metadata=data_check_metadata(systems, report), check_results=_checks(report, names)
+            metadata=data_check_metadata(reports.get(), report), check_results=_checks(report, names)
         )
 
     return check

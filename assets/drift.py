@@ -9,11 +9,13 @@ from pipelines.core.manifest.load import Model
 from pipelines.core.vocabulary import Verdict
 from pipelines.monitoring.window_reports import drift_evidence, drift_on_fail, drift_reports
 from pipelines.monitoring.windows import in_time, window_end, window_partitions
+from pipelines.reports.configured import ReportsResource
 from pipelines.reports.metadata import check_result, drift_metadata
+from pipelines.rollouts.configured import ControllerResource
 from pipelines.rollouts.naming import key
 from pipelines.rollouts.open_rollout import open_rollout, record_if_open
-from pipelines.rollouts.systems import Systems
 from resources.checks.evidently import Comparison, DriftReport
+from resources.configured import LakeResource, LedgerResource, SettingsResource
 
 
 def drift(model: Model) -> dg.AssetsDefinition:
@@ -42,7 +44,11 @@ def drift(model: Model) -> dg.AssetsDefinition:
     )
     def score(
         context: dg.AssetExecutionContext,
-        systems: dg.ResourceParam[Systems],
+        lake: LakeResource,
+        ledger: LedgerResource,
+        settings: SettingsResource,
+        controller: ControllerResource,
+        reports: ReportsResource,
     ):  # no return type: Dagster would take it for a tuple of asset and checks
         """Have the inputs or the answers moved?
 
@@ -52,15 +58,15 @@ def drift(model: Model) -> dg.AssetsDefinition:
         the full Evidently reports.
         """
         now = datetime.now(UTC)
-        state = open_rollout(systems.ledger, model.name)
+        state = open_rollout(ledger.get(), model.name)
         end = window_end(context, now)
-        reports = drift_reports(systems, model, state, end, now)
+        scored = drift_reports(lake.get(), settings.get(), model, state, end, now)
         if state is not None:
-            evidence = [drift_evidence(model, report, now) for report in reports]
+            evidence = [drift_evidence(model, report, now) for report in scored]
             evidence = in_time(state, evidence, model.rollout.drift.window, end, now)
-            record_if_open(systems.controller, state.rollout_id, evidence)
+            record_if_open(controller.get(), state.rollout_id, evidence)
         return dg.MaterializeResult(
-            metadata=drift_metadata(systems, reports), check_results=list(_checks(model, reports))
+            metadata=drift_metadata(reports.get(), scored), check_results=list(_checks(model, scored))
         )
 
     return score

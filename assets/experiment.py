@@ -1,5 +1,6 @@
 """Looks at the experiment between champion and challenger."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -8,15 +9,18 @@ import dagster as dg
 from pipelines.core.errors import ServingError
 from pipelines.core.manifest.load import Model
 from pipelines.core.rollout.state import Phase, RolloutState
-from pipelines.core.vocabulary import OnFail, Verdict
+from pipelines.core.vocabulary import Evidence, OnFail, Verdict
 from pipelines.experiments.exposure import ExposureCheck
 from pipelines.experiments.looks import take_look
 from pipelines.experiments.shadow import shadow_evidence
 from pipelines.reports.metadata import check_result, look_metadata
+from pipelines.rollouts.configured import ControllerResource
 from pipelines.rollouts.naming import key
 from pipelines.rollouts.open_rollout import open_rollout, record_if_open
-from pipelines.rollouts.systems import Systems
+from resources.configured import LakeResource, LedgerResource, ServingResource, SettingsResource
+from resources.lake.connection import Lake
 from resources.lake.windows import complete_until
+from resources.settings import Settings
 
 _LOOKED_AT = (Phase.SHADOW, Phase.STEPPING)
 
@@ -42,7 +46,11 @@ def experiment(model: Model) -> dg.AssetsDefinition:
     )
     def look(
         context: dg.AssetExecutionContext,
-        systems: dg.ResourceParam[Systems],
+        lake: LakeResource,
+        ledger: LedgerResource,
+        settings: SettingsResource,
+        serving: ServingResource,
+        controller: ControllerResource,
     ):  # no return type: Dagster would take it for a tuple of asset and check
         """Is the challenger better, no worse, or worse, on the team's own metrics?
 
@@ -51,46 +59,39 @@ def experiment(model: Model) -> dg.AssetsDefinition:
         look is stored with its inputs and never recomputed on revised data. While a rollout is open, every
         look is evidence in it.
         """
-        state = open_rollout(systems.ledger, model.name)
+        state = open_rollout(ledger.get(), model.name)
         if state is None or state.champion is None or state.phase not in _LOOKED_AT:
             return _result({"status": dg.MetadataValue.text("no canary is taking traffic")}, None)
-        if state.phase is Phase.SHADOW:
-            return _shadowed(systems, model, state)
         now = datetime.now(UTC)
+        complete = _complete(lake.get(), settings.get(), model, now)
+        if state.phase is Phase.SHADOW:
+            copied = shadow_evidence(lake.get(), ledger.get(), model, state, now=now, complete=complete)
+            record_if_open(controller.get(), state.rollout_id, copied)
+            return _shadowed(state, copied)
+        sticky = _is_sticky(serving, model)
         taken, evidence = take_look(
-            systems.lake,
-            systems.ledger,
-            model,
-            state,
-            now=now,
-            complete=_complete(systems, model, now),
-            sticky=_is_sticky(systems, model),
+            lake.get(), ledger.get(), model, state, now=now, complete=complete, sticky=sticky
         )
-        record_if_open(systems.controller, state.rollout_id, evidence)
+        record_if_open(controller.get(), state.rollout_id, evidence)
         if taken is None:
             context.log.warning(evidence[0].reason)
             return _result({"status": dg.MetadataValue.text(evidence[0].reason)}, None)
-        return _result(look_metadata(systems, model, state.rollout_id, taken), taken.exposure)
+        return _result(look_metadata(ledger.get(), model, state.rollout_id, taken), taken.exposure)
 
     return look
 
 
-def _shadowed(systems: Systems, model: Model, state: RolloutState) -> dg.MaterializeResult[Any]:
+def _shadowed(state: RolloutState, evidence: Sequence[Evidence]) -> dg.MaterializeResult[Any]:
     """In the shadow there is no experiment yet: the copies are judged by their errors, latency and agreement."""
-    now = datetime.now(UTC)
-    complete = _complete(systems, model, now)
-    evidence = shadow_evidence(systems.lake, systems.ledger, model, state, now=now, complete=complete)
-    record_if_open(systems.controller, state.rollout_id, evidence)
     words = "\n".join(f"- {item.name}: {item.verdict}: {item.reason}" for item in evidence)
     return _result(
         {"shadow": dg.MetadataValue.md(words), "rollout": dg.MetadataValue.text(state.rollout_id)}, None
     )
 
 
-def _complete(systems: Systems, model: Model, now: datetime) -> datetime:
-    settings = systems.settings
+def _complete(lake: Lake, settings: Settings, model: Model, now: datetime) -> datetime:
     return complete_until(
-        systems.lake,
+        lake,
         model.name,
         predictions=settings.prediction_log / model.name,
         outcomes=settings.outcomes / model.name,
@@ -98,10 +99,10 @@ def _complete(systems: Systems, model: Model, now: datetime) -> datetime:
     )
 
 
-def _is_sticky(systems: Systems, model: Model) -> bool:
+def _is_sticky(serving: ServingResource, model: Model) -> bool:
     """Where the serving side cannot be asked, the look is taken without the check of its assignment."""
     try:
-        return systems.backend.capabilities(model.name).sticky
+        return serving.get().capabilities(model.name).sticky
     except ServingError:
         return False
 

@@ -9,7 +9,7 @@ from pipelines.core.errors import LakeError, ServingError
 from pipelines.core.manifest.load import Model
 from pipelines.experiments.plan import ExperimentPlan, curve, plan_experiment
 from pipelines.rollouts.naming import key
-from pipelines.rollouts.systems import Systems
+from resources.configured import LakeResource, ServingResource
 from resources.pictures import power_curve
 
 _POWERED = "powered"
@@ -35,7 +35,8 @@ def experiment_plan(model: Model) -> dg.AssetsDefinition:
         ],
     )
     def make(
-        systems: dg.ResourceParam[Systems],
+        lake: LakeResource,
+        serving: ServingResource,
     ):  # no return type: Dagster would take it for a tuple of asset and check
         """How long will it take, what can be seen, and how likely is it to end without an answer?
 
@@ -44,10 +45,10 @@ def experiment_plan(model: Model) -> dg.AssetsDefinition:
         answer although the planned effect is there. Each step is planned as if the rollout stayed at it.
         """
         try:
-            stable = systems.backend.status(model.name).stable
+            stable = serving.get().status(model.name).stable
             if stable is None:
                 return _unplanned("nothing is served yet whose history could be used")
-            made = plan_experiment(systems.lake, model.rollout, stable.version, now=datetime.now(UTC))
+            made = plan_experiment(lake.get(), model.rollout, stable.version, now=datetime.now(UTC))
         except (LakeError, ServingError) as error:
             return _unplanned(str(error))
         return dg.MaterializeResult(metadata=_metadata(made), check_results=[_check(made.warnings)])

@@ -10,7 +10,7 @@ from pipelines.core.errors import ManifestError
 from pipelines.core.manifest.load import Model
 from pipelines.rollouts.actions import CHALLENGER
 from pipelines.rollouts.naming import key
-from pipelines.rollouts.systems import Systems
+from resources.configured import LinksResource, RegistryResource
 
 GROUP = "registry"
 
@@ -28,20 +28,22 @@ def model_version(model: Model, recipe: str) -> dg.AssetsDefinition:
     """The asset that trains and registers a version with the manifest's recipe."""
 
     @dg.asset(key=key(model.name, "model_version"), group_name=GROUP, kinds={"mlflow", "scikitlearn"})
-    def train(config: TrainingConfig, systems: dg.ResourceParam[Systems]) -> dg.MaterializeResult[Any]:
+    def train(
+        config: TrainingConfig, registry: RegistryResource, links: LinksResource
+    ) -> dg.MaterializeResult[Any]:
         """A new version of the model, trained and registered in MLflow with signature and input example.
 
         A registered version does nothing by itself: it gets traffic when somebody gives it the alias `challenger`
         (here, in MLflow's UI, or from any pipeline that registers versions).
         """
-        trained = _load(recipe)(model.name, config.params, uri=systems.settings.mlflow_uri)
+        trained = _load(recipe)(model.name, config.params, uri=registry.get().uri)
         if config.challenger:
-            systems.registry.set_alias(model.name, CHALLENGER, trained.version)
+            registry.get().set_alias(model.name, CHALLENGER, trained.version)
         return dg.MaterializeResult(
             metadata={
                 "version": trained.version,
                 "params": dg.MetadataValue.json(config.params),
-                "in MLflow": dg.MetadataValue.url(systems.links.version(model.name, trained.version)),
+                "in MLflow": dg.MetadataValue.url(links.get().version(model.name, trained.version)),
                 **{name: float(value) for name, value in trained.metrics.items()},
             }
         )

@@ -7,12 +7,15 @@ import dagster as dg
 
 from pipelines.core.errors import CommandRefused, CorruptLedger, ManifestError, VersionRefused, Withdrawn
 from pipelines.core.manifest.load import Model
+from pipelines.reports.configured import ReportsResource
 from pipelines.reports.metadata import decision_metadata, report_metadata, started_metadata
-from pipelines.reports.report import write_report
+from pipelines.reports.report import Reports, write_report
+from pipelines.rollouts.configured import RolloutsResource
 from pipelines.rollouts.naming import MISFIT_TAG, START_OP, VERSION_TAG, key, slug
 from pipelines.rollouts.open_rollout import open_rollout
-from pipelines.rollouts.start import Mode, carry_on, start, tell_misfit
-from pipelines.rollouts.systems import Systems
+from pipelines.rollouts.start import Mode, RolloutSystems, carry_on, start, tell_misfit
+from resources.configured import LinksResource
+from resources.links import Links
 
 GROUP = "rollout"
 
@@ -51,7 +54,11 @@ def start_job(model: Model, tags: Mapping[str, str]) -> dg.JobDefinition:
 def _start_op(model: Model, name: str) -> dg.OpDefinition:
     @dg.op(name=f"{name}_{START_OP}", out=dg.Out(dg.Nothing))
     def begin(
-        context: dg.OpExecutionContext, config: StartConfig, systems: dg.ResourceParam[Systems]
+        context: dg.OpExecutionContext,
+        config: StartConfig,
+        rollouts: RolloutsResource,
+        links: LinksResource,
+        reports: ReportsResource,
     ) -> None:
         """A version that may be rolled out: its artefact pinned by digest, its format allowed, its signature and
         input example there.
@@ -62,6 +69,7 @@ def _start_op(model: Model, name: str) -> dg.OpDefinition:
         """
         asset = key(model.name, "rollout")
         by_alias = VERSION_TAG in context.run.tags
+        systems = rollouts.get()
         try:
             begun = start(
                 systems, model, config.version, mode=config.mode, against=config.against, by_alias=by_alias
@@ -70,25 +78,25 @@ def _start_op(model: Model, name: str) -> dg.OpDefinition:
             context.log_event(dg.AssetObservation(asset, metadata={"status": str(withdrawn)}))
             return
         except VersionRefused as refused:
-            _report_refusal(systems, model)
+            _report_refusal(reports.get(), model)
             raise dg.Failure(description=str(refused), allow_retries=False) from refused
         except ManifestError as wrong:
             context.instance.add_run_tags(context.run.run_id, {MISFIT_TAG: "true"})
-            tell_misfit(systems, model, config.version, wrong)
+            tell_misfit(systems.ledger, model, config.version, wrong)
             raise dg.Failure(description=str(wrong), allow_retries=False) from wrong
         except CommandRefused as refused:
             raise dg.Failure(description=str(refused), allow_retries=False) from refused
         context.log.info(f"rollout {begun.rollout_id}")
-        context.log_event(dg.AssetMaterialization(asset, metadata=started_metadata(systems, begun)))
+        context.log_event(dg.AssetMaterialization(asset, metadata=started_metadata(links.get(), begun)))
 
     return begin
 
 
 def _carry_on_op(model: Model, name: str) -> dg.OpDefinition:
     @dg.op(name=f"{name}_carry_on", ins={"started": dg.In(dg.Nothing)}, out=dg.Out(dg.Nothing))
-    def go_on(context: dg.OpExecutionContext, systems: dg.ResourceParam[Systems]) -> None:
+    def go_on(context: dg.OpExecutionContext, rollouts: RolloutsResource, links: LinksResource) -> None:
         """The first decisions: deployed, validated by the real predictor, and the first step's share."""
-        metadata = _carried_on(context, systems, model)
+        metadata = _carried_on(context, rollouts.get(), links.get(), model)
         context.log_event(dg.AssetMaterialization(key(model.name, "rollout"), metadata=metadata))
 
     return go_on
@@ -96,10 +104,10 @@ def _carry_on_op(model: Model, name: str) -> dg.OpDefinition:
 
 def _report_op(model: Model, name: str) -> dg.OpDefinition:
     @dg.op(name=f"{name}_report", ins={"carried_on": dg.In(dg.Nothing)}, out=dg.Out(dg.Nothing))
-    def tell(context: dg.OpExecutionContext, systems: dg.ResourceParam[Systems]) -> None:
+    def tell(context: dg.OpExecutionContext, reports: ReportsResource) -> None:
         """The page of the rollout that was started, which alerts link to."""
         try:
-            metadata = report_metadata(systems, model.name)
+            metadata = report_metadata(reports.get(), model.name)
         except CorruptLedger as error:
             raise dg.Failure(description=f"the report cannot be written: {error}") from error
         context.log_event(dg.AssetMaterialization(key(model.name, "rollout_report"), metadata=metadata))
@@ -107,11 +115,11 @@ def _report_op(model: Model, name: str) -> dg.OpDefinition:
     return tell
 
 
-def _report_refusal(systems: Systems, model: Model) -> None:
+def _report_refusal(reports: Reports, model: Model) -> None:
     """The run fails here, before the op that writes reports: the alert's link must open one all the same."""
-    refused = systems.ledger.latest(model.name)
+    refused = reports.ledger.latest(model.name)
     if refused is not None:
-        write_report(systems, refused.rollout_id)
+        write_report(reports, refused.rollout_id)
 
 
 def rollout(model: Model) -> dg.AssetsDefinition:
@@ -121,7 +129,7 @@ def rollout(model: Model) -> dg.AssetsDefinition:
 
     @dg.asset(key=key(model.name, "rollout"), deps=[*trained, *evidence], group_name=GROUP, kinds={"kserve"})
     def advance(
-        context: dg.AssetExecutionContext, systems: dg.ResourceParam[Systems]
+        context: dg.AssetExecutionContext, rollouts: RolloutsResource, links: LinksResource
     ) -> dg.MaterializeResult[Any]:
         """Where the rollout is, and why.
 
@@ -130,18 +138,21 @@ def rollout(model: Model) -> dg.AssetsDefinition:
         quality, drift, experiment, serving) and each action is written there before and after it is done, so that
         a run that dies is simply continued by the next one.
         """
-        metadata = _carried_on(context, systems, model)
+        metadata = _carried_on(context, rollouts.get(), links.get(), model)
         return dg.MaterializeResult(metadata=metadata)
 
     return advance
 
 
 def _carried_on(
-    context: dg.OpExecutionContext | dg.AssetExecutionContext, systems: Systems, model: Model
+    context: dg.OpExecutionContext | dg.AssetExecutionContext,
+    systems: RolloutSystems,
+    links: Links,
+    model: Model,
 ) -> dict[str, dg.MetadataValue]:
     state = open_rollout(systems.ledger, model.name)
     if state is None:
         return {"status": dg.MetadataValue.text("no rollout is open")}
     decision = carry_on(systems, model, state.rollout_id)
     context.log.info(f"{decision.kind}: {decision.reason}")
-    return decision_metadata(systems, state.rollout_id, decision)
+    return decision_metadata(links, systems.controller.state(state.rollout_id), decision)

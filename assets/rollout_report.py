@@ -6,9 +6,9 @@ import dagster as dg
 
 from pipelines.core.errors import CorruptLedger
 from pipelines.core.manifest.load import Model
+from pipelines.reports.configured import ReportsResource
 from pipelines.reports.metadata import report_metadata
 from pipelines.rollouts.naming import key
-from pipelines.rollouts.systems import Systems
 
 
 def rollout_report(model: Model) -> dg.AssetsDefinition:
@@ -20,7 +20,7 @@ def rollout_report(model: Model) -> dg.AssetsDefinition:
         group_name="rollout",
         kinds={"html"},
     )
-    def report(systems: dg.ResourceParam[Systems]) -> dg.MaterializeResult[Any]:
+    def report(reports: ReportsResource) -> dg.MaterializeResult[Any]:
         """The story of the latest rollout on one page: share of traffic, evidence against its boundary, every
         check, decision and order in words, and what other tools' default rules would have done.
 
@@ -28,7 +28,7 @@ def rollout_report(model: Model) -> dg.AssetsDefinition:
         link to it.
         """
         try:
-            return dg.MaterializeResult(metadata=report_metadata(systems, model.name))
+            return dg.MaterializeResult(metadata=report_metadata(reports.get(), model.name))
         except CorruptLedger as error:
             raise dg.Failure(description=f"the report cannot be written: {error}") from error
 

@@ -32,9 +32,9 @@ from pipelines.core.rollout.events import (
 )
 from pipelines.core.rollout.policy import VALIDATION, Policy
 from pipelines.core.vocabulary import Evidence, Verdict
+from pipelines.platform.systems import Systems
 from pipelines.rollouts.guardrails import GuardrailWatch
 from pipelines.rollouts.open_rollout import open_rollout
-from pipelines.rollouts.systems import Systems
 from resources.ledger.counters import CounterBucket
 from resources.ledger.ledger import Ledger
 from resources.serving.contract import Counters, RevisionCounters

@@ -3,14 +3,25 @@
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import dagster as dg
 
 from pipelines.core.manifest.load import Model, load_models
 from pipelines.jobs import maintenance
 from pipelines.model_pipeline import model_definitions, model_jobs
+from pipelines.reports.configured import ReportsResource
+from pipelines.rollouts.configured import ControllerResource, RolloutsResource
 from pipelines.rollouts.naming import RUN_MODEL, AssetJob
-from pipelines.rollouts.systems import Systems
+from resources.configured import (
+    LakeResource,
+    LedgerResource,
+    LinksResource,
+    NotifierResource,
+    RegistryResource,
+    ServingResource,
+    SettingsResource,
+)
 from resources.settings import Settings
 from sensors.alerts import alert_sensor, failure_sensor
 from sensors.challenger import challenger_sensor
@@ -28,15 +39,44 @@ def build(settings: Settings, *, only: str = "") -> dg.Definitions:
 
     `only`: of this model's. A run of one of its jobs needs no others, and building three hundred takes ten seconds.
     """
-    systems = Systems(settings)
-    catalogue = load_models(settings.manifests, only=only) if only else systems.catalogue
-    for error in catalogue.errors:
+    found = load_models(settings.manifests, only=only)
+    for error in found.errors:
         log.error("%s", error)
-    models = catalogue.models
+    models = found.models
     jobs = {model.name: model_jobs(model) for model in models}
-    shared = dg.Definitions(sensors=_sensors(models, jobs), resources={"systems": systems})
+    shared = dg.Definitions(sensors=_sensors(models, jobs), resources=_resources(settings))
     each = (model_definitions(model, jobs[model.name]) for model in models)
     return dg.Definitions.merge(shared, maintenance(models), *each)
+
+
+def _resources(settings: Settings) -> dict[str, dg.ConfigurableResource[Any]]:
+    """Every system that assets, ops and sensors ask for, by the name that they use."""
+    places = SettingsResource.of(settings)
+    ledger = LedgerResource(url=places.ledger_url)
+    registry = RegistryResource(uri=places.mlflow_uri, cache=str(settings.home / "models-cache"))
+    serving = ServingResource(mode=settings.serving, settings=places)
+    lake = LakeResource(catalog=places.lake_catalog, data=settings.lake_data, home=places.home)
+    controller = ControllerResource(ledger=ledger, registry=registry, serving=serving, home=places.home)
+    links = LinksResource(settings=places)
+    return {
+        "settings": places,
+        "ledger": ledger,
+        "lake": lake,
+        "registry": registry,
+        "serving": serving,
+        "controller": controller,
+        "rollouts": RolloutsResource(
+            settings=places,
+            ledger=ledger,
+            lake=lake,
+            registry=registry,
+            serving=serving,
+            controller=controller,
+        ),
+        "links": links,
+        "notifier": NotifierResource(ledger=ledger, settings=places),
+        "reports": ReportsResource(ledger=ledger, links=links, settings=places),
+    }
 
 
 def _sensors(

@@ -8,11 +8,14 @@ from pipelines.core.errors import CommandRefused, RampgateError, StillInTraffic
 from pipelines.core.manifest.load import Model
 from pipelines.core.rollout.events import Order
 from pipelines.core.rollout.state import RolloutState
+from pipelines.rollouts.configured import ControllerResource
 from pipelines.rollouts.emergency import UNRECORDED
 from pipelines.rollouts.naming import MODEL_TAG, Turn, job_name
 from pipelines.rollouts.open_rollout import open_rollout
-from pipelines.rollouts.systems import Systems
+from resources.configured import LakeResource, LedgerResource, ServingResource, SettingsResource
 from resources.lake.maintenance import expire_unpaired, maintain, remove_loaded
+from resources.ledger.ledger import Ledger
+from resources.serving.contract import ServingBackend
 
 _WORDS = {
     Order.PAUSE: "Stop advancing until somebody resumes. Guardrails still roll back.",
@@ -40,12 +43,18 @@ def _job(model: Model, order: Order) -> dg.JobDefinition:
     name = job_name(model.name, str(order))
 
     @dg.op(name=f"{name}_order", description=_WORDS[order])
-    def give(context: dg.OpExecutionContext, config: OrderConfig, systems: dg.ResourceParam[Systems]) -> None:
-        state = _open(systems, model, order)
+    def give(
+        context: dg.OpExecutionContext,
+        config: OrderConfig,
+        ledger: LedgerResource,
+        serving: ServingResource,
+        controller: ControllerResource,
+    ) -> None:
+        state = _open(ledger.get(), serving, model, order)
         if state is None:
             raise dg.Failure(description=f"{model.name} has no open rollout to {order}", allow_retries=False)
         try:
-            decision = systems.controller.command(state.rollout_id, order, by=config.by, reason=config.reason)
+            decision = controller.get().command(state.rollout_id, order, by=config.by, reason=config.reason)
         except (CommandRefused, StillInTraffic) as error:
             raise dg.Failure(description=str(error), allow_retries=False) from error
         if decision.rule == UNRECORDED:
@@ -68,25 +77,25 @@ def _job(model: Model, order: Order) -> dg.JobDefinition:
     return order_job
 
 
-def _open(systems: Systems, model: Model, order: Order) -> RolloutState | None:
+def _open(ledger: Ledger, serving: ServingResource, model: Model, order: Order) -> RolloutState | None:
     """The open rollout. An order to roll back takes the traffic away even where the ledger cannot say which it is."""
     try:
-        return open_rollout(systems.ledger, model.name)
+        return open_rollout(ledger, model.name)
     except RampgateError as error:
         if order is not Order.ROLL_BACK_NOW:
             raise
-        away = _take_away(systems, model)
+        away = _take_away(serving.get(), model)
         raise dg.Failure(
             description=f"{away}; the rollout cannot be read, order it again when it can: {error}",
             allow_retries=False,
         ) from error
 
 
-def _take_away(systems: Systems, model: Model) -> str:
-    canary = systems.backend.status(model.name).canary
+def _take_away(backend: ServingBackend, model: Model) -> str:
+    canary = backend.status(model.name).canary
     if canary is None:
         return f"{model.name} has no canary"
-    systems.backend.set_canary_percent(model.name, canary.version, 0.0)
+    backend.set_canary_percent(model.name, canary.version, 0.0)
     return f"the traffic was taken away from version {canary.version}"
 
 
@@ -97,20 +106,21 @@ def maintenance(models: Sequence[Model]) -> dg.Definitions:
     """The job `lake_maintenance` and its schedule."""
 
     @dg.op(description="Compact small files, expire old snapshots, forget halves that will never be paired.")
-    def tidy_lake(context: dg.OpExecutionContext, systems: dg.ResourceParam[Systems]) -> None:
+    def tidy_lake(context: dg.OpExecutionContext, lake: LakeResource, settings: SettingsResource) -> None:
+        held, places = lake.get(), settings.get()
         for model in models:
-            expired = expire_unpaired(systems.lake, model.name)
+            expired = expire_unpaired(held, model.name)
             removed = [
-                remove_loaded(systems.lake, model.name, source, folder / model.name)
+                remove_loaded(held, model.name, source, folder / model.name)
                 for source, folder in (
-                    ("predictions", systems.settings.prediction_log),
-                    ("outcomes", systems.settings.outcomes),
+                    ("predictions", places.prediction_log),
+                    ("outcomes", places.outcomes),
                 )
             ]
             context.log.info(
                 f"{model.name}: {expired} halves expired, {sum(removed)} loaded segments removed"
             )
-        context.log.info(str(maintain(systems.lake)))
+        context.log.info(str(maintain(held)))
 
     @dg.job(
         name="lake_maintenance",

@@ -10,10 +10,13 @@ from dagster._core.scheduler.instigation import InstigatorStatus
 
 from pipelines.core.errors import LedgerError, RampgateError
 from pipelines.core.rollout.alerts import Alert
-from pipelines.reports.report import report_name, write_report
+from pipelines.reports.configured import ReportsResource
+from pipelines.reports.report import Reports, report_name, write_report
 from pipelines.rollouts.naming import ROLLOUTS_TAG, VERSION_TAG
-from pipelines.rollouts.systems import Systems
-from resources.notifier import MOST_WORDS, alert_switched_off, contained, platform_alert, say
+from resources.configured import LedgerResource, LinksResource, NotifierResource
+from resources.ledger.ledger import Ledger
+from resources.links import Links
+from resources.notifier import MOST_WORDS, Notifier, alert_switched_off, contained, platform_alert, say
 from sensors.ticks import TICK
 
 _TO_RUN = (dg.DefaultSensorStatus.RUNNING, dg.DefaultScheduleStatus.RUNNING)
@@ -38,14 +41,20 @@ def alert_sensor(*, tick: timedelta = TICK) -> dg.SensorDefinition:
             " manifest. A channel that fails is tried again later and delays nothing else."
         ),
     )
-    def sensor(context: dg.SensorEvaluationContext, systems: dg.ResourceParam[Systems]) -> dg.SkipReason:
+    def sensor(
+        context: dg.SensorEvaluationContext,
+        ledger: LedgerResource,
+        notifier: NotifierResource,
+        reports: ReportsResource,
+        links: LinksResource,
+    ) -> dg.SkipReason:
         if not looked or time.monotonic() - looked[0] > SWITCHES_SECONDS:
             looked[:] = [time.monotonic()]
-            with contained(systems.ledger, context.log, where="looking for sensors that are off"):
-                _tell_of_those_off(context, systems)
+            with contained(ledger.get(), context.log, where="looking for sensors that are off"):
+                _tell_of_those_off(context, ledger.get(), links.get())
         until = time.monotonic() + tick.total_seconds()
         while True:
-            said = _deliver(context, systems)
+            said = _deliver(context, notifier.get(), reports.get())
             if time.monotonic() + EVERY.total_seconds() > until:
                 return dg.SkipReason(said)
             time.sleep(EVERY.total_seconds())
@@ -53,21 +62,21 @@ def alert_sensor(*, tick: timedelta = TICK) -> dg.SensorDefinition:
     return sensor
 
 
-def _deliver(context: dg.SensorEvaluationContext, systems: Systems) -> str:
+def _deliver(context: dg.SensorEvaluationContext, notifier: Notifier, reports: Reports) -> str:
     """What was sent, in words."""
-    with contained(systems.ledger, context.log, where="writing reports"):
-        _write_reports(context, systems)
+    with contained(reports.ledger, context.log, where="writing reports"):
+        _write_reports(context, reports)
     try:
-        delivered = systems.notifier.deliver()
+        delivered = notifier.deliver()
     except LedgerError as error:
         return f"the outbox cannot be read: {error}"
     return f"sent {delivered.sent}, failed {delivered.failed}, waiting {delivered.waiting}"
 
 
-def _tell_of_those_off(context: dg.SensorEvaluationContext, systems: Systems) -> None:
+def _tell_of_those_off(context: dg.SensorEvaluationContext, ledger: Ledger, links: Links) -> None:
     """The watch of `make up` does the same, even where this sensor is off; on a cluster there is no watch."""
     for name, does in _switched_off(context):
-        alert_switched_off(systems.ledger, name, does, systems.links.automation)
+        alert_switched_off(ledger, name, does, links.automation)
 
 
 def _switched_off(context: dg.SensorEvaluationContext) -> Iterator[tuple[str, str]]:
@@ -82,28 +91,28 @@ def _switched_off(context: dg.SensorEvaluationContext) -> Iterator[tuple[str, st
             yield each.name, each.description or ""
 
 
-def _write_reports(context: dg.SensorEvaluationContext, systems: Systems) -> None:
+def _write_reports(context: dg.SensorEvaluationContext, reports: Reports) -> None:
     """An alert's link opens a report that knows of it; a report that cannot be written holds no alert up."""
     try:
-        waiting = systems.ledger.outbox.waiting()
+        waiting = reports.ledger.outbox.waiting()
     except LedgerError:
         return  # the delivery that follows says so
     for alert in waiting:
         where = f"the report of {alert.rollout_id}"
-        with contained(systems.ledger, context.log, where=where, model=alert.model):
-            if alert.rollout_id and not _knows_of(systems, alert):
-                _write_report(context, systems, alert.rollout_id)
+        with contained(reports.ledger, context.log, where=where, model=alert.model):
+            if alert.rollout_id and not _knows_of(reports, alert):
+                _write_report(context, reports, alert.rollout_id)
 
 
-def _write_report(context: dg.SensorEvaluationContext, systems: Systems, rollout_id: str) -> None:
+def _write_report(context: dg.SensorEvaluationContext, reports: Reports, rollout_id: str) -> None:
     try:
-        write_report(systems, rollout_id)
+        write_report(reports, rollout_id)
     except (RampgateError, OSError) as error:
         say(context.log, logging.WARNING, f"{rollout_id}: no report: {error}")
 
 
-def _knows_of(systems: Systems, alert: Alert) -> bool:
-    page = systems.settings.home / "reports" / report_name(alert.rollout_id)
+def _knows_of(reports: Reports, alert: Alert) -> bool:
+    page = reports.folder / report_name(alert.rollout_id)
     return page.exists() and page.stat().st_mtime >= alert.at.timestamp()
 
 
@@ -119,9 +128,9 @@ def failure_sensor() -> dg.SensorDefinition:
             " challenger, the first."
         ),
     )
-    def sensor(context: dg.RunFailureSensorContext, systems: dg.ResourceParam[Systems]) -> None:
+    def sensor(context: dg.RunFailureSensorContext, ledger: LedgerResource, links: LinksResource) -> None:
         run = context.dagster_run
-        body = f"{_reasons(context)}\n{systems.links.run(run.run_id)}"
+        body = f"{_reasons(context)}\n{links.get().run(run.run_id)}"
         version = run.tags.get(VERSION_TAG)
         if version is None:
             title, topic, once = f"run of {run.job_name} failed", f"run:{run.run_id}", None
@@ -129,7 +138,7 @@ def failure_sensor() -> dg.SensorDefinition:
             # It is asked for again and again, for as long as the version is the challenger.
             title = f"version {version} is not started yet: run of {run.job_name} failed, and is tried again"
             topic, once = f"start:{run.job_name}", f"{version}:{run.tags.get(ROLLOUTS_TAG)}"
-        platform_alert(systems.ledger, topic=topic, title=title, body=body, once=once)
+        platform_alert(ledger.get(), topic=topic, title=title, body=body, once=once)
 
     return sensor
 

@@ -14,6 +14,8 @@ from pipelines.core.rollout.sides import CHAMPION
 from pipelines.core.rollout.state import RolloutState
 from pipelines.core.vocabulary import OnNewChallenger
 from pipelines.rollouts.actions import CHALLENGER, ROLLOUT_TAG, STATUS_TAG
+from pipelines.rollouts.configured import ControllerResource
+from pipelines.rollouts.controller import Controller
 from pipelines.rollouts.naming import (
     MISFIT_TAG,
     ROLLOUTS_TAG,
@@ -25,10 +27,11 @@ from pipelines.rollouts.naming import (
 )
 from pipelines.rollouts.open_rollout import read_rollout
 from pipelines.rollouts.start import held_up
-from pipelines.rollouts.systems import Systems
-from resources.ledger.ledger import RolloutRow
+from resources.configured import LedgerResource, RegistryResource
+from resources.ledger.ledger import Ledger, RolloutRow
 from resources.notifier import contained, platform_alert
 from resources.registry.client import Registration, VersionInfo
+from resources.registry.registry import Registry
 from sensors.rollout import MOST_FAILURES, pause_after_failures
 from sensors.ticks import TICK, Found, looked
 
@@ -60,9 +63,12 @@ def challenger_sensor(
         ),
     )
     def sensor(
-        context: dg.SensorEvaluationContext, systems: dg.ResourceParam[Systems]
+        context: dg.SensorEvaluationContext,
+        ledger: LedgerResource,
+        registry: RegistryResource,
+        controller: ControllerResource,
     ) -> dg.SkipReason | dg.SensorResult:
-        challengers = Challengers(context, systems, models)
+        challengers = Challengers(context, ledger.get(), registry.get(), controller, models)
         otherwise = "no version has the alias `challenger`"
         return looked(challengers.look, every=EVERY, tick=tick, otherwise=otherwise)
 
@@ -83,18 +89,23 @@ class Challengers:
     """One tick's view: a model whose challenger and rollout are the same as a moment ago is not asked about again."""
 
     def __init__(
-        self, context: dg.SensorEvaluationContext, systems: Systems, models: Sequence[Model]
+        self,
+        context: dg.SensorEvaluationContext,
+        ledger: Ledger,
+        registry: Registry,
+        controller: ControllerResource,
+        models: Sequence[Model],
     ) -> None:
-        self._context, self._systems, self._models = context, systems, models
+        self._context, self._models = context, models
+        self._ledger, self._registry, self._controller = ledger, registry, controller
         self._answered: dict[str, Answered] = {}
 
     def look(self) -> Found:
         """One call of MLflow and one query of the ledger; more only for models with a challenger."""
-        systems = self._systems
-        with contained(systems.ledger, self._context.log, where="the challenger sensor") as trouble:
+        with contained(self._ledger, self._context.log, where="the challenger sensor") as trouble:
             try:
-                versions = systems.registry.aliased(CHALLENGER)
-                rows = {row.model: row for row in systems.ledger.rollouts(open_only=True)}
+                versions = self._registry.aliased(CHALLENGER)
+                rows = {row.model: row for row in self._ledger.rollouts(open_only=True)}
             except RampgateError as error:
                 return Found(said=(f"cannot tell: {error}",))
             found = [
@@ -121,16 +132,16 @@ class Challengers:
 
     def _asked(self, model: Model, version: str, row: RolloutRow | None) -> dg.RunRequest | str:
         """Whatever goes wrong with one model is said, and delays no other."""
-        ledger, where = self._systems.ledger, f"{model.name}'s challenger sensor"
+        ledger, where = self._ledger, f"{model.name}'s challenger sensor"
         with contained(ledger, self._context.log, where=where, model=model.name) as trouble:
             try:
-                challenger = self._systems.registry.version(model.name, version)
+                challenger = self._registry.version(model.name, version)
                 if challenger is None:
                     return f"{model.name}: version {version} is gone from MLflow"
                 if row is not None:
                     under_way = read_rollout(ledger, row.rollout_id)
-                    return _beside(self._systems, model, under_way, challenger)
-                if (reason := _not_now(self._systems, model, challenger)) is not None:
+                    return _beside(ledger, self._controller, model, under_way, challenger)
+                if (reason := _not_now(ledger, self._controller, model, challenger)) is not None:
                     return f"{model.name}: {reason}"
                 rollouts = len(ledger.rollouts(model.name))
             except RampgateError as error:
@@ -139,13 +150,15 @@ class Challengers:
         return trouble.words
 
 
-def _not_now(systems: Systems, model: Model, challenger: VersionInfo) -> str | None:
+def _not_now(
+    ledger: Ledger, controller: ControllerResource, model: Model, challenger: VersionInfo
+) -> str | None:
     """Why the version is not started; None where it is. Raises RampgateError where that cannot be told."""
     if status := ended_before(challenger):
         return (
             f"version {challenger.version} is tagged `{STATUS_TAG}` = {status}; clear the tag to try it again"
         )
-    if reason := held_up(systems, model, challenger.version):
+    if reason := held_up(controller.get(), ledger, model, challenger.version):
         return reason
     match challenger.status:
         case Registration.READY | Registration.FAILED:
@@ -172,7 +185,13 @@ def _is_of(rollout_id: str, version: VersionInfo) -> bool:
         return True
 
 
-def _beside(systems: Systems, model: Model, under_way: RolloutState, challenger: VersionInfo) -> str:
+def _beside(
+    ledger: Ledger,
+    controller: ControllerResource,
+    model: Model,
+    under_way: RolloutState,
+    challenger: VersionInfo,
+) -> str:
     """What becomes of a challenger while a rollout of another version is open."""
     is_served = CHAMPION in challenger.aliases or challenger.version == under_way.champion
     if ended_before(challenger) or is_served:
@@ -180,9 +199,9 @@ def _beside(systems: Systems, model: Model, under_way: RolloutState, challenger:
     gives_way = _gives_way(model, under_way, challenger)
     fate = "is aborted and gives way" if gives_way else "comes first; the new one starts when it has ended"
     told = f"the rollout of version {under_way.version} ({under_way.rollout_id}) {fate}"
-    _tell(systems, model, challenger, topic=f"challenger:{under_way.rollout_id}", body=told)
+    _tell(ledger, model, challenger, topic=f"challenger:{under_way.rollout_id}", body=told)
     if gives_way:
-        _abort(systems, under_way, challenger)
+        _abort(controller.get(), under_way, challenger)
     return f"{model.name} version {challenger.version} is a challenger: {told}"
 
 
@@ -198,18 +217,18 @@ def _gives_way(model: Model, under_way: RolloutState, challenger: VersionInfo) -
             assert_never(model.rollout.on_new_challenger)
 
 
-def _abort(systems: Systems, under_way: RolloutState, challenger: VersionInfo) -> None:
+def _abort(controller: Controller, under_way: RolloutState, challenger: VersionInfo) -> None:
     reason = f"version {challenger.version} has the alias `challenger` now (on_new_challenger: replace)"
     try:
-        systems.controller.command(under_way.rollout_id, Order.ABORT, by=BY, reason=reason)
+        controller.command(under_way.rollout_id, Order.ABORT, by=BY, reason=reason)
     except CommandRefused:
         return  # it is ending already, or has ended
 
 
-def _tell(systems: Systems, model: Model, challenger: VersionInfo, *, topic: str, body: str) -> None:
+def _tell(ledger: Ledger, model: Model, challenger: VersionInfo, *, topic: str, body: str) -> None:
     """Once for each version and text. Raises LedgerError."""
     platform_alert(
-        systems.ledger,
+        ledger,
         topic=topic,
         title=f"{model.name} version {challenger.version} has the alias `challenger`, and is not started now",
         body=body,

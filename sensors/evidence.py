@@ -14,8 +14,8 @@ from pipelines.core.vocabulary import OnFail, Verdict
 from pipelines.monitoring.windows import first_whole, latest_whole, rhythm
 from pipelines.rollouts.naming import UNFINISHED, AssetJob, Turn, job_name
 from pipelines.rollouts.open_rollout import read_rollout
-from pipelines.rollouts.systems import Systems
-from resources.ledger.ledger import RolloutRow
+from resources.configured import LedgerResource
+from resources.ledger.ledger import Ledger, RolloutRow
 from resources.notifier import contained
 from sensors.rollout import EVERY, ROLLOUT_TAG
 from sensors.ticks import TICK, Found, looked
@@ -49,10 +49,10 @@ def evidence_sensor(
         ),
     )
     def sensor(
-        context: dg.SensorEvaluationContext, systems: dg.ResourceParam[Systems]
+        context: dg.SensorEvaluationContext, ledger: LedgerResource
     ) -> dg.SkipReason | dg.SensorResult:
         return looked(
-            lambda: _look(context, systems, by_name, clock()),
+            lambda: _look(context, ledger.get(), by_name, clock()),
             every=EVERY,
             tick=tick,
             otherwise="no canary is taking traffic",
@@ -62,12 +62,12 @@ def evidence_sensor(
 
 
 def _look(
-    context: dg.SensorEvaluationContext, systems: Systems, models: Mapping[str, Model], now: datetime
+    context: dg.SensorEvaluationContext, ledger: Ledger, models: Mapping[str, Model], now: datetime
 ) -> Found:
     """One query of the ledger; more only for rollouts that are open. The cursor holds those alone."""
-    with contained(systems.ledger, context.log, where="the evidence sensor") as trouble:
+    with contained(ledger, context.log, where="the evidence sensor") as trouble:
         try:
-            rows = systems.ledger.rollouts(open_only=True)
+            rows = ledger.rollouts(open_only=True)
         except RampgateError as error:
             return Found(said=(f"cannot tell: {error}",))
         asked = _asked(context, {row.rollout_id for row in rows})
@@ -75,7 +75,7 @@ def _look(
         said: list[str] = []
         for row in rows:
             if row.model in models:
-                found = _supplied(context, systems, models[row.model], row, asked, now)
+                found = _supplied(context, ledger, models[row.model], row, asked, now)
                 requests, said = [*requests, *found.requests], [*said, *found.said]
         cursor = {
             each: at.isoformat() for each, at in (asked | dict.fromkeys(map(_key, requests), now)).items()
@@ -86,7 +86,7 @@ def _look(
 
 def _supplied(
     context: dg.SensorEvaluationContext,
-    systems: Systems,
+    ledger: Ledger,
     model: Model,
     row: RolloutRow,
     asked: Mapping[str, datetime],
@@ -94,9 +94,9 @@ def _supplied(
 ) -> Found:
     """What one rollout needs now. Whatever goes wrong with one model delays no other."""
     where = f"{model.name}'s evidence sensor"
-    with contained(systems.ledger, context.log, where=where, model=model.name) as trouble:
+    with contained(ledger, context.log, where=where, model=model.name) as trouble:
         try:
-            state = read_rollout(systems.ledger, row.rollout_id)
+            state = read_rollout(ledger, row.rollout_id)
         except RampgateError as error:
             return Found(said=(f"{model.name}: cannot tell: {error}",))
         if state.champion is None or state.phase not in _TAKING_TRAFFIC:

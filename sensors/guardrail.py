@@ -8,9 +8,13 @@ import dagster as dg
 
 from pipelines.core.manifest.load import Model
 from pipelines.reports.metadata import decision_metadata
+from pipelines.rollouts.configured import ControllerResource
+from pipelines.rollouts.controller import Controller
 from pipelines.rollouts.naming import key
-from pipelines.rollouts.systems import Systems
 from pipelines.rollouts.watching import POLL, OpenRows, RolledBack, Strays, Watcher
+from resources.configured import LedgerResource, LinksResource, ServingResource
+from resources.ledger.ledger import Ledger
+from resources.links import Links
 from resources.notifier import contained
 
 TICK = timedelta(seconds=45)
@@ -39,12 +43,20 @@ def guardrail_sensor(models: Sequence[Model], *, tick: timedelta = TICK) -> dg.S
         ),
     )
     def sensor(
-        context: dg.SensorEvaluationContext, systems: dg.ResourceParam[Systems]
+        context: dg.SensorEvaluationContext,
+        ledger: LedgerResource,
+        serving: ServingResource,
+        controller: ControllerResource,
+        links: LinksResource,
     ) -> dg.SkipReason | dg.SensorResult:
-        if not strays or strays[0].systems is not systems:
-            watchers[:] = [Watcher(systems, model) for model in models]
-            strays[:] = [Strays(systems, {model.name for model in models})]
-            rows[:] = [OpenRows(systems)]
+        with contained(ledger.get(), context.log, where="the guardrail sensor") as trouble:
+            told, drives, backend = ledger.get(), controller.get(), serving.get()
+            if not strays or strays[0].controller is not drives:
+                watchers[:] = [Watcher(told, backend, drives, model) for model in models]
+                rows[:] = [OpenRows(told)]
+                strays[:] = [Strays(told, drives, {model.name for model in models})]
+        if trouble.words:
+            return dg.SkipReason(trouble.words)
         for watcher in watchers:
             watcher.begin(context.log)
         rows[0].begin(context.log)
@@ -55,7 +67,11 @@ def guardrail_sensor(models: Sequence[Model], *, tick: timedelta = TICK) -> dg.S
             polled = (watcher.poll(row_of.get(watcher.model)) for watcher in watchers)
             done = [rolled_back for rolled_back in polled if rolled_back is not None]
             if done:
-                return dg.SensorResult(asset_events=[_event(context, systems, each) for each in done])
+                return dg.SensorResult(
+                    asset_events=[
+                        _event(context, ledger.get(), controller.get(), links.get(), each) for each in done
+                    ]
+                )
             time.sleep(POLL.total_seconds())
         for watcher in watchers:
             watcher.leave()
@@ -66,12 +82,16 @@ def guardrail_sensor(models: Sequence[Model], *, tick: timedelta = TICK) -> dg.S
 
 
 def _event(
-    context: dg.SensorEvaluationContext, systems: Systems, done: RolledBack
+    context: dg.SensorEvaluationContext,
+    ledger: Ledger,
+    controller: Controller,
+    links: Links,
+    done: RolledBack,
 ) -> dg.AssetMaterialization:
     """Told in any case: what cannot be read of the rollout now is missing beside it."""
     metadata: dict[str, dg.MetadataValue] = {}
-    with contained(systems.ledger, context.log, where=f"telling of {done.rollout_id}", model=done.model):
-        metadata = decision_metadata(systems, done.rollout_id, done.decision)
+    with contained(ledger, context.log, where=f"telling of {done.rollout_id}", model=done.model):
+        metadata = decision_metadata(links, controller.state(done.rollout_id), done.decision)
     return dg.AssetMaterialization(
         asset_key=key(done.model, "rollout"), description=done.decision.reason, metadata=metadata
     )

@@ -6,7 +6,7 @@ import dagster as dg
 
 from pipelines.core.errors import ManifestError
 from pipelines.core.manifest.load import load_models
-from pipelines.rollouts.systems import Systems
+from resources.configured import LedgerResource, SettingsResource
 from resources.notifier import contained, platform_alert
 
 
@@ -23,11 +23,13 @@ def manifest_sensor() -> dg.SensorDefinition:
             " allowed. A changed manifest takes effect when the code location is reloaded."
         ),
     )
-    def sensor(context: dg.SensorEvaluationContext, systems: dg.ResourceParam[Systems]) -> dg.SkipReason:
-        errors = known.of(systems.settings.manifests)
+    def sensor(
+        context: dg.SensorEvaluationContext, ledger: LedgerResource, settings: SettingsResource
+    ) -> dg.SkipReason:
+        errors = known.of(settings.get().manifests)
         for error in errors:
-            with contained(systems.ledger, context.log, where="alerting about a manifest"):
-                platform_alert(systems.ledger, topic="manifest", title="a manifest is wrong", body=str(error))
+            with contained(ledger.get(), context.log, where="alerting about a manifest"):
+                platform_alert(ledger.get(), topic="manifest", title="a manifest is wrong", body=str(error))
         return dg.SkipReason("; ".join(map(str, errors)) or "every manifest can be read")
 
     return sensor

@@ -10,10 +10,12 @@ from pipelines.core.errors import RampgateError
 from pipelines.core.manifest.load import Model
 from pipelines.core.rollout.events import DecisionKind
 from pipelines.core.rollout.state import RolloutState
+from pipelines.rollouts.configured import ControllerResource
+from pipelines.rollouts.controller import Controller
 from pipelines.rollouts.naming import CARRIES_ON_TAG, UNFINISHED, AssetJob, job_name
 from pipelines.rollouts.open_rollout import read_rollout, validation_due
-from pipelines.rollouts.systems import Systems
-from resources.ledger.ledger import RolloutRow
+from resources.configured import LedgerResource
+from resources.ledger.ledger import Ledger, RolloutRow
 from resources.notifier import contained
 from sensors.ticks import TICK, Found, looked
 
@@ -44,37 +46,45 @@ def rollout_sensor(
         ),
     )
     def sensor(
-        context: dg.SensorEvaluationContext, systems: dg.ResourceParam[Systems]
+        context: dg.SensorEvaluationContext, ledger: LedgerResource, controller: ControllerResource
     ) -> dg.SkipReason | dg.SensorResult:
         return looked(
-            lambda: _look(context, systems, names), every=EVERY, tick=tick, otherwise="no rollout is open"
+            lambda: _look(context, ledger.get(), controller, names),
+            every=EVERY,
+            tick=tick,
+            otherwise="no rollout is open",
         )
 
     return sensor
 
 
-def _look(context: dg.SensorEvaluationContext, systems: Systems, models: Collection[str]) -> Found:
+def _look(
+    context: dg.SensorEvaluationContext,
+    ledger: Ledger,
+    controller: ControllerResource,
+    models: Collection[str],
+) -> Found:
     """One query of the ledger; more only for rollouts that are open."""
-    with contained(systems.ledger, context.log, where="the rollout sensor") as trouble:
+    with contained(ledger, context.log, where="the rollout sensor") as trouble:
         try:
-            rows = [row for row in systems.ledger.rollouts(open_only=True) if row.model in models]
+            rows = [row for row in ledger.rollouts(open_only=True) if row.model in models]
         except RampgateError as error:
             return Found(said=(f"cannot tell: {error}",))
-        found = [_carried_on(context, systems, row) for row in rows]
+        found = [_carried_on(context, ledger, controller, row) for row in rows]
         requests = tuple(each for each in found if isinstance(each, dg.RunRequest))
         return Found(requests, tuple(each for each in found if isinstance(each, str)))
     return Found(said=(trouble.words,))
 
 
 def _carried_on(
-    context: dg.SensorEvaluationContext, systems: Systems, row: RolloutRow
+    context: dg.SensorEvaluationContext, ledger: Ledger, controller: ControllerResource, row: RolloutRow
 ) -> dg.RunRequest | str:
     """A run to be asked for, or why there is none. Whatever goes wrong with one model delays no other."""
     where = f"{row.model}'s rollout sensor"
-    with contained(systems.ledger, context.log, where=where, model=row.model) as trouble:
+    with contained(ledger, context.log, where=where, model=row.model) as trouble:
         try:
-            state = read_rollout(systems.ledger, row.rollout_id)
-            why = _due(systems, state)
+            state = read_rollout(ledger, row.rollout_id)
+            why = _due(controller.get(), state)
         except RampgateError as error:
             return f"{row.model}: cannot tell: {error}"
         if why is None:
@@ -84,13 +94,13 @@ def _carried_on(
     return trouble.words
 
 
-def _due(systems: Systems, state: RolloutState) -> str | None:
+def _due(controller: Controller, state: RolloutState) -> str | None:
     """What is due, in words; None where the rollout waits for time, data or a person."""
-    if systems.controller.owes(state.rollout_id):
+    if controller.owes(state.rollout_id):
         return "an action is unfinished"
     if validation_due(state, datetime.now(UTC)):
         return "the version has to answer through the real predictor"
-    decision = systems.controller.assess(state.rollout_id)
+    decision = controller.assess(state.rollout_id)
     return None if decision.kind in _WAITING else decision.reason
 
 

@@ -13,7 +13,7 @@ import dagster as dg
 from pipelines.core.manifest.load import Model
 from pipelines.monitoring.windows import latest_whole
 from pipelines.rollouts.naming import AssetJob, Turn, job_name
-from pipelines.rollouts.systems import Systems
+from resources.configured import LedgerResource, SettingsResource
 from resources.lake.windows import ingested_until
 from resources.notifier import contained
 from resources.settings import Settings
@@ -70,15 +70,15 @@ def routine_sensor(
         ),
     )
     def sensor(
-        context: dg.SensorEvaluationContext, systems: dg.ResourceParam[Systems]
+        context: dg.SensorEvaluationContext, ledger: LedgerResource, settings: SettingsResource
     ) -> dg.SkipReason | dg.SensorResult:
         now = clock()
         last = _last(context.cursor) or now
         requests: list[dg.RunRequest] = []
         for model in models:
             where = f"{model.name}'s routine"
-            with contained(systems.ledger, context.log, where=where, model=model.name):
-                requests += _due(systems.settings, model, last, now)
+            with contained(ledger.get(), context.log, where=where, model=model.name):
+                requests += _due(settings.get(), model, last, now)
         return dg.SensorResult(run_requests=requests, cursor=json.dumps(now.isoformat()))
 
     return sensor

@@ -90,7 +90,7 @@ from resources.settings import Settings
 from sensors.challenger import challenger_sensor
 from sensors.routine import INGEST, WINDOWS
 from tests.support.memory_backend import MemoryBackend, MemoryRegistry, World
-from tests.support.memory_systems import MemorySystems, start_rollout
+from tests.support.memory_systems import MemorySystems, given, start_rollout
 from tests.support.rollouts import MODEL, START, Rig, good, manifest
 
 COVERED: set[type[enum.Enum]] = {
@@ -338,7 +338,7 @@ def test_every_verdict_stands_is_shown_and_explained(story: Story, systems: Memo
     state = systems.controller.state(rollout)
     assert set(Verdict) <= {item.verdict for item in state.evidence.values()}
     for kind in DecisionKind:
-        told = decision_metadata(systems, rollout, decision(kind))
+        told = decision_metadata(systems.links, state, decision(kind))
         assert str(told["decision"].value) == f"{kind.replace('_', ' ')}: because"
 
 
@@ -349,9 +349,9 @@ def test_every_way_to_go_on_is_decided(what: OnUnknown, then: AfterTest, story: 
     )
     blind = Evidence(name="errors", source="serving", verdict=Verdict.UNKNOWN, reason="blind", at=START)
     long_ago = {"errors": START - timedelta(days=9)}
-    for given in (good(START), (blind,)):
+    for evidence in (good(START), (blind,)):
         state = replace(story.state, policy=policy, unknown_since=long_ago)
-        assert decide(state, given, START).reason
+        assert decide(state, evidence, START).reason
 
 
 # apprise looks for a module of the standard library that Python 3.13 drops.
@@ -521,7 +521,7 @@ def test_a_challenger_beside_an_open_rollout_is_answered_whatever_the_manifest_a
     )
     with dg.DagsterInstance.ephemeral() as instance:
         said = challenger_sensor([wanted], tick=timedelta(0))(
-            dg.build_sensor_context(instance=instance, resources={"systems": systems})
+            dg.build_sensor_context(instance=instance, resources=given(systems))
         )
     assert isinstance(said, dg.SkipReason)
     gives_way = answer is OnNewChallenger.REPLACE and status is Registration.READY

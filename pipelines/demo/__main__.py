@@ -18,7 +18,7 @@ from pipelines.demo.measurements import answered_in_lake, code_location_cpu_seco
 from pipelines.demo.story import ACTS, DemoStory
 from pipelines.platform.control import down, up
 from pipelines.platform.parts import parts
-from pipelines.rollouts.systems import Systems
+from pipelines.platform.systems import Systems
 from resources.lake.schema import RowCounts, counts
 from resources.settings import ROOT, Settings
 

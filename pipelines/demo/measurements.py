@@ -12,8 +12,8 @@ from pipelines.core.rollout.fold import fold
 from pipelines.core.rollout.state import RolloutState
 from pipelines.core.statistics.binomial import ConditionalBinomial, Counts
 from pipelines.experiments.looks import past_looks
+from pipelines.platform.systems import Systems
 from pipelines.rollouts.guardrails import harm_boundary
-from pipelines.rollouts.systems import Systems
 from resources.lake.connection import table
 from resources.lake.schema import ANSWERED
 from resources.ledger.ledger import RolloutRow

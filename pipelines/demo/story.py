@@ -10,8 +10,8 @@ from pipelines.core.manifest.load import Model
 from pipelines.core.rollout.events import Event
 from pipelines.demo.console import Console
 from pipelines.demo.dagster_api import DagsterApi
+from pipelines.platform.systems import Systems
 from pipelines.rollouts.naming import slug
-from pipelines.rollouts.systems import Systems
 
 POLL_SECONDS = 0.5
 

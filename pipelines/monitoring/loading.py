@@ -10,13 +10,13 @@ from duckdb import DuckDBPyConnection
 
 from pipelines.core.errors import LakeError
 from pipelines.core.manifest.model import PredictionLog
-from pipelines.rollouts.systems import Systems
 from resources.lake import outcomes, segments
 from resources.lake.connection import Lake
 from resources.lake.ingest import SOURCE, IngestReport, ingest_predictions
 from resources.lake.outcomes import OutcomeReport, ingest_outcomes
 from resources.lake.schema import exists
 from resources.lake.windows import mark_ingested
+from resources.ledger.ledger import Ledger
 from resources.notifier import platform_alert
 from resources.prediction_log.objects import fetch_blobs, fetch_segments
 from resources.settings import Settings
@@ -74,35 +74,37 @@ class LoadedPredictions(NamedTuple):
     report: IngestReport
 
 
-def load_predictions(systems: Systems, model: str, limits: PredictionLog) -> LoadedPredictions:
+def load_predictions(
+    lake: Lake, ledger: Ledger, settings: Settings, model: str, limits: PredictionLog
+) -> LoadedPredictions:
     """Load the prediction log's closed segments, those of configured stores included.
 
     A segment that could not be loaded is alerted. Raises LakeError, LedgerError, OSError.
     """
-    directory, started = systems.settings.prediction_log / model, datetime.now(UTC)
-    fetched = fetch_from_stores(systems.lake, systems.settings, model, directory)
-    report = ingest_predictions(systems.lake, model, None, directory, limits=limits)
+    directory, started = settings.prediction_log / model, datetime.now(UTC)
+    fetched = fetch_from_stores(lake, settings, model, directory)
+    report = ingest_predictions(lake, model, None, directory, limits=limits)
     mark_ingested(directory, started)
-    _tell(systems, model, SOURCE)
+    _tell(lake, ledger, model, SOURCE)
     return LoadedPredictions(fetched, report)
 
 
-def load_outcomes(systems: Systems, model: str) -> OutcomeReport:
+def load_outcomes(lake: Lake, ledger: Ledger, settings: Settings, model: str) -> OutcomeReport:
     """Load the outcome files; one that could not be loaded is alerted. Raises LakeError, LedgerError, OSError."""
-    directory, started = systems.settings.outcomes / model, datetime.now(UTC)
-    report = ingest_outcomes(systems.lake, model, directory)
+    directory, started = settings.outcomes / model, datetime.now(UTC)
+    report = ingest_outcomes(lake, model, directory)
     mark_ingested(directory, started)
-    _tell(systems, model, outcomes.SOURCE)
+    _tell(lake, ledger, model, outcomes.SOURCE)
     return report
 
 
-def _tell(systems: Systems, model: str, source: str) -> None:
+def _tell(lake: Lake, ledger: Ledger, model: str, source: str) -> None:
     """One alert a segment, however often this is called: what the ledger did not take, it is told the next time."""
-    with systems.lake.connect() as connection:
+    with lake.connect() as connection:
         found = segments.whole_segments(connection, model, source) if exists(connection, model) else {}
     for segment, reason in found.items():
         platform_alert(
-            systems.ledger,
+            ledger,
             topic=f"quarantine:{model}:{source}",
             once=segment,
             model=model,

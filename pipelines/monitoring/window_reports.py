@@ -15,22 +15,24 @@ from pipelines.monitoring.data_checks import DataCheckReport, check_window, unju
 from pipelines.monitoring.drift import compare
 from pipelines.monitoring.evidence import from_drift
 from pipelines.monitoring.windows import not_all_loaded
-from pipelines.rollouts.systems import Systems
 from resources.checks.evidently import Comparison, DriftReport
+from resources.lake.connection import Lake
 from resources.lake.windows import answered
+from resources.registry.registry import Registry
+from resources.settings import Settings
 
 REFERENCE_WINDOWS = 3
 """How many windows before the current one it is compared with."""
 
 
 def drift_reports(
-    systems: Systems, model: Model, state: RolloutState | None, end: datetime, now: datetime
+    lake: Lake, settings: Settings, model: Model, state: RolloutState | None, end: datetime, now: datetime
 ) -> list[DriftReport]:
     """Both comparisons; the one with the canary where there is one in the window."""
     with_canary = (
         state is not None and state.champion is not None and bool(state.weights) and state.since < end
     )
-    if why := not_all_loaded(systems, model.name, end, now):
+    if why := not_all_loaded(lake, settings, model.name, end, now):
         made = [Comparison.CURRENT_VS_REFERENCE, *([Comparison.CANARY_VS_STABLE] if with_canary else [])]
         start = end - model.rollout.drift.window
         return [
@@ -40,9 +42,9 @@ def drift_reports(
             )
             for comparison in made
         ]  # fmt: skip
-    reports = [_against_reference(systems, model, end)]
+    reports = [_against_reference(lake, settings, model, end)]
     if state is not None and with_canary:
-        reports.append(_against_stable(systems, model, state, end))
+        reports.append(_against_stable(lake, settings, model, state, end))
     return reports
 
 
@@ -62,12 +64,14 @@ def drift_on_fail(model: Model, comparison: Comparison) -> OnFail:
             assert_never(comparison)
 
 
-def _against_stable(systems: Systems, model: Model, state: RolloutState, now: datetime) -> DriftReport:
+def _against_stable(
+    lake: Lake, settings: Settings, model: Model, state: RolloutState, now: datetime
+) -> DriftReport:
     start = comparable_since(state, model.rollout.drift.window, now)
     stable, canary = (
-        _answered(systems, model, start, now, version=version) for version in (state.champion, state.version)
+        _answered(lake, model, start, now, version=version) for version in (state.champion, state.version)
     )
-    return _compared(systems, model, stable, canary, Comparison.CANARY_VS_STABLE, start, now)
+    return _compared(settings, model, stable, canary, Comparison.CANARY_VS_STABLE, start, now)
 
 
 def comparable_since(state: RolloutState, window: timedelta, now: datetime) -> datetime:
@@ -79,22 +83,22 @@ def comparable_since(state: RolloutState, window: timedelta, now: datetime) -> d
     return max(now - window, state.since)
 
 
-def _against_reference(systems: Systems, model: Model, now: datetime) -> DriftReport:
+def _against_reference(lake: Lake, settings: Settings, model: Model, now: datetime) -> DriftReport:
     start = now - model.rollout.drift.window
     before = start - REFERENCE_WINDOWS * model.rollout.drift.window
-    reference, current = (_answered(systems, model, *span) for span in ((before, start), (start, now)))
-    return _compared(systems, model, reference, current, Comparison.CURRENT_VS_REFERENCE, start, now)
+    reference, current = (_answered(lake, model, *span) for span in ((before, start), (start, now)))
+    return _compared(settings, model, reference, current, Comparison.CURRENT_VS_REFERENCE, start, now)
 
 
 def _answered(
-    systems: Systems, model: Model, start: datetime, end: datetime, *, version: str | None = None
+    lake: Lake, model: Model, start: datetime, end: datetime, *, version: str | None = None
 ) -> pd.DataFrame:
     rows = model.rollout.drift.sample_rows
-    return answered(systems.lake, model.name, start, end, version=version, sample=rows)
+    return answered(lake, model.name, start, end, version=version, sample=rows)
 
 
 def _compared(
-    systems: Systems,
+    settings: Settings,
     model: Model,
     reference: pd.DataFrame,
     current: pd.DataFrame,
@@ -111,24 +115,26 @@ def _compared(
         comparison=comparison,
         window_start=start,
         window_end=end,
-        reports_dir=systems.settings.home / "reports" / "drift",
-        workspace=systems.settings.home / "evidently",
+        reports_dir=settings.home / "reports" / "drift",
+        workspace=settings.home / "evidently",
     )
 
 
-def data_check_report(systems: Systems, model: Model, end: datetime, now: datetime) -> DataCheckReport:
+def data_check_report(
+    lake: Lake, registry: Registry, settings: Settings, model: Model, end: datetime, now: datetime
+) -> DataCheckReport:
     checks = model.rollout.data_checks
     start = end - checks.window
-    if why := not_all_loaded(systems, model.name, end, now):
+    if why := not_all_loaded(lake, settings, model.name, end, now):
         return unjudged(checks, why, model=model.name, window_start=start, window_end=end)
-    frame = answered(systems.lake, model.name, start, end, sample=checks.sample_rows)
+    frame = answered(lake, model.name, start, end, sample=checks.sample_rows)
     if not checks.checks:
-        frame = _of_every_version(systems, model.name, frame)
-    docs = systems.settings.home / "reports" / "data_docs"
+        frame = _of_every_version(registry, model.name, frame)
+    docs = settings.home / "reports" / "data_docs"
     return check_window(frame, checks, model=model.name, window_start=start, window_end=end, docs_dir=docs)
 
 
-def _of_every_version(systems: Systems, model: str, frame: pd.DataFrame) -> pd.DataFrame:
+def _of_every_version(registry: Registry, model: str, frame: pd.DataFrame) -> pd.DataFrame:
     """The columns that every version in the window has: the others are null in its rows, and nothing is wrong with that.
 
     All of them while the registry cannot be asked; a version that is gone from it says nothing.
@@ -137,7 +143,7 @@ def _of_every_version(systems: Systems, model: str, frame: pd.DataFrame) -> pd.D
     try:
         for version in frame["version"].dropna().unique() if "version" in frame else ():
             with suppress(NotInRegistry, VersionRefused):
-                schema = systems.registry.signature(model, version)
+                schema = registry.signature(model, version)
                 found.append({name.lower() for name in schema.columns()})
     except RegistryError:
         return frame

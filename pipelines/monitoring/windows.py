@@ -13,8 +13,9 @@ import dagster as dg
 from pipelines.core.manifest.model import RolloutManifest
 from pipelines.core.rollout.state import RolloutState
 from pipelines.core.vocabulary import Evidence
-from pipelines.rollouts.systems import Systems
+from resources.lake.connection import Lake
 from resources.lake.windows import complete_until, longest_latency
+from resources.settings import Settings
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 """The first partition: no lake holds anything older."""
@@ -67,16 +68,16 @@ def window_end(context: dg.AssetExecutionContext, now: datetime) -> datetime:
     return context.partition_time_window.end if context.has_partition_key else now
 
 
-def not_all_loaded(systems: Systems, model: str, end: datetime, now: datetime) -> str:
+def not_all_loaded(lake: Lake, settings: Settings, model: str, end: datetime, now: datetime) -> str:
     """Why a window that ended then cannot be judged yet; empty where all that was answered in it is in the lake.
 
     A window up to now is never whole, and is taken as it is. Raises LakeError.
     """
     if end >= now:
         return ""
-    log = systems.settings.prediction_log / model
-    complete = complete_until(systems.lake, model, predictions=log, outcomes=log, now=now)
-    complete -= longest_latency(systems.lake, model, end)
+    log = settings.prediction_log / model
+    complete = complete_until(lake, model, predictions=log, outcomes=log, now=now)
+    complete -= longest_latency(lake, model, end)
     if complete >= end:
         return ""
     return (

@@ -13,17 +13,18 @@ from pipelines.core.vocabulary import OnFail, Verdict
 from pipelines.experiments.looks import TakenLook, past_looks, registered_in
 from pipelines.experiments.registering import RegisteredConstants
 from pipelines.monitoring.data_checks import DataCheckReport
-from pipelines.reports.report import report_name, rollout_story, write_report
+from pipelines.reports.report import Reports, report_name, rollout_story, write_report
 from pipelines.reports.words import headline
-from pipelines.rollouts.systems import Systems
 from resources.checks.evidently import DriftReport
 from resources.checks.expectations import CheckResult
+from resources.ledger.ledger import Ledger
+from resources.links import Links
 from resources.pictures import EffectAt, drift_scores, effect_over_time
 
 
-def drift_metadata(systems: Systems, reports: Iterable[DriftReport]) -> dict[str, dg.MetadataValue]:
+def drift_metadata(reports: Reports, scored: Iterable[DriftReport]) -> dict[str, dg.MetadataValue]:
     values: dict[str, dg.MetadataValue] = {}
-    for report in reports:
+    for report in scored:
         name = report.comparison.value.replace("_", " ")
         values[name] = dg.MetadataValue.text(f"{report.verdict}: {report.reason}")
         if report.columns:
@@ -32,13 +33,13 @@ def drift_metadata(systems: Systems, reports: Iterable[DriftReport]) -> dict[str
         if report.share is not None:
             values[f"{name}: share of columns drifted"] = dg.MetadataValue.float(report.share)
         if report.html is not None:
-            page = report.html.relative_to(systems.settings.home / "reports")
-            values[f"{name}: Evidently report"] = dg.MetadataValue.url(systems.links.report(*page.parts))
+            page = report.html.relative_to(reports.folder)
+            values[f"{name}: Evidently report"] = dg.MetadataValue.url(reports.links.report(*page.parts))
         if report.unsaved:
             values[f"{name}: not written"] = dg.MetadataValue.text(report.unsaved)
         if report.link is not None:
             values[f"{name}: in Evidently"] = dg.MetadataValue.url(
-                systems.links.evidently_page(report.link.path)
+                reports.links.evidently_page(report.link.path)
             )
     return values
 
@@ -62,7 +63,7 @@ def _drift_table(report: DriftReport) -> dg.TableMetadataValue:
     )
 
 
-def data_check_metadata(systems: Systems, report: DataCheckReport) -> dict[str, dg.MetadataValue]:
+def data_check_metadata(reports: Reports, report: DataCheckReport) -> dict[str, dg.MetadataValue]:
     values: dict[str, dg.MetadataValue] = {
         "verdict": dg.MetadataValue.text(f"{report.verdict}: {report.reason}"),
         "rows": dg.MetadataValue.int(report.rows),
@@ -72,8 +73,8 @@ def data_check_metadata(systems: Systems, report: DataCheckReport) -> dict[str, 
         "checks": _data_check_table(report.results),
     }
     if report.page is not None:
-        page = report.page.relative_to(systems.settings.home / "reports")
-        values["data docs"] = dg.MetadataValue.url(systems.links.report(*page.parts))
+        page = report.page.relative_to(reports.folder)
+        values["data docs"] = dg.MetadataValue.url(reports.links.report(*page.parts))
     if report.unsaved:
         values["data docs not written"] = dg.MetadataValue.text(report.unsaved)
     return values
@@ -95,9 +96,9 @@ _POINTS = 200
 
 
 def look_metadata(
-    systems: Systems, model: Model, rollout_id: str, taken: TakenLook
+    ledger: Ledger, model: Model, rollout_id: str, taken: TakenLook
 ) -> dict[str, dg.MetadataValue]:
-    looks = past_looks(systems.ledger, rollout_id)
+    looks = past_looks(ledger, rollout_id)
     values: dict[str, dg.MetadataValue] = {
         "in words": dg.MetadataValue.md("\n".join(f"- {sentence}" for sentence in taken.look.sentences)),
         "metrics": _look_table(taken.look.metrics),
@@ -226,7 +227,7 @@ _ORDER = (Verdict.FAIL, Verdict.UNKNOWN, Verdict.PASS)
 """What explains a decision comes first."""
 
 
-def started_metadata(systems: Systems, begun: RolloutState) -> dict[str, dg.MetadataValue]:
+def started_metadata(links: Links, begun: RolloutState) -> dict[str, dg.MetadataValue]:
     """Of a rollout that was opened: which artefact of which version, and against whom."""
     champion = begun.champion or "none: this is the model's first version"
     return {
@@ -235,39 +236,38 @@ def started_metadata(systems: Systems, begun: RolloutState) -> dict[str, dg.Meta
         "version": dg.MetadataValue.text(begun.version),
         "digest": dg.MetadataValue.text(begun.artefact.digest),
         "champion": dg.MetadataValue.text(champion),
-        "in MLflow": dg.MetadataValue.url(systems.links.version(begun.model, begun.version)),
+        "in MLflow": dg.MetadataValue.url(links.version(begun.model, begun.version)),
     }
 
 
-def report_metadata(systems: Systems, model: str) -> dict[str, dg.MetadataValue]:
+def report_metadata(reports: Reports, model: str) -> dict[str, dg.MetadataValue]:
     """Write the report of the model's latest rollout; the link to it, and the verdict. Raises CorruptLedger."""
-    row = systems.ledger.latest(model)
+    row = reports.ledger.latest(model)
     if row is None:
         return {"status": dg.MetadataValue.text("there was no rollout yet")}
-    path = write_report(systems, row.rollout_id)
-    verdict = headline(rollout_story(systems, row.rollout_id))
+    path = write_report(reports, row.rollout_id)
+    verdict = headline(rollout_story(reports, row.rollout_id))
     return {
-        "report": dg.MetadataValue.url(systems.links.report(report_name(row.rollout_id))),
+        "report": dg.MetadataValue.url(reports.links.report(report_name(row.rollout_id))),
         "verdict": dg.MetadataValue.text(f"{verdict.title}. {verdict.why}".strip()),
         "path": dg.MetadataValue.path(str(path)),
         "rollout": dg.MetadataValue.text(row.rollout_id),
     }
 
 
-def decision_metadata(systems: Systems, rollout_id: str, decision: Decision) -> dict[str, dg.MetadataValue]:
+def decision_metadata(links: Links, state: RolloutState, decision: Decision) -> dict[str, dg.MetadataValue]:
     """Share of traffic, decision in words, every piece of evidence, and where to read on."""
-    state = systems.controller.state(rollout_id)
     return {
         "decision": dg.MetadataValue.text(f"{decision.kind.replace('_', ' ')}: {decision.reason}"),
-        "report": dg.MetadataValue.url(systems.links.rollout_report(rollout_id)),
-        "rollout": dg.MetadataValue.text(rollout_id),
+        "report": dg.MetadataValue.url(links.rollout_report(state.rollout_id)),
+        "rollout": dg.MetadataValue.text(state.rollout_id),
         "version": dg.MetadataValue.text(state.version),
         "champion": dg.MetadataValue.text(state.champion or "none"),
         "phase": dg.MetadataValue.text(f"{state.phase}{f' ({state.end})' if state.end else ''}"),
         "canary share (%)": dg.MetadataValue.float(float(state.percent)),
         "evidence": _evidence(state),
         "share of traffic": _weights(state),
-        "in MLflow": dg.MetadataValue.url(systems.links.version(state.model, state.version)),
+        "in MLflow": dg.MetadataValue.url(links.version(state.model, state.version)),
     }
 
 

@@ -1,21 +1,35 @@
 """Writes a rollout's report: `<home>/reports/<rollout id>.html`."""
 
 import re
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from pipelines.core.errors import CommandRefused
+from pipelines.core.manifest.load import Catalogue
 from pipelines.core.manifest.model import RolloutManifest
 from pipelines.reports.page import Link, page
 from pipelines.reports.story import Kind, Kinds, Story, read_story
 from pipelines.rollouts.guardrails import ERRORS, OVER_SLO, harm_boundary, serving_metrics
 from pipelines.rollouts.naming import slug
-from pipelines.rollouts.systems import Systems
 from resources.files import write_whole
+from resources.ledger.ledger import Ledger
+from resources.links import Links
 
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
 _KINDS: dict[str, Kind] = {ERRORS: "errors", OVER_SLO: "slow"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reports:
+    """What a rollout's report is written from, and where to."""
+
+    folder: Path
+    """`<home>/reports`; drift reports and Data Docs lie there, too."""
+    ledger: Ledger
+    links: Links
+    catalogue: Catalogue
 
 
 def report_name(rollout_id: str) -> str:
@@ -25,49 +39,49 @@ def report_name(rollout_id: str) -> str:
     return f"{rollout_id}.html"
 
 
-def write_report(systems: Systems, rollout_id: str) -> Path:
+def write_report(reports: Reports, rollout_id: str) -> Path:
     """Write the report from the ledger as it is now; it may be written again at any time.
 
     Raises CommandRefused (no such rollout), CorruptLedger, LedgerError.
     """
-    path = systems.settings.home / "reports" / report_name(rollout_id)
-    story = rollout_story(systems, rollout_id)
+    path = reports.folder / report_name(rollout_id)
+    story = rollout_story(reports, rollout_id)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, page(story, _links(systems, story), written=datetime.now(UTC)))
+    write_whole(path, page(story, _links(reports, story), written=datetime.now(UTC)))
     return path
 
 
-def rollout_story(systems: Systems, rollout_id: str) -> Story:
+def rollout_story(reports: Reports, rollout_id: str) -> Story:
     """What the report tells. The manifest adds what each guardrail counts, where it still is there."""
-    row = next((r for r in systems.ledger.rollouts() if r.rollout_id == rollout_id), None)
-    manifest = None if row is None else _manifest(systems, row.model)
+    row = next((r for r in reports.ledger.rollouts() if r.rollout_id == rollout_id), None)
+    manifest = None if row is None else _manifest(reports, row.model)
     return read_story(
-        systems.ledger,
+        reports.ledger,
         rollout_id,
         boundary=None if manifest is None else harm_boundary(manifest),
         kinds={} if manifest is None else _kinds(manifest),
     )
 
 
-def _manifest(systems: Systems, model: str) -> RolloutManifest | None:
-    return next((m.rollout for m in systems.catalogue.models if m.name == model), None)
+def _manifest(reports: Reports, model: str) -> RolloutManifest | None:
+    return next((m.rollout for m in reports.catalogue.models if m.name == model), None)
 
 
 def _kinds(manifest: RolloutManifest) -> Kinds:
     return {metric.name: _KINDS[metric.source] for metric in serving_metrics(manifest)}
 
 
-def _links(systems: Systems, story: Story) -> list[Link]:
-    model, reports = story.state.model, systems.settings.home / "reports"
+def _links(reports: Reports, story: Story) -> list[Link]:
+    model, folder = story.state.model, reports.folder
     links = [
-        Link("Rollout in Dagster", systems.links.asset(slug(model), "rollout")),
-        Link(f"Version {story.state.version} in MLflow", systems.links.version(model, story.state.version)),
+        Link("Rollout in Dagster", reports.links.asset(slug(model), "rollout")),
+        Link(f"Version {story.state.version} in MLflow", reports.links.version(model, story.state.version)),
     ]
-    if (reports / "data_docs" / model / "index.html").exists():
-        links.append(Link("Data Docs", systems.links.report("data_docs", model, "index.html")))
+    if (folder / "data_docs" / model / "index.html").exists():
+        links.append(Link("Data Docs", reports.links.report("data_docs", model, "index.html")))
     for comparison in ("canary_vs_stable", "current_vs_reference"):
-        newest = max((reports / "drift" / model / comparison).glob("[0-9]*.html"), default=None)
+        newest = max((folder / "drift" / model / comparison).glob("[0-9]*.html"), default=None)
         if newest is not None:
             label = f"Drift: {comparison.replace('_', ' ')}"
-            links.append(Link(label, systems.links.report("drift", model, comparison, newest.name)))
-    return [*links, Link("Evidently", systems.links.evidently_page("/"))]
+            links.append(Link(label, reports.links.report("drift", model, comparison, newest.name)))
+    return [*links, Link("Evidently", reports.links.evidently_page("/"))]

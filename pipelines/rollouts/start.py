@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, NamedTuple, assert_never
@@ -27,6 +27,7 @@ from pipelines.core.vocabulary import Evidence, OnFail, Verdict
 from pipelines.monitoring.loading import load_outcomes, load_predictions
 from pipelines.rollouts.actions import CHALLENGER
 from pipelines.rollouts.comparison import COMPARISON, REPLAY, compare_offline, impossible, replay
+from pipelines.rollouts.controller import Controller
 from pipelines.rollouts.fitting import require_fit
 from pipelines.rollouts.open_rollout import (
     ATTEMPTS,
@@ -35,13 +36,29 @@ from pipelines.rollouts.open_rollout import (
     validation_attempts,
     validation_due,
 )
-from pipelines.rollouts.systems import Systems
 from pipelines.rollouts.validation import Predict, Step, ValidationReport, validate_version
+from resources.lake.connection import Lake
 from resources.lake.schema import Fields, ensure_tables, fields
+from resources.ledger.ledger import Ledger
 from resources.notifier import in_words, platform_alert, say
 from resources.registry.client import Registration
+from resources.registry.registry import Registry
+from resources.serving.contract import ServingBackend
+from resources.settings import Settings
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutSystems:
+    """What a rollout is started and carried on with."""
+
+    settings: Settings
+    ledger: Ledger
+    lake: Lake
+    registry: Registry
+    backend: ServingBackend
+    controller: Controller
 
 
 class Mode(StrEnum):
@@ -53,7 +70,7 @@ class Mode(StrEnum):
 
 
 def start(
-    systems: Systems,
+    systems: RolloutSystems,
     model: Model,
     version: str,
     *,
@@ -76,13 +93,13 @@ def start(
     systems.registry.take_anew(model.name, version)
     report = validate_version(systems.registry, model.name, version, allow=model.rollout.artefact.allow)
     if report.verdict is Verdict.FAIL:
-        raise _refused(systems, model.name, version, report.reason)
+        raise _refused(systems.controller, model.name, version, report.reason)
     artefact = systems.registry.artefact(model.name, version, local=systems.settings.serving == "embedded")
-    other = _other_side(systems, model, version, against)
+    other = _other_side(systems.controller, model, version, against)
     _make_room(systems, model.name, version, other.served)
     if mode is Mode.ab_test and other.served is None:
         raise CommandRefused(f"{model.name} serves nothing to hold version {version} against")
-    require_fit(systems.registry, model, version, other.served, held=_held(systems, model.name))
+    require_fit(systems.registry, model, version, other.served, held=_held(systems.lake, model.name))
     rollout_id = systems.controller.start(
         model.rollout, version, other.served, artefact, policy=policy, despite=other.despite
     )
@@ -94,9 +111,9 @@ class _OtherSide(NamedTuple):
     despite: str
 
 
-def _other_side(systems: Systems, model: Model, version: str, against: str) -> _OtherSide:
+def _other_side(controller: Controller, model: Model, version: str, against: str) -> _OtherSide:
     """What is served, if the registry agrees, or a person has named it. Raises CommandRefused."""
-    sides = systems.controller.sides(model.name, version)
+    sides = controller.sides(model.name, version)
     if against and against != sides.served:
         raise CommandRefused(f"against == {against!r}, but {served_in_words(sides.served)}")
     if sides.served == version:
@@ -108,18 +125,18 @@ def _other_side(systems: Systems, model: Model, version: str, against: str) -> _
     return _OtherSide(sides.served, problem)
 
 
-def held_up(systems: Systems, model: Model, version: str) -> str:
+def held_up(controller: Controller, ledger: Ledger, model: Model, version: str) -> str:
     """Why the version is not to be started now although it is no worse for it; empty where it may be tried.
 
     It is alerted once a day while it lasts. Raises ServingError, RegistryError, LedgerError.
     """
-    sides = systems.controller.sides(model.name, version)
+    sides = controller.sides(model.name, version)
     problem, after = not_yet(sides, version), ". It starts by itself once they agree."
     if not problem and sides.served == version:
         problem, after = _served_already(version), ""
     if problem:
         platform_alert(
-            systems.ledger,
+            ledger,
             topic=f"not-started:{model.name}:{datetime.now(UTC):%Y-%m-%d}",
             title=f"{model.name} version {version}: not started for now",
             body=problem + after,
@@ -132,7 +149,7 @@ def _served_already(version: str) -> str:
     return f"version {version} is the champion already: it is what is served, and there is nothing to compare it with"
 
 
-def _make_room(systems: Systems, model: str, version: str, served: str | None) -> None:
+def _make_room(systems: RolloutSystems, model: str, version: str, served: str | None) -> None:
     """Type the version's part of the lake. A type that does not fit what is there is a fault of the version.
 
     Not while another version's rollout is open: this one is not started then, and that one's columns stay as they are.
@@ -141,30 +158,30 @@ def _make_room(systems: Systems, model: str, version: str, served: str | None) -
     if under_way is not None and under_way.version != version:
         return
     schema = systems.registry.signature(model, version)
-    spoken_for = None if under_way is not None else _spoken_for(systems, model, served)
+    spoken_for = None if under_way is not None else _spoken_for(systems.registry, model, served)
     try:
         with systems.lake.connect() as connection:
             ensure_tables(systems.lake, connection, model, schema, spoken_for=spoken_for)
     except SignatureConflict as conflict:
-        raise _refused(systems, model, version, str(conflict)) from conflict
+        raise _refused(systems.controller, model, version, str(conflict)) from conflict
 
 
-def _spoken_for(systems: Systems, model: str, served: str | None) -> list[str] | None:
+def _spoken_for(registry: Registry, model: str, served: str | None) -> list[str] | None:
     """The columns of what is served; None where they are not known."""
     if served is None:
         return []
     try:
-        return systems.registry.signature(model, served).columns()
+        return registry.signature(model, served).columns()
     except (VersionRefused, NotInRegistry):
         return None
 
 
-def _held(systems: Systems, model: str) -> tuple[Fields, Fields]:
-    with systems.lake.connect() as connection:
+def _held(lake: Lake, model: str) -> tuple[Fields, Fields]:
+    with lake.connect() as connection:
         return fields(connection, model)
 
 
-def _require_challenger(systems: Systems, model: Model, version: str, *, by_alias: bool) -> None:
+def _require_challenger(systems: RolloutSystems, model: Model, version: str, *, by_alias: bool) -> None:
     """Raise CommandRefused, Withdrawn or VersionRefused where this is nothing to start."""
     info = systems.registry.version(model.name, version)
     if info is None:
@@ -183,21 +200,21 @@ def _require_challenger(systems: Systems, model: Model, version: str, *, by_alia
             raise CommandRefused(f"{model.name} version {version} is {info.status} in MLflow, expected READY")
         case Registration.FAILED:
             reason = f"its registration failed in MLflow ({info.status}): register it again"
-            raise _refused(systems, model.name, version, reason)
+            raise _refused(systems.controller, model.name, version, reason)
         case _:
             assert_never(info.status)
 
 
-def _refused(systems: Systems, model: str, version: str, reason: str) -> VersionRefused:
+def _refused(controller: Controller, model: str, version: str, reason: str) -> VersionRefused:
     """Refuse the version: recorded, tagged and alerted."""
-    systems.controller.refuse(model, version, reason)
+    controller.refuse(model, version, reason)
     return VersionRefused(f"{model} version {version} is refused before any traffic: {reason}")
 
 
-def tell_misfit(systems: Systems, model: Model, version: str, wrong: ManifestError) -> None:
+def tell_misfit(ledger: Ledger, model: Model, version: str, wrong: ManifestError) -> None:
     """An alert that the manifest does not fit the version: said once for each manifest, however often it is tried."""
     platform_alert(
-        systems.ledger,
+        ledger,
         topic=f"manifest:{model.name}",
         title=f"{model.name} version {version}: not started, the manifest is wrong",
         body=str(wrong),
@@ -205,7 +222,7 @@ def tell_misfit(systems: Systems, model: Model, version: str, wrong: ManifestErr
     )
 
 
-def carry_on(systems: Systems, model: Model, rollout_id: str) -> Decision:
+def carry_on(systems: RolloutSystems, model: Model, rollout_id: str) -> Decision:
     """Do what is due, up to the next thing that has to be waited for."""
     decision = systems.controller.drive(rollout_id)
     state = systems.controller.state(rollout_id)
@@ -215,7 +232,7 @@ def carry_on(systems: Systems, model: Model, rollout_id: str) -> Decision:
     return decision
 
 
-def _probed(systems: Systems, model: Model, state: RolloutState) -> Evidence:
+def _probed(systems: RolloutSystems, model: Model, state: RolloutState) -> Evidence:
     """The input example, then logged requests, through the running predictor: the last thing before traffic.
 
     What could not be asked (registry, artefacts, log, lake, serving side) is unknown: it says nothing about the version.
@@ -235,7 +252,7 @@ def _not_asked(problem: str) -> ValidationReport:
     return ValidationReport(steps=(Step(name="asking", verdict=Verdict.UNKNOWN, detail=detail),), facts={})
 
 
-def _report(systems: Systems, model: Model, state: RolloutState) -> ValidationReport:
+def _report(systems: RolloutSystems, model: Model, state: RolloutState) -> ValidationReport:
     def predict(request: dict[str, Any]) -> Mapping[str, Any]:
         return systems.backend.predict(state.model, state.version, request)
 
@@ -260,7 +277,7 @@ def _same_artefact(state: RolloutState, report: ValidationReport) -> list[Step]:
 
 
 def _compared(
-    systems: Systems, model: Model, state: RolloutState, champion: str, predict: Predict
+    systems: RolloutSystems, model: Model, state: RolloutState, champion: str, predict: Predict
 ) -> Iterator[Step]:
     """The replay of what callers send, then the comparison on labels, if the version can answer.
 
@@ -272,14 +289,16 @@ def _compared(
         reason = f"what callers send to version {champion} is not known: {error}"
         yield from (impossible(name, model.rollout, reason) for name in (REPLAY, COMPARISON))
         return
-    load_predictions(systems, state.model, model.rollout.prediction_log)
+    load_predictions(
+        systems.lake, systems.ledger, systems.settings, state.model, model.rollout.prediction_log
+    )
     if model.rollout.validation.replay:
         replayed = replay(systems.lake, model.rollout, champion=champion, schema=old, predict=predict)
         yield replayed
         if replayed.verdict is Verdict.FAIL:
             return
     if model.rollout.validation.label is not None:
-        load_outcomes(systems, state.model)
+        load_outcomes(systems.lake, systems.ledger, systems.settings, state.model)
     schemas = (old, systems.registry.signature(state.model, state.version))
     compared = compare_offline(
         systems.lake, model.rollout, champion=champion, schemas=schemas, predict=predict

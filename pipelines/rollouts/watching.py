@@ -13,12 +13,13 @@ from pipelines.core.rollout.events import Decision, DecisionKind
 from pipelines.core.rollout.standing import words
 from pipelines.core.rollout.state import Phase, RolloutState
 from pipelines.core.vocabulary import Evidence, OnFail, OnUnknown
+from pipelines.rollouts.controller import Controller
 from pipelines.rollouts.emergency import EMERGENCY, UNRECORDED
 from pipelines.rollouts.guardrails import REPEATED, GuardrailWatch
 from pipelines.rollouts.open_rollout import read_rollout
-from pipelines.rollouts.systems import Systems
-from resources.ledger.ledger import RolloutRow
+from resources.ledger.ledger import Ledger, RolloutRow
 from resources.notifier import contained, in_words, platform_alert, say, tell
+from resources.serving.contract import ServingBackend
 
 POLL = timedelta(milliseconds=200)
 
@@ -50,8 +51,8 @@ class RolledBack(NamedTuple):
 class OpenRows:
     """Which rollouts are open: one query for all models, so that the idle ones cost nothing."""
 
-    def __init__(self, systems: Systems) -> None:
-        self._ledger, self._log = systems.ledger, logging.getLogger(__name__)
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger, self._log = ledger, logging.getLogger(__name__)
         self._again_at = 0.0
         self._rows: dict[str, RolloutRow] = {}
 
@@ -77,8 +78,9 @@ class OpenRows:
 class Watcher:
     """Follows one model's open rollout, polls its counters, and acts on what they amount to."""
 
-    def __init__(self, systems: Systems, model: Model) -> None:
-        self.systems, self.model, self._model = systems, model.name, model
+    def __init__(self, ledger: Ledger, backend: ServingBackend, controller: Controller, model: Model) -> None:
+        self._ledger, self._backend, self._controller = ledger, backend, controller
+        self.model, self._model = model.name, model
         self._log = logging.getLogger(__name__)
         self._watch: GuardrailWatch | None = None
         self._state: RolloutState | None = None
@@ -156,11 +158,11 @@ class Watcher:
             say(self._log, logging.WARNING, message)
         else:
             where = f"the guardrails of {self._model.name}"
-            tell(self.systems.ledger, self._log, unforeseen, where=where, model=self._model.name)
+            tell(self._ledger, self._log, unforeseen, where=where, model=self._model.name)
 
     def _follow(self, rollout_id: str) -> None:
         """Read where the rollout is; start or stop watching accordingly."""
-        before, state = self._state, read_rollout(self.systems.ledger, rollout_id)
+        before, state = self._state, read_rollout(self._ledger, rollout_id)
         self._state = state
         if state.phase not in _WATCHED or state.champion is None:
             self._watch, self.said = None, f"{rollout_id}: the canary takes no traffic"
@@ -168,7 +170,7 @@ class Watcher:
         if self._watch is None or before is None or before.rollout_id != state.rollout_id:
             self._pause, self._again_at, self._held_again_at = FIRST_PAUSE, 0.0, 0.0
             self._watch = GuardrailWatch(
-                store=self.systems.ledger.counters,
+                store=self._ledger.counters,
                 manifest=self._model.rollout,
                 state=state,
                 save_every=SAVE,
@@ -177,7 +179,7 @@ class Watcher:
         self.said = f"{state.rollout_id}: watched at {state.percent:g} %, no guardrail crossed its boundary"
 
     def _look(self, watch: GuardrailWatch, state: RolloutState) -> RolledBack | None:
-        watch.observe(self.systems.backend.counters(self._model.name))
+        watch.observe(self._backend.counters(self._model.name))
         evidence = watch.evidence(datetime.now(UTC))
         if any(item.on_fail is OnFail.ROLL_BACK for item in evidence):
             return self._roll_back(state, evidence)
@@ -188,7 +190,7 @@ class Watcher:
         """Nothing more is given on these answers; whoever advances the rollout reads them in the ledger."""
         if not evidence or time.monotonic() < self._held_again_at:
             return
-        self.systems.controller.record(state.rollout_id, evidence)
+        self._controller.record(state.rollout_id, evidence)
         self._held_again_at = time.monotonic() + HELD_AGAIN.total_seconds()
 
     def _roll_back(self, state: RolloutState, evidence: Sequence[Evidence]) -> RolledBack | None:
@@ -198,7 +200,7 @@ class Watcher:
         self._pause = min(2 * self._pause, LONGEST_PAUSE)
         self._again_at = time.monotonic() + self._pause.total_seconds()
         reason = "; ".join(f"{item.name}: {item.reason}" for item in evidence) or "the evidence in the ledger"
-        decision = self.systems.controller.roll_back_now(state.rollout_id, reason, evidence)
+        decision = self._controller.roll_back_now(state.rollout_id, reason, evidence)
         if decision.rule in (EMERGENCY, UNRECORDED):
             self._complain(f"{state.rollout_id}: rolled back: {decision.reason}")
             return None
@@ -212,8 +214,8 @@ class Watcher:
 class Strays:
     """Open rollouts of models whose manifest is gone or cannot be read: nobody else measures or drives them."""
 
-    def __init__(self, systems: Systems, models: Collection[str]) -> None:
-        self.systems, self._models = systems, models
+    def __init__(self, ledger: Ledger, controller: Controller, models: Collection[str]) -> None:
+        self._ledger, self.controller, self._models = ledger, controller, models
         self._since: dict[str, float] = {}
         self._again_at = 0.0
 
@@ -222,12 +224,12 @@ class Strays:
         if time.monotonic() < self._again_at:
             return
         self._again_at = time.monotonic() + STRAYS.total_seconds()
-        ledger = self.systems.ledger
+        ledger = self._ledger
         with contained(ledger, log, where="the watch over rollouts without a manifest"):
             for row in ledger.rollouts(open_only=True):
                 if row.model not in self._models:
                     with contained(ledger, log, where=f"the watch over {row.rollout_id}", model=row.model):
-                        self._look(self.systems.controller.state(row.rollout_id))
+                        self._look(self.controller.state(row.rollout_id))
 
     def _look(self, state: RolloutState) -> None:
         blind = timedelta(
@@ -237,7 +239,7 @@ class Strays:
         goes = policy.on_unknown is OnUnknown.ROLL_BACK
         fate = f"is taken back after {words(policy.max_unknown)}" if goes else "stays (on_unknown: hold)"
         platform_alert(
-            self.systems.ledger,
+            self._ledger,
             topic=f"stray:{state.rollout_id}",
             title=f"{state.model} version {state.version}: nobody measures its rollout",
             body=f"{state.rollout_id} is open, but {gone}: it is not carried on, and a share that it has {fate}",
@@ -245,7 +247,7 @@ class Strays:
         )
         lasting = goes and blind >= policy.max_unknown and state.phase in _WATCHED
         if lasting or _is_owed_a_rollback(state):
-            self.systems.controller.roll_back_now(state.rollout_id, f"{gone} for {words(blind)}")
+            self.controller.roll_back_now(state.rollout_id, f"{gone} for {words(blind)}")
 
 
 def _is_owed_a_rollback(state: RolloutState) -> bool:

@@ -38,7 +38,7 @@ from resources.lake.maintenance import remove_loaded
 from resources.lake.schema import ensure_tables, fields
 from resources.registry.signature import Column, ModelSchema
 from tests.resources.lake.segments_by_hand import SCHEMA, Log, prediction
-from tests.support.memory_systems import MemorySystems, broken_predictor, start_rollout
+from tests.support.memory_systems import MemorySystems, broken_predictor, given, start_rollout
 from tests.support.rollouts import MODEL
 
 DAY = timedelta(days=1)
@@ -49,9 +49,7 @@ Make = Callable[[Model], dg.AssetsDefinition]
 def materialize(
     systems: MemorySystems, make: Make, run_config: dict[str, Any] | None = None, **options: Any
 ) -> dg.ExecuteInProcessResult:
-    return dg.materialize(
-        [make(systems.model)], resources={"systems": systems}, run_config=run_config, **options
-    )
+    return dg.materialize([make(systems.model)], resources=given(systems), run_config=run_config, **options)
 
 
 def started(
@@ -60,7 +58,7 @@ def started(
     """A run of the start job."""
     return start_job(systems.model, {}).execute_in_process(
         run_config={"ops": {"start": {"config": {"version": version}}}},
-        resources={"systems": systems},
+        resources=given(systems),
         raise_on_error=False,
         instance=instance,
     )

@@ -11,7 +11,7 @@ from pipelines.definitions import build
 from pipelines.rollouts.naming import Turn
 from resources.settings import Settings
 from sensors.manifests import manifest_sensor
-from tests.support.memory_systems import MemorySystems, settings_at, write_model
+from tests.support.memory_systems import MemorySystems, given, settings_at, write_model
 from tests.support.rollouts import MODEL
 
 ASSETS = {
@@ -113,7 +113,7 @@ def test_a_broken_manifest_leaves_the_other_models_and_is_alerted(
     with caplog.at_level("ERROR"):
         assert {name.partition("/")[0] for name in groups(systems.settings)} == {"flight_delay"}
     assert "churn/rollout.yaml" in caplog.text
-    manifest_sensor()(dg.build_sensor_context(resources={"systems": systems}))
+    manifest_sensor()(dg.build_sensor_context(resources=given(systems)))
     (alert,) = systems.ledger.outbox.all()
     assert "churn/rollout.yaml" in alert.body
     assert "stepps" in alert.body
@@ -131,7 +131,7 @@ def test_manifests_are_read_again_when_a_file_was_changed_and_not_before(
     monkeypatch.setattr("sensors.manifests.load_models", counted)
 
     def said() -> str:
-        return str(sensor(dg.build_sensor_context(resources={"systems": systems})).skip_message)
+        return str(sensor(dg.build_sensor_context(resources=given(systems))).skip_message)
 
     for _ in range(3):
         assert said() == "every manifest can be read"

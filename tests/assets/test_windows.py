@@ -14,7 +14,7 @@ from pipelines.model_pipeline import model_definitions, model_jobs
 from pipelines.monitoring.windows import first_whole, in_time, latest_whole, rhythm, window_partitions
 from resources.lake.schema import ensure_tables
 from tests.resources.lake.segments_by_hand import SCHEMA, Log, prediction
-from tests.support.memory_systems import MemorySystems, start_rollout
+from tests.support.memory_systems import MemorySystems, given, start_rollout
 from tests.support.rollouts import MODEL
 
 HOUR = timedelta(hours=1)
@@ -85,11 +85,11 @@ def test_a_past_range_is_made_up_for_window_by_window_and_is_no_evidence_in_toda
         write(log, first + hours * HOUR, distance)
     with dg.DagsterInstance.ephemeral() as instance:
         job = dg.Definitions.merge(
-            model_definitions(model, model_jobs(model)), dg.Definitions(resources={"systems": systems})
+            model_definitions(model, model_jobs(model)), dg.Definitions(resources=given(systems))
         ).resolve_job_def("flight_delay_windows")
         unloaded = dg.materialize(
             [data_quality(model)],
-            resources={"systems": systems},
+            resources=given(systems),
             instance=instance,
             partition_key="2026-03-01-10:00",
         )

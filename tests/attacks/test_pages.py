@@ -22,7 +22,7 @@ from pipelines.reports.report import write_report
 from resources.checks.evidently import Comparison
 from resources.serving.embedded.supervisor import wait_until
 from resources.settings import Settings
-from tests.reports.test_report import systems_at
+from tests.reports.test_report import reports_at
 from tests.support.ports import free_base
 from tests.support.rollouts import Rig, good
 from tests.ui.test_ui import CHROMIUM, FLAGS
@@ -85,7 +85,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rollout_id = rig.start()
     rig.controller().drive(rollout_id, good(rig.clock.now))
     rig.controller().command(rollout_id, Order.ABORT, by=IMAGE, reason=SCRIPT)
-    write_report(systems_at(home), rollout_id)
+    write_report(reports_at(home), rollout_id)
     return home
 
 

@@ -9,12 +9,12 @@ from assets.experiment_plan import experiment_plan
 from resources.lake.ingest import ingest_predictions
 from resources.lake.outcomes import ingest_outcomes
 from tests.resources.lake.segments_by_hand import SCHEMA, Log, prediction
-from tests.support.memory_systems import MemorySystems
+from tests.support.memory_systems import MemorySystems, given
 from tests.support.rollouts import MODEL
 
 
 def planned(systems: MemorySystems) -> tuple[dict[str, Any], dg.AssetCheckEvaluation]:
-    result = dg.materialize([experiment_plan(systems.model)], resources={"systems": systems})
+    result = dg.materialize([experiment_plan(systems.model)], resources=given(systems))
     (event,) = result.get_asset_materialization_events()
     (check,) = result.get_asset_check_evaluations()
     return {name: value.value for name, value in event.materialization.metadata.items()}, check

@@ -9,8 +9,9 @@ from assets.experiment import experiment
 from pipelines.core.manifest.load import Model
 from pipelines.core.rollout.state import Phase
 from pipelines.core.vocabulary import Verdict
-from pipelines.rollouts.systems import Systems
+from pipelines.platform.systems import Systems
 from resources.settings import Settings
+from tests.support.memory_systems import given
 from tests.support.rollouts import MODEL, START, Rig, good, manifest
 
 SHADOW: dict[str, Any] = {"steps": ["shadow", 10, 100]}
@@ -22,9 +23,7 @@ def test_a_look_in_the_shadow_gives_what_the_step_needs(tmp_path: Path) -> None:
     rig.controller().drive(rollout_id, good(START)[2:])
     systems = Systems(Settings.from_environment({"RAMPGATE_HOME": str(tmp_path)}))
     model = Model(name=MODEL, folder=tmp_path, rollout=manifest(**SHADOW), service={}, digest="")
-    result = dg.materialize(
-        [experiment(model)], selection=[experiment(model).key], resources={"systems": systems}
-    )
+    result = dg.materialize([experiment(model)], selection=[experiment(model).key], resources=given(systems))
     assert result.success
     state = rig.controller().state(rollout_id)
     assert state.phase is Phase.SHADOW

@@ -11,14 +11,15 @@ from sqlalchemy import insert
 from pipelines.core.errors import CommandRefused
 from pipelines.core.rollout.alerts import Alert
 from pipelines.core.rollout.events import Order
-from pipelines.reports.report import write_report
+from pipelines.platform.systems import Systems
+from pipelines.reports.report import Reports, write_report
 from pipelines.rollouts.controller import utc_now
 from pipelines.rollouts.guardrails import REPEATED, REQUEST_FAULTS
-from pipelines.rollouts.systems import Systems
 from resources.ledger.counters import CounterBucket
 from resources.ledger.database import COUNTER_BUCKETS
 from resources.notifier import Notifier
 from resources.settings import Settings
+from tests.support.memory_systems import reports_of
 from tests.support.rollouts import MINUTE, MODEL, START, Rig, good, harmful
 
 EVIL = "<script>alert(1)</script>"
@@ -26,6 +27,10 @@ EVIL = "<script>alert(1)</script>"
 
 def systems_at(home: Path) -> Systems:
     return Systems(Settings.from_environment({"RAMPGATE_HOME": str(home)}))
+
+
+def reports_at(home: Path) -> Reports:
+    return reports_of(systems_at(home))
 
 
 def counters(
@@ -95,7 +100,7 @@ class Reader(HTMLParser):
 
 def test_a_rollback_is_told_in_words_with_its_evidence(tmp_path: Path) -> None:
     _, rollout_id = rolled_back(tmp_path)
-    path = write_report(systems_at(tmp_path), rollout_id)
+    path = write_report(reports_at(tmp_path), rollout_id)
     assert path == tmp_path / "reports" / f"{rollout_id}.html"
     reader = Reader(path.read_text())
     assert "flight-delay version 2 was rolled back; the champion serves all traffic" in reader.text
@@ -112,7 +117,7 @@ def test_what_neither_side_answered_is_said_and_is_no_guardrail(tmp_path: Path) 
     rollout_id = rig.start()
     for metric, bad in (("errors", 2), (REQUEST_FAULTS, 20), ("errors" + REPEATED, 30)):
         counters(rig, rollout_id, 5, bad=bad, name=metric)
-    text = Reader(write_report(systems_at(tmp_path), rollout_id).read_text()).text
+    text = Reader(write_report(reports_at(tmp_path), rollout_id).read_text()).text
     assert (
         "neither side answered them: 100 of 500 requests to the new version, 5 of 500 to the champion" in text
     )
@@ -122,7 +127,7 @@ def test_what_neither_side_answered_is_said_and_is_no_guardrail(tmp_path: Path) 
 
 def test_the_peers_stand_beside_it(tmp_path: Path) -> None:
     _, rollout_id = rolled_back(tmp_path)
-    text = Reader(write_report(systems_at(tmp_path), rollout_id).read_text()).text
+    text = Reader(write_report(reports_at(tmp_path), rollout_id).read_text()).text
     for peer in ("Flagger", "Argo Rollouts", "GrowthBook"):
         assert peer in text
     assert "failed checks" in text
@@ -134,7 +139,7 @@ def test_what_people_and_checks_write_stays_text(tmp_path: Path) -> None:
     rollout_id = rig.start()
     rig.controller().drive(rollout_id, good(rig.clock.now))
     rig.controller().command(rollout_id, Order.PAUSE, by=EVIL, reason=f'"{EVIL}')
-    page = write_report(systems_at(tmp_path), rollout_id).read_text()
+    page = write_report(reports_at(tmp_path), rollout_id).read_text()
     assert EVIL not in page
     assert EVIL in Reader(page).text
     assert "paused" in Reader(page).text
@@ -146,7 +151,7 @@ def test_weeks_with_twenty_guardrails_stay_below_a_megabyte(tmp_path: Path) -> N
     rollout_id = rig.start()
     rig.controller().drive(rollout_id, good(rig.clock.now))
     counters(rig, rollout_id, 3000, bad=1, metrics=20)
-    path = write_report(systems_at(tmp_path), rollout_id)
+    path = write_report(reports_at(tmp_path), rollout_id)
     assert path.stat().st_size < 1_000_000
     assert path.read_text().count("<svg") == 21
 
@@ -171,7 +176,7 @@ def test_counts_merged_by_the_minute_lose_nothing(tmp_path: Path) -> None:
         for second in range(20_001)
     ]
     rig.ledger.counters.append(buckets, key="watch", value="", after=None)
-    text = Reader(write_report(systems_at(tmp_path), rollout_id).read_text()).text
+    text = Reader(write_report(reports_at(tmp_path), rollout_id).read_text()).text
     assert "20,001 of 60,003" in text
     assert "20,001 of 100,005" in text
 
@@ -179,7 +184,7 @@ def test_counts_merged_by_the_minute_lose_nothing(tmp_path: Path) -> None:
 def test_the_alerts_link_opens_the_report(tmp_path: Path) -> None:
     rig, rollout_id = rolled_back(tmp_path)
     systems = systems_at(tmp_path)
-    path = write_report(systems, rollout_id)
+    path = write_report(reports_of(systems), rollout_id)
     alert: Alert = rig.ledger.outbox.all()[0]
     link = Notifier(rig.ledger, systems.settings, clock=utc_now).link(alert)
     assert link == systems.links.report(path.name)
@@ -188,16 +193,16 @@ def test_the_alerts_link_opens_the_report(tmp_path: Path) -> None:
 def test_no_such_rollout(tmp_path: Path) -> None:
     systems = systems_at(tmp_path)
     with pytest.raises(CommandRefused, match="there is no rollout"):
-        write_report(systems, f"{MODEL}-v9-00000000")
+        write_report(reports_of(systems), f"{MODEL}-v9-00000000")
     with pytest.raises(CommandRefused, match="rollout id is"):
-        write_report(systems, "../../etc/passwd")
+        write_report(reports_of(systems), "../../etc/passwd")
 
 
 def test_a_report_may_be_written_before_anything_happened(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
     rollout_id = rig.start()
-    text = Reader(write_report(systems_at(tmp_path), rollout_id).read_text()).text
+    text = Reader(write_report(reports_at(tmp_path), rollout_id).read_text()).text
     assert "version 2 is being started" in text
     refused = rig.controller().refuse(MODEL, "7", "no signature")
-    text = Reader(write_report(systems_at(tmp_path), refused).read_text()).text
+    text = Reader(write_report(reports_at(tmp_path), refused).read_text()).text
     assert "version 7 was refused before any traffic" in text

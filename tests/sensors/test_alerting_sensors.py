@@ -27,12 +27,12 @@ from pipelines.rollouts.naming import ROLLOUTS_TAG, VERSION_TAG
 from sensors.alerts import alert_sensor, failure_sensor
 from sensors.guardrail import guardrail_sensor
 from sensors.manifests import manifest_sensor
-from tests.support.memory_systems import MemorySystems, start_rollout, write_model
+from tests.support.memory_systems import MemorySystems, given, start_rollout, write_model
 from tests.support.rollouts import MODEL
 
 
 def tick(sensor: dg.SensorDefinition, systems: MemorySystems) -> str:
-    result = sensor(dg.build_sensor_context(resources={"systems": systems}))
+    result = sensor(dg.build_sensor_context(resources=given(systems)))
     return str(result.skip_message)
 
 
@@ -125,15 +125,13 @@ def test_a_refused_order_is_alerted_with_its_reason(
 
 def failed(systems: MemorySystems, instance: dg.DagsterInstance, job: dg.JobDefinition, **run: Any) -> str:
     """Run the job, which fails, and tell the sensor; returns the run's id."""
-    result = job.execute_in_process(
-        instance=instance, raise_on_error=False, resources={"systems": systems}, **run
-    )
+    result = job.execute_in_process(instance=instance, raise_on_error=False, resources=given(systems), **run)
     context = dg.build_run_status_sensor_context(
         sensor_name="failure_sensor",
         dagster_event=result.get_run_failure_event(),
         dagster_instance=instance,
         dagster_run=result.dagster_run,
-        resources={"systems": systems},
+        resources=given(systems),
     ).for_run_failure()
     failure_sensor()(context)
     return result.run_id
@@ -174,7 +172,7 @@ def test_sensors_and_schedules_that_are_off_are_alerted_once_a_day_and_those_mea
         off(instance, name, InstigatorType.SCHEDULE)
     for _ in range(2):
         context = dg.build_sensor_context(
-            instance=instance, definitions=definitions, resources={"systems": systems}
+            instance=instance, definitions=definitions, resources=given(systems)
         )
         alert_sensor(tick=timedelta(0))(context)
     assert sorted(systems.titles()) == ["guardrail_sensor is off", "nightly is off"]

@@ -20,7 +20,7 @@ from sensors.evidence import evidence_sensor
 from sensors.guardrail import guardrail_sensor
 from sensors.rollout import rollout_sensor
 from tests.resources.lake.segments_by_hand import MODEL
-from tests.support.memory_systems import MemorySystems, counters, start_rollout, write_model
+from tests.support.memory_systems import MemorySystems, counters, given, start_rollout, write_model
 
 NOTHING = counters(v1=(0, 0), v2=(0, 0))
 
@@ -45,7 +45,7 @@ def failures(systems: MemorySystems) -> list[str]:
 
 
 def context(systems: MemorySystems, instance: dg.DagsterInstance) -> dg.SensorEvaluationContext:
-    return dg.build_sensor_context(instance=instance, resources={"systems": systems})
+    return dg.build_sensor_context(instance=instance, resources=given(systems))
 
 
 def test_an_unforeseen_error_in_one_model_does_not_end_the_watch_over_another(
@@ -199,7 +199,7 @@ def test_a_person_who_orders_a_rollback_gets_the_traffic_away_or_is_told_that_it
     (op,) = job.graph.node_names()
     done = job.execute_in_process(
         run_config={"ops": {op: order["roll_back_now_order"]}},
-        resources={"systems": systems},
+        resources=given(systems),
         raise_on_error=False,
     )
     assert not done.success

@@ -18,7 +18,7 @@ from resources.registry.client import Registration
 from sensors.challenger import Challengers, challenger_sensor
 from tests.support import by_hand
 from tests.support.memory_backend import World
-from tests.support.memory_systems import MemorySystems, memory_systems, start_rollout
+from tests.support.memory_systems import MemorySystems, given, memory_systems, start_rollout
 from tests.support.rollouts import MODEL
 
 JOB = "flight_delay_start"
@@ -35,7 +35,7 @@ def ticked(
 ) -> dg.RunRequest | str:
     """One evaluation, of one look; `model` is the manifest, if not the template."""
     sensor = challenger_sensor([model or systems.model], tick=timedelta(0))
-    result = sensor(dg.build_sensor_context(instance=instance, resources={"systems": systems}))
+    result = sensor(dg.build_sensor_context(instance=instance, resources=given(systems)))
     if isinstance(result, dg.SkipReason):
         return str(result.skip_message)
     (request,) = result.run_requests or ()
@@ -338,7 +338,7 @@ def test_many_idle_models_cost_one_call_of_mlflow_and_one_query_of_the_ledger(
     monkeypatch.setattr(systems.registry, "_answer", asked.append)
     counted(monkeypatch, systems, asked)
     sensor = challenger_sensor([*models, systems.model], tick=timedelta(0))
-    sensor(dg.build_sensor_context(instance=instance, resources={"systems": systems}))
+    sensor(dg.build_sensor_context(instance=instance, resources=given(systems)))
     assert asked == ["aliased", "rollouts"]
 
 
@@ -362,7 +362,9 @@ def test_within_a_tick_a_challenger_that_is_no_news_is_not_asked_about_again(
     systems.challenge()
     systems.registry.tag(MODEL, "2", "rampgate.status", "refused")
     context = dg.build_sensor_context(instance=instance)
-    challengers = Challengers(context, systems, [systems.model])
+    challengers = Challengers(
+        context, systems.ledger, systems.registry, given(systems)["controller"], [systems.model]
+    )
     asked: list[str] = []
     monkeypatch.setattr(systems.registry, "_answer", asked.append)
     for _ in range(5):

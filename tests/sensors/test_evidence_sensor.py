@@ -12,7 +12,7 @@ from pipelines.core.vocabulary import Evidence, OnFail, Verdict
 from pipelines.rollouts.naming import Turn
 from pipelines.rollouts.start import carry_on, start
 from sensors.evidence import evidence_sensor
-from tests.support.memory_systems import MemorySystems, start_rollout
+from tests.support.memory_systems import MemorySystems, given, start_rollout
 
 LOOK, WINDOWS = "flight_delay_look", "flight_delay_windows"
 
@@ -37,7 +37,7 @@ def tick(systems: MemorySystems, instance: dg.DagsterInstance, model: Model):
     ) -> tuple[set[str | None], str | None]:
         nonlocal now
         now = datetime.now(UTC) + after
-        context = dg.build_sensor_context(instance=instance, cursor=cursor, resources={"systems": systems})
+        context = dg.build_sensor_context(instance=instance, cursor=cursor, resources=given(systems))
         result = sensor(context)
         if isinstance(result, dg.SkipReason):
             return set(), cursor
@@ -134,7 +134,7 @@ def test_windows_with_partitions_are_asked_for_by_the_latest_whole_one_that_the_
     due = max(end + minutes(5), since + minutes(30))
 
     def asked(at: datetime) -> dict[str | None, str | None]:
-        context = dg.build_sensor_context(instance=instance, resources={"systems": systems})
+        context = dg.build_sensor_context(instance=instance, resources=given(systems))
         result = evidence_sensor([hourly], tick=timedelta(0), clock=lambda: at)(context)
         assert isinstance(result, dg.SensorResult)
         return {request.job_name: request.partition_key for request in result.run_requests or ()}

@@ -21,7 +21,7 @@ from sensors.guardrail import guardrail_sensor
 from tests.support import by_hand
 from tests.support.by_hand import BY_HAND
 from tests.support.memory_backend import World
-from tests.support.memory_systems import MemorySystems, counters, start_rollout
+from tests.support.memory_systems import MemorySystems, counters, given, start_rollout
 from tests.support.rollouts import MODEL
 
 Tick = Callable[[], dg.SensorResult | dg.SkipReason]
@@ -37,7 +37,7 @@ def tick(systems: MemorySystems, instance: dg.DagsterInstance) -> Tick:
     sensor = guardrail_sensor(systems.catalogue.models, tick=timedelta(seconds=0.7))
 
     def tick() -> dg.SensorResult | dg.SkipReason:
-        context = dg.build_sensor_context(instance=instance, resources={"systems": systems})
+        context = dg.build_sensor_context(instance=instance, resources=given(systems))
         return sensor(context)
 
     return tick
@@ -87,7 +87,7 @@ def test_a_daemon_that_was_restarted_goes_on_from_the_ledger(systems: MemorySyst
 def fresh_tick(systems: MemorySystems) -> dg.SensorResult | dg.SkipReason:
     """A tick of a sensor that has just been loaded."""
     sensor = guardrail_sensor(systems.catalogue.models, tick=timedelta(seconds=0.7))
-    return sensor(dg.build_sensor_context(resources={"systems": systems}))
+    return sensor(dg.build_sensor_context(resources=given(systems)))
 
 
 def test_what_happened_between_two_ticks_is_counted(systems: MemorySystems, tick: Tick) -> None:
@@ -233,12 +233,12 @@ def test_a_rollout_whose_manifest_is_gone_is_told_and_taken_back_after_max_unkno
     systems: MemorySystems, instance: dg.DagsterInstance, on_unknown: OnUnknown
 ) -> None:
     """Its folder was deleted, or holds a mistake: no sensor of its own is left to measure it."""
-    given = {"max_unknown": timedelta(seconds=1), "on_unknown": on_unknown}
+    policy = {"max_unknown": timedelta(seconds=1), "on_unknown": on_unknown}
     rollout = start_rollout(
-        systems, replace(systems.model, rollout=systems.model.rollout.model_copy(update=given))
+        systems, replace(systems.model, rollout=systems.model.rollout.model_copy(update=policy))
     )
     sensor = guardrail_sensor((), tick=timedelta(seconds=0.3))
-    context = dg.build_sensor_context(instance=instance, resources={"systems": systems})
+    context = dg.build_sensor_context(instance=instance, resources=given(systems))
     sensor(context)
     assert (systems.share, systems.titles()[0]) == (10, f"{MODEL} version 2: nobody measures its rollout")
     time.sleep(1)
@@ -275,7 +275,7 @@ def test_idle_models_cost_one_query_of_the_ledger_for_all_of_them(
         systems.ledger, "rollouts", lambda *a, **k: asked.append("rollouts") or rollouts(*a, **k)
     )
     sensor = guardrail_sensor(models, tick=timedelta(seconds=0.7))
-    sensor(dg.build_sensor_context(instance=instance, resources={"systems": systems}))
+    sensor(dg.build_sensor_context(instance=instance, resources=given(systems)))
     assert set(asked) == {"rollouts"}
     assert len(asked) <= 3, "one for the strays, one every half second"
 

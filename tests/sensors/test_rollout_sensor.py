@@ -11,7 +11,7 @@ from pipelines.rollouts.naming import CARRIES_ON_TAG
 from pipelines.rollouts.start import carry_on, start
 from resources.ledger.ledger import Ledger
 from sensors.rollout import ROLLOUT_TAG, rollout_sensor
-from tests.support.memory_systems import MemorySystems, start_rollout
+from tests.support.memory_systems import MemorySystems, given, start_rollout
 from tests.support.rollouts import MODEL
 
 JOB = "flight_delay_step"
@@ -22,7 +22,7 @@ def tick(systems: MemorySystems, instance: dg.DagsterInstance):
     sensor = rollout_sensor([systems.model], tick=timedelta(0))
 
     def tick() -> dg.RunRequest | str:
-        context = dg.build_sensor_context(instance=instance, resources={"systems": systems})
+        context = dg.build_sensor_context(instance=instance, resources=given(systems))
         result = sensor(context)
         if isinstance(result, dg.SkipReason):
             return str(result.skip_message)

@@ -12,7 +12,7 @@ from pipelines.core.manifest.model import RolloutManifest
 from pipelines.rollouts.naming import Turn
 from resources.lake.windows import mark_ingested
 from sensors.routine import INGEST, WINDOWS, Turns, routine_sensor
-from tests.support.memory_systems import MemorySystems, write_model
+from tests.support.memory_systems import MemorySystems, given, write_model
 from tests.support.rollouts import MODEL
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -25,7 +25,7 @@ def asked(
 ) -> tuple[list[str], str | None]:
     """The jobs that one tick asks for, and its cursor."""
     sensor = routine_sensor(systems.catalogue.models, clock=lambda: at)
-    result = sensor(dg.build_sensor_context(instance=instance, cursor=cursor, resources={"systems": systems}))
+    result = sensor(dg.build_sensor_context(instance=instance, cursor=cursor, resources=given(systems)))
     requests = result.run_requests or ()
     assert all(request.tags.items() >= Turn.SCHEDULED.tags.items() for request in requests)
     assert len({request.run_key for request in requests}) == len(requests)

@@ -20,8 +20,8 @@ from pipelines.core.rollout.policy import Policy
 from pipelines.core.rollout.state import RolloutState
 from pipelines.platform.control import Say, down, up
 from pipelines.platform.parts import parts
+from pipelines.platform.systems import Systems
 from pipelines.rollouts.controller import Controller
-from pipelines.rollouts.systems import Systems
 from resources.registry.client import RegistryApi
 from resources.registry.digest import digest_of
 from resources.serving.contract import ModelArtefact

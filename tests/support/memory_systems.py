@@ -9,8 +9,10 @@ from typing import Any
 
 from pipelines.core.errors import NotMeasured, RegistryError, VersionFailed, VersionRefused
 from pipelines.core.manifest.load import Model
-from pipelines.rollouts.controller import Controller
-from pipelines.rollouts.systems import Systems
+from pipelines.platform.systems import Systems
+from pipelines.reports.report import Reports
+from pipelines.rollouts.controller import Controller, utc_now
+from resources.notifier import Notifier
 from resources.registry.client import Registration, VersionInfo
 from resources.registry.signature import ModelSchema
 from resources.serving.contract import Answers, Counters, ModelArtefact, RevisionCounters
@@ -213,6 +215,38 @@ class MemorySystems(Systems):
     def titles(self) -> list[str]:
         """Titles of all alerts so far."""
         return [alert.title for alert in self.ledger.outbox.all()]
+
+
+@dataclass(frozen=True)
+class Given:
+    """In place of a Dagster resource: gives what the test has under that name."""
+
+    of: Callable[[], Any]
+
+    def get(self) -> Any:
+        return self.of()
+
+
+def given(systems: Systems) -> dict[str, Any]:
+    """These systems as the resources that assets, ops and sensors ask for."""
+    return {
+        "settings": Given(lambda: systems.settings),
+        "ledger": Given(lambda: systems.ledger),
+        "lake": Given(lambda: systems.lake),
+        "registry": Given(lambda: systems.registry),
+        "serving": Given(lambda: systems.backend),
+        "controller": Given(lambda: systems.controller),
+        "rollouts": Given(lambda: systems),
+        "links": Given(lambda: systems.links),
+        "notifier": Given(lambda: Notifier(systems.ledger, systems.settings, clock=utc_now)),
+        "reports": Given(lambda: reports_of(systems)),
+    }
+
+
+def reports_of(systems: Systems) -> Reports:
+    """Where these systems' reports are written."""
+    folder = systems.settings.home / "reports"
+    return Reports(folder=folder, ledger=systems.ledger, links=systems.links, catalogue=systems.catalogue)
 
 
 def memory_systems(home: Path, more: str = "") -> Iterator[MemorySystems]:

@@ -27,8 +27,8 @@ from pipelines.core.rollout.state import RolloutState
 from pipelines.demo.dagster_api import DagsterApi
 from pipelines.platform.control import down, up
 from pipelines.platform.parts import parts
+from pipelines.platform.systems import Systems
 from pipelines.rollouts.naming import START_OP, slug
-from pipelines.rollouts.systems import Systems
 from resources.serving.embedded.supervisor import wait_until
 from resources.settings import HOST, ROOT, Settings
 from tests.support.ports import free_base

@@ -19,7 +19,7 @@ from pipelines.platform.configuration import TELEMETRY_OFF
 from pipelines.rollouts.start import start
 from resources.settings import ROOT
 from sensors.guardrail import guardrail_sensor
-from tests.support.memory_systems import MemorySystems, counters, memory_systems
+from tests.support.memory_systems import MemorySystems, counters, given, memory_systems
 from tests.support.ports import free_base
 
 _INSTANCE = "telemetry: {enabled: false}\nnux: {enabled: false}\n"
@@ -33,14 +33,14 @@ def tell_a_story(systems: MemorySystems, instance: dg.DagsterInstance) -> None:
     """Version 2 gets ten percent, fails, and is rolled back by the sensor."""
     systems.challenge()
     start(systems, systems.model, "2")
-    dg.materialize([rollout(systems.model)], instance=instance, resources={"systems": systems})
+    dg.materialize([rollout(systems.model)], instance=instance, resources=given(systems))
     sensor = guardrail_sensor(systems.catalogue.models, tick=timedelta(seconds=5))
     systems.backend.show(counters(v1=(0, 0), v2=(0, 0)), counters(v1=(900, 2), v2=(100, 30)))
-    result = sensor(dg.build_sensor_context(instance=instance, resources={"systems": systems}))
+    result = sensor(dg.build_sensor_context(instance=instance, resources=given(systems)))
     assert isinstance(result, dg.SensorResult)
     for event in result.asset_events:
         instance.report_runless_asset_event(event)
-    dg.materialize([rollout(systems.model)], instance=instance, resources={"systems": systems})
+    dg.materialize([rollout(systems.model)], instance=instance, resources=given(systems))
 
 
 @contextmanager

@@ -57,7 +57,7 @@ class Probe:
 # `ServingBackend` on a real KServe, in Knative or Standard mode.
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class KServeBackend:
     """Rollouts in one namespace of a cluster."""
 

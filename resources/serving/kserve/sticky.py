@@ -33,7 +33,7 @@ from resources.serving.kserve.standard import StandardView
 _LOG = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class StickyBackend:
     """Rollouts in one namespace, behind one gateway."""
 

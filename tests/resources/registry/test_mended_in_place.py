@@ -21,7 +21,7 @@ from resources.registry.client import Registration
 from resources.registry.registry import Registry
 from sensors.challenger import challenger_sensor
 from tests.support.memory_backend import World
-from tests.support.memory_systems import MemorySystems, settings_at, write_model
+from tests.support.memory_systems import MemorySystems, given, settings_at, write_model
 
 Publish = Callable[..., str]
 
@@ -52,7 +52,7 @@ def on_mlflow(mlflow_uri: str, tmp_path: Path, request: pytest.FixtureRequest) -
 
 def tick(systems: Registered, instance: dg.DagsterInstance) -> dg.SensorResult | str:
     sensor = challenger_sensor([systems.model], tick=timedelta(0))
-    result = sensor(dg.build_sensor_context(instance=instance, resources={"systems": systems}))
+    result = sensor(dg.build_sensor_context(instance=instance, resources=given(systems)))
     return result if isinstance(result, dg.SensorResult) else str(result.skip_message)
 
 
@@ -127,7 +127,7 @@ def test_a_version_that_lost_its_alias_before_its_run_began_is_not_started(
     version = publish(name, described=True)
     result = start_job(on_mlflow.model, {}).execute_in_process(
         run_config={"ops": {"start": {"config": {"version": version}}}},
-        resources={"systems": on_mlflow},
+        resources=given(on_mlflow),
         tags={VERSION_TAG: version},
     )
     [event] = result.get_asset_observation_events()

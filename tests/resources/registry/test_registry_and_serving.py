@@ -13,9 +13,9 @@ import pytest
 
 from pipelines.core.rollout.events import DecisionKind, End
 from pipelines.core.rollout.policy import Policy
+from pipelines.platform.systems import Systems
 from pipelines.rollouts.controller import Controller
 from pipelines.rollouts.guardrails import GuardrailWatch
-from pipelines.rollouts.systems import Systems
 from resources.registry.client import RegistryApi
 from resources.registry.registry import Registry
 from resources.serving.embedded.layout import Layout
@@ -23,7 +23,7 @@ from resources.serving.embedded.lifecycle import pinned_path
 from resources.settings import Settings
 from sensors.challenger import challenger_sensor
 from tests.conformance.arena import EmbeddedArena, establish, gateway_alone
-from tests.support.memory_systems import settings_at, write_model
+from tests.support.memory_systems import given, settings_at, write_model
 from tests.support.rollouts import good, manifest
 
 SENT = 60
@@ -120,7 +120,7 @@ def test_before_a_rollout_what_is_served_decides_and_a_disagreement_starts_nothi
         sensor = challenger_sensor([model], tick=timedelta(0))
 
         def tick():
-            return sensor(dg.build_sensor_context(instance=instance, resources={"systems": systems}))
+            return sensor(dg.build_sensor_context(instance=instance, resources=given(systems)))
 
         assert isinstance(tick(), dg.SensorResult)
         for kind in (alias_deleted, recreated_as_Champion, moved_to_a_version_that_is_not_served):

@@ -11,9 +11,9 @@ import pytest
 from pipelines.core.rollout.events import End
 from pipelines.core.rollout.policy import VALIDATION
 from pipelines.core.vocabulary import Verdict
+from pipelines.platform.systems import Systems
 from pipelines.rollouts import open_rollout
 from pipelines.rollouts.start import carry_on, start
-from pipelines.rollouts.systems import Systems
 from resources.lake.ingest import ingest_predictions
 from resources.serving.embedded.backend import EmbeddedBackend
 from resources.serving.embedded.layout import Layout

@@ -1,15 +1,14 @@
-"""Every system that an asset or a sensor talks to, built from the settings when it is first used."""
+"""Every system that a program outside of Dagster talks to, built from the settings when it is first used."""
 
 from dataclasses import dataclass
 from functools import cached_property
 
-from pipelines.core.errors import ManifestError
 from pipelines.core.manifest.load import Catalogue, load_models
-from pipelines.rollouts.controller import Controller, utc_now
+from pipelines.rollouts.controller import Controller
+from resources.configured import serving_backend
 from resources.lake.connection import Lake
 from resources.ledger.ledger import Ledger
 from resources.links import Links
-from resources.notifier import Notifier
 from resources.registry.registry import Registry
 from resources.serving.contract import ServingBackend
 from resources.settings import Settings
@@ -17,7 +16,7 @@ from resources.settings import Settings
 
 @dataclass(frozen=True)
 class Systems:
-    """One per process; Dagster gives it to assets and sensors as the resource `systems`."""
+    """One per process. What runs in Dagster asks for resources instead (`resources/configured.py`)."""
 
     settings: Settings
 
@@ -41,27 +40,11 @@ class Systems:
     @cached_property
     def backend(self) -> ServingBackend:
         """Embedded or KServe, as `RAMPGATE_SERVING` says."""
-        services = {model.name: model.service for model in self.catalogue.models}
-        allow = {model.name: model.rollout.artefact.allow for model in self.catalogue.models}
-        if self.settings.serving == "embedded":
-            from resources.serving.embedded.backend import EmbeddedBackend
-
-            durability = {model.name: model.rollout.durability for model in self.catalogue.models}
-            limits = {model.name: model.rollout.prediction_log for model in self.catalogue.models}
-            return EmbeddedBackend(self.settings, services, durability=durability, allow=allow, limits=limits)
-        if self.settings.serving == "kserve":
-            from resources.serving.kserve.connect import connect
-
-            return connect(services, allow=allow)
-        raise ManifestError(f"RAMPGATE_SERVING == {self.settings.serving!r}, must be embedded or kserve")
+        return serving_backend(self.settings.serving, self.settings)
 
     @cached_property
     def controller(self) -> Controller:
         return Controller(self.ledger, self.backend, self.registry, home=self.settings.home)
-
-    @cached_property
-    def notifier(self) -> Notifier:
-        return Notifier(self.ledger, self.settings, clock=utc_now)
 
     @cached_property
     def links(self) -> Links:
