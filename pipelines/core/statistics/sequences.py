@@ -30,12 +30,8 @@ def crossing(rises: Callable[[float], float], low: float, high: float, *, tolera
     def once(place: float) -> float:
         return ends[place] if place in ends else rises(place)
 
-    found: Any = brentq(once, low, high, xtol=max(tolerance * (high - low), 1e-300), rtol=_FINEST)
+    found: Any = brentq(once, low, high, xtol=max(tolerance * (high - low), 1e-300))
     return float(found)
-
-
-_FINEST = 4 * math.ulp(1.0)
-"""The smallest relative tolerance that scipy takes."""
 
 
 # Asymptotic confidence sequences and e-values for means, proportions with many events, and ratios.
