@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import psutil
 
@@ -137,7 +136,7 @@ def down(settings: Settings, *, say: Say = print, seconds: float = 90.0) -> None
         return
     pid = supervisor.pid()
     supervisor.shutdown()
-    if not wait_until(lambda: not _exists(pid), seconds=seconds):
+    if not wait_until(lambda: not psutil.pid_exists(pid), seconds=seconds):
         raise PlatformError(f"supervisord ({pid}) has not stopped within {seconds:g} s")
     say("stopped")
 
@@ -232,8 +231,8 @@ def _require_no_frozen_supervisord(settings: Settings, supervisor: Supervisor) -
     """One that stands still keeps its socket and its parts: a second one would only make it worse."""
     try:
         pid = int((supervisord_file(settings).parent / "supervisord.pid").read_text())
-        ours = str(supervisord_file(settings)) in Path(f"/proc/{pid}/cmdline").read_text()
-    except (OSError, ValueError):
+        ours = str(supervisord_file(settings)) in psutil.Process(pid).cmdline()
+    except (OSError, ValueError, psutil.Error):  # not started, ended meanwhile, or somebody else's
         return
     if ours and not supervisor.alive():
         raise PlatformError(
@@ -248,11 +247,3 @@ def _running(supervisor: Supervisor) -> set[str]:
     except ServingError:
         return set()
     return {name for name, process in processes.items() if process.state not in STOPPED}
-
-
-def _exists(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True

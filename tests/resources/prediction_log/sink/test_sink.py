@@ -15,10 +15,13 @@ from urllib.parse import quote
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from resources.prediction_log.segments import closed_segments, seal_abandoned
 from resources.prediction_log.sink.__main__ import main
-from resources.prediction_log.sink.committer import BadEvent, parse
+from resources.prediction_log.sink.app import metrics
+from resources.prediction_log.sink.committer import BadEvent, Committer, EventCounts, parse
 from resources.prediction_log.sink.tokens import model_token
 from tests.support.ports import free_base
 
@@ -107,6 +110,13 @@ def test_request_and_response_become_lines_of_the_log(sink: Running):
     assert (request["data"], response["data"]) == (BODY, answer)
 
 
+REFUSED = "rampgate_sink_events_refused_total"
+
+
+def figures(text: str) -> list[Sample]:
+    return [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+
+
 @pytest.mark.parametrize(
     ("changes", "body", "status"),
     [
@@ -126,7 +136,27 @@ def test_what_is_no_event_is_refused_and_leaves_nothing(
     answer = post(sink, headers(**changes), body)
     assert answer.status_code == status, answer.text
     assert not list(sink.log.parent.glob("**/*.open"))
-    assert "events_refused_total{reason=" in httpx.get(f"{sink.url}/metrics", trust_env=False).text
+    told = httpx.get(f"{sink.url}/metrics", trust_env=False)
+    assert told.headers["content-type"].startswith("text/plain; version=0.0.4")
+    (reason,) = [sample.labels["reason"] for sample in figures(told.text) if sample.name == REFUSED]
+    assert reason in {"bad_event", "too_large"}
+
+
+def test_every_figure_is_what_prometheus_own_parser_reads(tmp_path: Path):
+    committer = Committer(tmp_path, held=7)
+    committer.counts = EventCounts(
+        written=1, bytes=2, commits=3, failed=4, refused={"busy": 5, 'a "new"\none': 6}
+    )
+    assert {(each.name, each.labels.get("reason"), each.value) for each in figures(metrics(committer))} == {
+        ("rampgate_sink_events_written_total", None, 1),
+        ("rampgate_sink_bytes_written_total", None, 2),
+        ("rampgate_sink_commits_total", None, 3),
+        ("rampgate_sink_events_failed_total", None, 4),
+        (REFUSED, "busy", 5),
+        (REFUSED, 'a "new"\none', 6),
+        ("rampgate_sink_events_pending", None, 0),
+        ("rampgate_sink_bytes_held", None, 7),
+    }
 
 
 @pytest.mark.parametrize("token", ["", "secret", "x" * 15])
