@@ -79,7 +79,7 @@ def drift_scores(report: DriftReport) -> Picture:
 
 
 def effect_over_time(
-    looks: Sequence[EffectAt], *, margin: float, metric: str, unit: str = "", better: str = "lower"
+    looks: Sequence[EffectAt], *, margin: float, metric: str, better: str = "lower"
 ) -> Picture:
     """The interval of canary minus stable at every look, and the line that harm must not cross.
 
@@ -96,7 +96,7 @@ def effect_over_time(
         axes.plot(times, [k.effect for k in looks], color=_BLUE, marker="o", markersize=3, label="effect")
         axes.axhline(0, color=_GREY, linewidth=0.8)
         axes.axhline(line, color=_RED, linewidth=1.2, linestyle="--", label=f"margin {line:+.4g}")
-        axes.set_ylabel(f"difference{f' ({unit})' if unit else ''}")
+        axes.set_ylabel("difference")
         _time_axis(axes, times)
         axes.legend(loc="upper right", ncols=2)
     last = looks[-1]

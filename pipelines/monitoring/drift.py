@@ -189,6 +189,10 @@ _NAMED = 3
 """Drifted columns that a reason names."""
 
 
+KEPT_PAGES = 20
+"""HTML reports of a comparison; about 4 MB each."""
+
+
 def compare(
     reference: pd.DataFrame,
     current: pd.DataFrame,
@@ -201,19 +205,16 @@ def compare(
     window_end: datetime,
     reports_dir: Path | None = None,
     workspace: Path | None = None,
-    calibrated: Mapping[str, float] | None = None,
-    keep_html: int = 20,
     keep_runs: int = 50,
 ) -> DriftReport:
     """Score every column of `current` against `reference` (one row per answered prediction).
 
-    A column drifts when its score reaches its threshold: the manifest's (or `calibrated`: per column, from
-    past whole windows), but never below what chance alone gives at these row counts. Frames with a
-    `unit_id` column have the rows of a unit kept together when chance is measured. The window fails
+    A column drifts when its score reaches its threshold: the manifest's, but never below what chance alone
+    gives at these row counts. Frames with a `unit_id` column have the rows of a unit kept together when chance is measured. The window fails
     when the share of drifted columns reaches the manifest's.
 
     With `reports_dir` a self-contained HTML report is saved under `<model>/<comparison>/`; with `workspace`
-    the run is added to what `evidently ui` shows. The newest `keep_html` and `keep_runs` stay.
+    the run is added to what `evidently ui` shows. The newest `KEPT_PAGES` and `keep_runs` stay.
     """
     report = DriftReport(
         model=model, comparison=comparison, window_start=window_start, window_end=window_end,
@@ -224,7 +225,7 @@ def compare(
         return replace(report, reason=short, pending=True)
     reference, current = (as_written(_sample(side, drift), drift.columns) for side in (reference, current))
     ready, skipped = prepare(reference, current, drift.columns or comparable(reference, current))
-    limits = _thresholds(ready, _units(reference, current, comparison), drift, calibrated or {})
+    limits = _thresholds(ready, _units(reference, current, comparison), drift)
     plan = {c.label: (c, limit) for c, limit in zip(ready, limits, strict=True) if math.isfinite(limit)}
     skipped |= {c.column: _too_few(c) for c in ready if c.label not in plan}
 
@@ -241,7 +242,7 @@ def compare(
         report = replace(report, columns=_unscored(skipped, drift))
         return replace(report, reason=f"no column could be compared: {_listed(skipped) or 'none was found'}")
     report = _judged(report, scored, skipped, drift)
-    return _published(report, snapshot, reports_dir, workspace, keep_html=keep_html, keep_runs=keep_runs)
+    return _published(report, snapshot, reports_dir, workspace, keep_runs=keep_runs)
 
 
 def _published(
@@ -250,14 +251,13 @@ def _published(
     reports_dir: Path | None,
     workspace: Path | None,
     *,
-    keep_html: int,
     keep_runs: int,
 ) -> DriftReport:
     """With the links to what could be written: a page that cannot be is no reason to lose the verdict."""
     labels = [metric["config"]["column"] for metric in snapshot.dict()["metrics"]]
     try:
         if reports_dir is not None:
-            report = replace(report, html=save_html(snapshot, reports_dir, report, keep=keep_html))
+            report = replace(report, html=save_html(snapshot, reports_dir, report, keep=KEPT_PAGES))
         if workspace is not None:
             link = add_to_workspace(snapshot, workspace, model=report.model, labels=labels, keep=keep_runs)
             report = replace(report, link=link)
@@ -293,12 +293,9 @@ def _thresholds(
     ready: Sequence[FrameColumn],
     units: tuple[pd.Series, pd.Series] | None,
     drift: Drift,
-    calibrated: Mapping[str, float],
 ) -> list[float]:
     noise = noise_thresholds(ready, units=units)
-    return [
-        max(calibrated.get(c.column, drift.threshold), least) for c, least in zip(ready, noise, strict=True)
-    ]
+    return [max(drift.threshold, least) for least in noise]
 
 
 def _too_few(column: FrameColumn) -> str:

@@ -15,13 +15,7 @@ _DRIFT_NAMES = {
 }
 
 
-def from_data_checks(
-    report: DataCheckReport,
-    *,
-    at: datetime,
-    valid_for: timedelta,
-    needed_for: NeededFor = NeededFor.ADVANCE,
-) -> Evidence:
+def from_data_checks(report: DataCheckReport, *, at: datetime, valid_for: timedelta) -> Evidence:
     """`data_quality`: asks for the gravest action among the checks that failed.
 
     `valid_for` is how long the window speaks for the present: two windows' length is a good choice.
@@ -35,7 +29,7 @@ def from_data_checks(
         reason=report.reason,
         at=at,
         on_fail=_gravest(report),
-        needed_for=needed_for,
+        needed_for=NeededFor.ADVANCE,
         pending=report.verdict is Verdict.UNKNOWN
         and all(r.pending for r in unsure)
         and not report.incomplete,
@@ -52,14 +46,7 @@ def from_data_checks(
     )
 
 
-def from_drift(
-    report: DriftReport,
-    drift: Drift,
-    *,
-    at: datetime,
-    valid_for: timedelta,
-    needed_for: NeededFor = NeededFor.ADVANCE,
-) -> Evidence:
+def from_drift(report: DriftReport, drift: Drift, *, at: datetime, valid_for: timedelta) -> Evidence:
     """`drift_canary` or `drift_reference`; asks for the manifest's `drift.on_fail`."""
     worst = report.drifted[0] if report.drifted else None
     return Evidence(
@@ -69,7 +56,7 @@ def from_drift(
         reason=report.reason,
         at=at,
         on_fail=drift.on_fail,
-        needed_for=needed_for,
+        needed_for=NeededFor.ADVANCE,
         pending=report.pending,
         valid_for=valid_for,
         values={

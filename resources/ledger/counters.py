@@ -85,11 +85,9 @@ class CounterStore:
             row = connection.execute(query).first()
         return None if row is None else SeenCounters(*row)
 
-    def buckets(self, rollout_id: str, metric: str | None = None) -> tuple[CounterBucket, ...]:
+    def buckets(self, rollout_id: str) -> tuple[CounterBucket, ...]:
         """All buckets of a rollout in the order of time."""
         query = select(COUNTER_BUCKETS).where(COUNTER_BUCKETS.c.rollout_id == rollout_id)
-        if metric is not None:
-            query = query.where(COUNTER_BUCKETS.c.metric == metric)
         query = query.order_by(COUNTER_BUCKETS.c.at, COUNTER_BUCKETS.c.step, COUNTER_BUCKETS.c.metric)
         with self._database.reading() as connection:
             return tuple(CounterBucket(**row) for row in connection.execute(query).mappings())

@@ -24,7 +24,7 @@ CANARY, REFERENCE = Comparison.CANARY_VS_STABLE, Comparison.CURRENT_VS_REFERENCE
 @pytest.fixture
 def run(during):
     def go(reference, current, *, comparison=CANARY, min_rows=200, **more):
-        passed = {name: more.pop(name) for name in ("reports_dir", "workspace", "calibrated") if name in more}
+        passed = {name: more.pop(name) for name in ("reports_dir", "workspace") if name in more}
         return compare(
             reference, current, Drift(min_rows=min_rows, **more), model="flight-delay", title="Drift",
             comparison=comparison, **during, **passed,
@@ -84,17 +84,6 @@ def test_units_are_shuffled_whole(run):
     as_rows = [bool(run(a[["features.x"]], b[["features.x"]], threshold=0.001).drifted) for a, b in trials]
     assert sum(with_units) == 0
     assert sum(as_rows) > 4
-
-
-def test_calibrated_thresholds_take_the_manifests_place(run, window):
-    report = run(
-        window(2000, 1),
-        window(2000, 2, shift=0.5),
-        comparison=REFERENCE,
-        calibrated={"features.distance": 0.9},
-    )
-    distance = by_column(report)["features.distance", "wasserstein"]
-    assert (distance.threshold, distance.drifted) == (0.9, False)
 
 
 def test_too_few_rows_on_either_side_are_unknown_and_pending(run, window):
