@@ -56,7 +56,7 @@ LEDGER, LAKE, MLFLOW, ALERTS = (
 
 _IN_AUTHORITY = re.compile(r"(://[^:/@\s]*):\S*@")
 
-_IN_PARAMETER = re.compile(r"(password\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s&'][^\s&]*)", re.IGNORECASE)
+_IN_PARAMETER = re.compile(r"(password\s*=\s*)('(?:[^'\\]|\\.|'')*'|[^\s&'][^\s&]*)", re.IGNORECASE)
 
 
 def shown(address: str) -> str:
