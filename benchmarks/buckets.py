@@ -24,6 +24,8 @@ from typing import Any
 
 import duckdb
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from pipelines.core.statistics.effects import Cell, EffectKind
 from pipelines.core.statistics.look import Look
 from pipelines.core.statistics.look_spec import LookSpec, MetricSpec
@@ -35,8 +37,6 @@ from resources.lake.experiment import ExperimentQuery, MetricKind, MetricQuery, 
 from resources.lake.schema import ensure_tables
 from resources.registry.signature import Column, ModelSchema
 from resources.settings import Settings
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 

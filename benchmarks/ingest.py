@@ -18,13 +18,13 @@ from typing import Any
 
 import duckdb
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from resources.lake.connection import Lake
 from resources.lake.ingest import ingest_predictions
 from resources.lake.schema import counts
 from resources.registry.signature import Column, ModelSchema
 from resources.settings import Settings
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 MODEL = "benchmark"
 

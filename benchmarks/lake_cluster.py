@@ -17,14 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from resources.lake.connection import Lake
 from resources.lake.ingest import ingest_predictions
 from resources.lake.schema import counts
 from resources.settings import Settings
 from tests.resources.lake.segments_by_hand import SCHEMA, predictions
 from tests.support.cluster_services import object_store, postgres
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 MODEL = "contended"
 

@@ -17,6 +17,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from pipelines.core.manifest.model import RolloutManifest
 from pipelines.core.rollout.events import (
     Action,
@@ -39,8 +41,6 @@ from resources.ledger.counters import CounterBucket
 from resources.ledger.ledger import Ledger
 from resources.serving.contract import Counters, RevisionCounters
 from resources.settings import ROOT, Settings
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 LIMIT_S = 60.0
 

@@ -24,6 +24,8 @@ from typing import Any
 
 import psutil
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from benchmarks.rollback import measure, percentile
 from pipelines.rollouts.open_rollout import open_rollout
 from resources.serving.embedded.layout import Layout
@@ -31,8 +33,6 @@ from resources.serving.embedded.supervisor import Supervisor, wait_until
 from resources.settings import ROOT
 from tests.support.light_platform import LightPlatform, light_platform
 from tests.support.open_loop import OpenLoop
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 WATCHED = ("daemon", "code")
 """What the idle cost is made of; `runs` is where runs are forked from."""

@@ -24,6 +24,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from pipelines.core.rollout.state import Phase, RolloutState
 from pipelines.core.statistics.binomial import ConditionalBinomial, Counts
 from pipelines.demo.measurements import BUCKET_SECONDS
@@ -33,8 +35,6 @@ from resources.settings import ROOT
 from tests.support.answer_log import Logged, logged_answers
 from tests.support.light_platform import LightPlatform, light_platform
 from tests.support.open_loop import OpenLoop
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 P50_LIMIT_S, P99_LIMIT_S = 1.0, 5.0
 

@@ -17,14 +17,14 @@ from typing import Any
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from benchmarks.sequential_parts import detection, false_rollback, power
 from benchmarks.sequential_parts.rows import row
 from pipelines.core.statistics.effects import Cell, EffectKind, Sums
 from pipelines.core.statistics.look import analyse
 from pipelines.core.statistics.look_spec import LookSpec, MetricSpec
 from resources.settings import Settings
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 PARTS = ("look", "detection", "power", "false_rollback")
 

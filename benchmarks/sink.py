@@ -26,11 +26,11 @@ from typing import Any
 import httptools
 import httpx
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from resources.prediction_log.segments import closed_segments, seal_abandoned
 from resources.prediction_log.sink.tokens import model_token
 from resources.settings import Settings
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 ROOT = Path(__file__).resolve().parent.parent
 
