@@ -1,8 +1,11 @@
 """Every address that a person, an alert or a report is given."""
 
+import re
 from dataclasses import dataclass
 
 from resources.settings import HOST, Settings
+
+_CREDENTIALS = re.compile(r"://\S*@")
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,9 @@ class Links:
         return _local(self.settings.ports.mlflow)
 
     def version(self, model: str, version: str) -> str:
-        """A version's page in MLflow's UI."""
-        return f"{self.settings.mlflow_uri.rstrip('/')}/#/models/{model}/versions/{version}"
+        """A version's page in MLflow's UI, without the credentials that the address may hold."""
+        uri = _CREDENTIALS.sub("://", self.settings.mlflow_uri.rstrip("/"))
+        return f"{uri}/#/models/{model}/versions/{version}"
 
     @property
     def evidently(self) -> str:

@@ -23,6 +23,7 @@ from resources.configured import (
     shown,
     whole,
 )
+from resources.links import Links
 from resources.settings import Settings
 from tests.support.memory_systems import MODEL, settings_at, write_model
 
@@ -155,6 +156,11 @@ def test_settings_come_back_from_what_is_shown_with_the_secrets_of_the_environme
         monkeypatch.setenv(name, value)
     settings = settings_at(tmp_path, RAMPGATE_HOSTS="mlops.example", **SECRETS)
     assert SettingsResource.of(settings).get() == settings
+
+
+def test_a_link_to_a_version_is_without_the_credentials_that_the_address_holds(tmp_path: Path) -> None:
+    links = Links(settings_at(tmp_path, **SECRETS))
+    assert links.version("m", "1") == "https://mlflow.example/#/models/m/versions/1"
 
 
 def test_there_is_one_of_each_in_a_process_whichever_threads_ask_for_it(tmp_path: Path) -> None:
