@@ -20,7 +20,7 @@ from sensors.evidence import evidence_sensor
 from sensors.guardrail import guardrail_sensor
 from sensors.rollout import rollout_sensor
 from tests.resources.lake.segments_by_hand import MODEL
-from tests.support.memory_systems import MemorySystems, counters, given, start_rollout, write_model
+from tests.support.memory_systems import Given, MemorySystems, counters, given, start_rollout, write_model
 
 NOTHING = counters(v1=(0, 0), v2=(0, 0))
 
@@ -208,3 +208,24 @@ def test_a_person_who_orders_a_rollback_gets_the_traffic_away_or_is_told_that_it
     )
     expected = "the traffic was taken away from version 2" if away else "could NOT be taken away"
     assert (systems.share, expected in said) == ((0 if away else 10), True)
+
+
+def test_a_serving_side_that_cannot_be_had_is_said_once_and_watched_when_it_is_back(
+    systems: MemorySystems, instance: dg.DagsterInstance
+) -> None:
+    def away() -> Any:
+        raise ServingError("no cluster: connection refused")
+
+    start_rollout(systems)
+    watch = guardrail_sensor(systems.catalogue.models, tick=timedelta(seconds=1.5))
+    carry_on = rollout_sensor(systems.catalogue.models, tick=timedelta(0))
+    resources = given(systems) | {"serving": Given(away), "controller": Given(away)}
+    for _ in range(2):
+        for sensor in (watch, carry_on):
+            skipped = sensor(dg.build_sensor_context(instance=instance, resources=resources))
+            assert isinstance(skipped, dg.SkipReason)
+            assert "no cluster: connection refused" in str(skipped.skip_message)
+    assert failures(systems) == ["the guardrail sensor failed"]
+    systems.backend.show(NOTHING, NOTHING, HARM)
+    assert isinstance(watch(context(systems, instance)), dg.SensorResult)
+    assert systems.share == 0
