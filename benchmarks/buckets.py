@@ -26,6 +26,7 @@ import duckdb
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from pipelines.core.metric_types import UnitValue
 from pipelines.core.statistics.effects import Cell, EffectKind
 from pipelines.core.statistics.look import Look
 from pipelines.core.statistics.look_spec import LookSpec, MetricSpec
@@ -33,7 +34,7 @@ from pipelines.core.statistics.srm import StepUnits
 from pipelines.experiments.analysing import analyse_next
 from resources.lake.buckets import cells_of_values, collect
 from resources.lake.connection import Lake
-from resources.lake.experiment import ExperimentQuery, MetricKind, MetricQuery, StepWindow
+from resources.lake.experiment import ExperimentQuery, MetricQuery, StepWindow
 from resources.lake.schema import ensure_tables
 from resources.registry.signature import Column, ModelSchema
 from resources.settings import Settings
@@ -43,12 +44,12 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 DAYS = 10
 
 METRICS = (
-    MetricQuery(name="bought", kind=MetricKind.PROPORTION, source="outcomes.bought"),
+    MetricQuery(name="bought", kind=UnitValue.ANY, source="outcomes.bought"),
     MetricQuery(
-        name="revenue", kind=MetricKind.MEAN, source="outcomes.revenue", covariate="predictions.before"
+        name="revenue", kind=UnitValue.AMOUNT, source="outcomes.revenue", covariate="predictions.before"
     ),
-    MetricQuery(name="clicks", kind=MetricKind.RATIO, source="outcomes.clicks", denominator="outcomes.views"),
-    MetricQuery(name="slow", kind=MetricKind.PROPORTION, source="serving.over_slo", slo_ms=250.0),
+    MetricQuery(name="clicks", kind=UnitValue.RATIO, source="outcomes.clicks", denominator="outcomes.views"),
+    MetricQuery(name="slow", kind=UnitValue.ANY, source="serving.over_slo", slo_ms=250.0),
 )
 
 KINDS = (EffectKind.PROPORTION, EffectKind.MEAN, EffectKind.RATIO, EffectKind.PROPORTION)

@@ -23,9 +23,9 @@ from pipelines.core.manifest.model import (
     Experiment,
     Guardrail,
     Method,
-    MetricType,
     RolloutManifest,
 )
+from pipelines.core.metric_types import TYPES, MetricType, UnitValue
 from pipelines.core.peers import Bucket, Judgement, Series, Truth, compare, judge
 from pipelines.core.rollout import events as rollout_events
 from pipelines.core.rollout.alerts import alerts_of
@@ -61,7 +61,8 @@ from pipelines.core.vocabulary import (
 )
 from pipelines.demo.story import in_words as demo_words
 from pipelines.experiments.evidence import harm_evidence
-from pipelines.experiments.registering import KINDS, METHODS, design, guardrail_spec
+from pipelines.experiments.history import metric_query
+from pipelines.experiments.registering import METHODS, design, guardrail_spec
 from pipelines.monitoring.evidence import from_drift
 from pipelines.reports import page as page_module
 from pipelines.reports import words
@@ -76,7 +77,7 @@ from resources.checks import data_docs
 from resources.checks.columns import incomparable
 from resources.checks.evidently import Comparison, DriftReport
 from resources.checks.expectations import expected, needs
-from resources.lake.experiment import MetricKind, Missing
+from resources.lake.experiment import Missing
 from resources.ledger.ledger import Ledger
 from resources.notifier import Notifier
 from resources.prediction_log.segments import Durability
@@ -98,8 +99,6 @@ COVERED: set[type[enum.Enum]] = {
     *(
         EffectKind,
         Method,
-        MetricKind,
-        MetricType,
         Missing,
         Mode,
         NeededFor,
@@ -107,6 +106,7 @@ COVERED: set[type[enum.Enum]] = {
         OnUnknown,
         Order,
         Patience,
+        UnitValue,
     ),
     *(
         Phase,
@@ -372,10 +372,12 @@ def test_every_severity_reaches_a_channel(severity: Severity, tmp_path: Path, st
     ledger.close()
 
 
-@pytest.mark.parametrize(("kind", "method", "better"), [*itertools.product(MetricType, Method, Better)])
+@pytest.mark.parametrize(("kind", "method", "better"), [*itertools.product(TYPES.values(), Method, Better)])
 def test_every_metric_of_a_manifest_has_an_analysis(kind: MetricType, method: Method, better: Better) -> None:
+    keys: dict[str, Any] = {"denominator": "outcomes.n", "retention": timedelta(days=1)}
+    needed = {key: keys[key] for key in kind.needs}
     guardrail = Guardrail.model_construct(
-        name="m", type=kind, source="outcomes.m", margin=0.01, method=method, better=better
+        name="m", type=kind, source="outcomes.m", margin=0.01, method=method, better=better, **needed
     )
     experiment = manifest().experiment
     assert isinstance(experiment, Experiment)
@@ -383,7 +385,8 @@ def test_every_metric_of_a_manifest_has_an_analysis(kind: MetricType, method: Me
     assert spec.kind in EffectKind
     assert spec.better == Direction(better.value)
     assert design(guardrail, experiment).method in Analysis
-    assert MetricKind(kind.value)
+    query = metric_query(guardrail, by_request=False)
+    assert (query.kind, spec.kind) == (kind.unit_value, kind.kind)
 
 
 @pytest.mark.parametrize(("conclusion", "kind"), [*itertools.product(Conclusion, EffectKind)])
@@ -438,7 +441,7 @@ def test_every_table_that_is_looked_up_by_a_member_has_them_all() -> None:
     assert set(words._COLOUR) == set(Judgement)
     assert set(data_docs._COLOUR) == set(page_module._VERDICT) == set(Verdict)
     assert set(INGEST) == set(WINDOWS) == set(tiers)
-    assert set(KINDS) == set(MetricType)
+    assert {each.unit_value for each in TYPES.values()} == set(UnitValue)
     assert set(METHODS) == set(Method)
 
 

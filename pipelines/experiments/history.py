@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from pipelines.core.manifest.model import Metric, MetricType, RolloutManifest
+from pipelines.core.manifest.model import Metric, RolloutManifest
 from resources.lake.connection import Lake
-from resources.lake.experiment import ExperimentQuery, MetricKind, MetricQuery, StepWindow, outcome
+from resources.lake.experiment import ExperimentQuery, MetricQuery, StepWindow, outcome
 from resources.lake.exposure import live_traffic
 from resources.lake.measuring import COVARIATE_REFERENCE, Known, MeasuredMetric, measure_units
 
@@ -20,7 +20,7 @@ def metrics_of(manifest: RolloutManifest) -> tuple[Metric, ...]:
 
 def outcomes_of(metric: Metric) -> tuple[str, ...]:
     """The outcomes that it is made of; whether a unit returns is seen in the prediction log."""
-    if metric.type is MetricType.RETENTION:
+    if metric.type.is_seen_later:
         return ()
     names = (outcome(source) for source in (metric.source, metric.denominator) if source)
     return tuple(name for name in names if name is not None)
@@ -56,7 +56,7 @@ def metric_query(
     slo_ms = None if metric.slo is None else metric.slo / timedelta(milliseconds=1)
     return MetricQuery(
         name=metric.name,
-        kind=MetricKind(metric.type.value),
+        kind=metric.type.unit_value,
         source=metric.source,
         denominator=metric.denominator,
         covariate=metric.covariate,

@@ -4,11 +4,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from pipelines.core.manifest.model import Metric, Primary, RolloutManifest
-from pipelines.core.statistics.effects import EffectKind
 from pipelines.core.statistics.inputs import ParameterError
 from pipelines.core.statistics.planning import Baseline, Plan, Target, plan, power_curve
 from pipelines.experiments.history import History, champion_history, metrics_of
-from pipelines.experiments.registering import FEWEST_UNITS, KINDS, design
+from pipelines.experiments.registering import FEWEST_UNITS, design
 from resources.lake.connection import Lake
 from resources.lake.measuring import Known
 from resources.pictures import PowerAt
@@ -97,12 +96,12 @@ def _plan(manifest: RolloutManifest, history: History, metric: Metric) -> Metric
 
 def _baseline(metric: Metric, known: Known, history: History) -> Baseline:
     value = known.value
-    if KINDS[metric.type] is EffectKind.PROPORTION and not 0 < value < 1:
+    if metric.type.is_share and not 0 < value < 1:
         # No event in n units does not mean that there never is one.
         value = (value * known.units + 0.5) / (known.units + 1)
     return Baseline(
         name=metric.name,
-        kind=KINDS[metric.type],
+        kind=metric.type.kind,
         value=value,
         variance=known.variance,
         kurtosis=known.kurtosis,

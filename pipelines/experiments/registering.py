@@ -8,7 +8,7 @@ units of the rollout; its constants are fixed by them at that look.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pipelines.core.manifest.model import Better, Experiment, Guardrail, Method, Metric, MetricType, Primary
+from pipelines.core.manifest.model import Better, Experiment, Guardrail, Method, Metric, Primary
 from pipelines.core.statistics.effects import EffectKind
 from pipelines.core.statistics.look_spec import Direction, MetricSpec
 from pipelines.core.statistics.power import Design
@@ -24,13 +24,6 @@ _LISTED = 10
 
 LOOKS = 20
 """Enough to tune an anytime test; its validity does not depend on how it is tuned."""
-
-KINDS = {
-    MetricType.PROPORTION: EffectKind.PROPORTION,
-    MetricType.RETENTION: EffectKind.PROPORTION,
-    MetricType.MEAN: EffectKind.MEAN,
-    MetricType.RATIO: EffectKind.RATIO,
-}
 
 METHODS = {Method.ANYTIME: Analysis.ANYTIME, Method.GROUP_SEQUENTIAL: Analysis.GROUP_SEQUENTIAL}
 
@@ -65,7 +58,7 @@ def register(
     return RegisteredConstants(
         spec=_spec(metric, experiment, found, effect),
         cap=found.cap if found else metric.cap,
-        reference=found.value if found and metric.type is MetricType.MEAN else 0.0,
+        reference=found.value if found and metric.type.kind is EffectKind.MEAN else 0.0,
         covariate_reference=(found.covariate or 0.0) if found else 0.0,
         looks=metric.looks if metric.method is Method.GROUP_SEQUENTIAL else None,
         origin=origin if found else RegisteredConstants.origin,
@@ -120,7 +113,7 @@ def _spec(metric: Metric, experiment: Experiment, found: Known | None, effect: f
     margin = metric.margin if isinstance(metric, Primary | Guardrail) else None
     return MetricSpec(
         name=metric.name,
-        kind=KINDS[metric.type],
+        kind=metric.type.kind,
         better=Direction.LOWER if metric.better is Better.LOWER else Direction.HIGHER,
         is_primary=isinstance(metric, Primary),
         margin=margin if margin is not None else effect,
@@ -136,6 +129,6 @@ def _baseline(metric: Metric, found: Known | None) -> float | None:
     """A rate of 0 or 1 tunes nothing: it only says that the history was short."""
     if found is None:
         return None
-    if KINDS[metric.type] is EffectKind.PROPORTION and not 0 < found.value < 1:
+    if metric.type.is_share and not 0 < found.value < 1:
         return None
     return found.value

@@ -7,22 +7,10 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from pipelines.core.errors import LakeError
+from pipelines.core.metric_types import UnitValue
 from resources.lake.connection import identifier
 from resources.lake.schema import ANSWERED, Fields
 from resources.registry.signature import SQL_COUNTS
-
-
-class MetricKind(StrEnum):
-    """How a unit's many values become one."""
-
-    PROPORTION = "proportion"
-    """1 when any value is above zero, else 0."""
-    MEAN = "mean"
-    """The sum of an outcome's values; the average of a prediction column's."""
-    RATIO = "ratio"
-    """Sum over sum of the denominator."""
-    RETENTION = "retention"
-    """1 when the unit asks again `retention` after its exposure or later."""
 
 
 class Missing(StrEnum):
@@ -46,7 +34,7 @@ class MetricQuery:
     """One metric, and where its values come from."""
 
     name: str
-    kind: MetricKind
+    kind: UnitValue
     source: str
     """`outcomes.<metric>`, `predictions.features.<name>`, `predictions.outputs.<name>`, `predictions.<name>` (a
     feature or an output of that name, latency_ms or status), `serving.errors` or `serving.over_slo`."""
@@ -71,8 +59,8 @@ class MetricQuery:
 
     def __post_init__(self) -> None:
         needs = {
-            "denominator": (self.kind is MetricKind.RATIO, self.denominator is not None),
-            "retention": (self.kind is MetricKind.RETENTION, self.retention is not None),
+            "denominator": (self.kind is UnitValue.RATIO, self.denominator is not None),
+            "retention": (self.kind is UnitValue.RETURN, self.retention is not None),
             "slo_ms": (self.source == "serving.over_slo", self.slo_ms is not None),
         }
         for name, (needed, given) in needs.items():
@@ -81,12 +69,12 @@ class MetricQuery:
                     f"metric {self.name!r} ({self.kind}, {self.source}): {name} is"
                     f" {'missing' if needed else 'not allowed'}"
                 )
-        if self.kind is MetricKind.RATIO and self.reference:
+        if self.kind is UnitValue.RATIO and self.reference:
             raise LakeError(f"metric {self.name!r}: a ratio takes no reference, got {self.reference}")
 
     @property
     def zero_when_missing(self) -> bool:
-        default = Missing.ZERO if self.kind is MetricKind.PROPORTION else Missing.EXCLUDE
+        default = Missing.ZERO if self.kind is UnitValue.ANY else Missing.EXCLUDE
         return (self.missing or default) is Missing.ZERO
 
 
@@ -140,7 +128,7 @@ class ExperimentQuery:
         """How long after exposure `metric` counts."""
         if metric.window is not None:
             return metric.window
-        if metric.kind is MetricKind.RETENTION:
+        if metric.kind is UnitValue.RETURN:
             return (metric.retention or timedelta(0)) + self.outcome_window
         instant = self.by_request and not metric.source.startswith("outcomes.")
         mixed = metric.denominator is not None and metric.denominator.startswith("outcomes.")

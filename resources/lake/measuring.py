@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 from duckdb import DuckDBPyConnection
 
+from pipelines.core.metric_types import UnitValue
 from resources.lake.connection import Lake, table
-from resources.lake.experiment import ExperimentQuery, MetricKind, MetricQuery, outcome_names
+from resources.lake.experiment import ExperimentQuery, MetricQuery, outcome_names
 from resources.lake.schema import KEY, fields
 from resources.lake.unit_values import make_cohort, make_unit_values
 
@@ -61,7 +62,7 @@ def _known(
 ) -> Known | None:
     cap = capped.cap if capped.winsorise is None else _quantile(connection, i, capped.winsorise)
     y = f"y{i}" if cap is None else f"least(y{i}, {float(cap)!r})"
-    d = f"d{i}" if metric.kind is MetricKind.RATIO else "1.0"
+    d = f"d{i}" if metric.kind is UnitValue.RATIO else "1.0"
     x = "NULL"
     if metric.covariate is not None:
         x = f"(SELECT avg(x{i}) FILTER (x{i} <> 0) + {COVARIATE_REFERENCE!r} FROM unit_values)"

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 from duckdb import DuckDBPyConnection
 
 from pipelines.core.errors import LakeError
+from pipelines.core.metric_types import UnitValue
 from resources.lake.connection import literal, mentioned, table
 from resources.lake.experiment import (
     ExperimentQuery,
-    MetricKind,
     MetricQuery,
     outcome,
     outcome_names,
@@ -112,7 +112,7 @@ def _prediction_join(model: str, query: ExperimentQuery, columns: tuple[Fields, 
     found: list[str] = []
     for i, metric in enumerate(query.metrics):
         within = _within("requested_at", query.window_of(metric))
-        if metric.kind is MetricKind.RETENTION:
+        if metric.kind is UnitValue.RETURN:
             found.append(_returned(i, metric, query))
         else:
             for letter, source in (("y", metric.source), ("d", metric.denominator)):
@@ -139,7 +139,7 @@ def _outcome_join(model: str, query: ExperimentQuery) -> list[str]:
     found: list[str] = []
     longest = timedelta(0)
     for i, metric in enumerate(query.metrics):
-        if metric.kind is MetricKind.RETENTION:
+        if metric.kind is UnitValue.RETURN:
             continue  # a unit that returned is in the prediction log
         window = query.window_of(metric)
         for letter, source in (("y", metric.source), ("d", metric.denominator)):
@@ -184,9 +184,9 @@ def _counted(i: int, metric: MetricQuery, query: ExperimentQuery) -> str:
 
 def _aggregate(metric: MetricQuery, value: str, *, average: bool = True) -> str:
     """A unit's many values as one."""
-    if metric.kind is MetricKind.PROPORTION:
+    if metric.kind is UnitValue.ANY:
         return f"max(({value} > 0)::DOUBLE)"
-    if metric.kind is MetricKind.MEAN and average:
+    if metric.kind is UnitValue.AMOUNT and average:
         return f"avg({value})"
     return f"sum({value})"
 

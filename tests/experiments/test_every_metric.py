@@ -1,5 +1,6 @@
 """Whatever passes the manifest check can be looked at: no look is unknown because of the manifest."""
 
+import dataclasses
 import json
 from itertools import product
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipelines.core.manifest.load import Model, load_model
+from pipelines.core.metric_types import TYPES, MetricType
 from pipelines.core.vocabulary import Verdict
 from tests.support.memory_systems import SERVICE
 from tests.support.rollouts import MODEL
@@ -30,16 +32,25 @@ EXTRAS: tuple[dict[str, Any], ...] = (
 )
 
 
+NEEDED = {"denominator": "predictions.amount", "retention": "20s"}
+
+FURTHER = [dataclasses.replace(each, name=f"further_{each.name}") for each in TYPES.values()]
+"""Types that are measured and tested as the known ones are, each under a name that nothing else knows."""
+
+
 def every_metric() -> list[dict[str, Any]]:
     """Each type with each source and each extra, whether they go together or not."""
     found: list[dict[str, Any]] = []
-    for kind, source, extra in product(("proportion", "mean", "ratio", "retention"), SOURCES, EXTRAS):
+    for kind, source, extra in product(TYPES.values(), SOURCES, EXTRAS):
         more: dict[str, Any] = {"slo": "250ms"} if source == "serving.over_slo" else {}
-        more |= {"denominator": "predictions.score"} if kind == "ratio" else {}
-        more |= {"retention": "20s"} if kind == "retention" else {}
-        name = f"m{len(found)}"
-        found.append({"name": name, "type": kind, "source": source, "margin": 0.1} | more | extra)
+        found.append(guardrail(f"m{len(found)}", kind, source=source) | more | extra)
     return found
+
+
+def guardrail(name: str, kind: MetricType, *, source: str = "predictions.score") -> dict[str, Any]:
+    """As it is written, with the keys that its type needs."""
+    needed = {key: NEEDED[key] for key in kind.needs}
+    return {"name": name, "type": kind.name, "source": source, "margin": 0.1, **needed}
 
 
 def written(folder: Path, guardrails: list[dict[str, Any]], **experiment: Any) -> Any:
@@ -109,3 +120,61 @@ def test_an_outcome_that_was_never_seen_is_waited_for_in_words_and_passes_nothin
     for _ in range(2):
         simulation.minute(rollout_id)
     assert "no outcomes named" not in simulation.evidence["late"].reason
+
+
+def test_a_further_metric_type_is_one_record_and_is_refused_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the manifest to the words: what is looked at under the new name is what is looked at under the old one."""
+    twins = [
+        guardrail(f"{prefix}{each.name}", kind)
+        for each, further in zip(TYPES.values(), FURTHER, strict=True)
+        for prefix, kind in (("as_", each), ("new_", further))
+    ]
+    problems = written(tmp_path / MODEL, twins, unit="customer")
+    known = "expected 'proportion', 'mean', 'ratio' or 'retention'"
+    assert [(p.key, known in p.problem) for p in problems] == [
+        (f"guardrails[{i}].type", True) for i in (1, 3, 5, 7)
+    ]
+    for further in FURTHER:
+        monkeypatch.setitem(TYPES, further.name, further)  # type: ignore[arg-type]
+    model = written(tmp_path / MODEL, twins, unit="customer")
+    assert isinstance(model, Model), model
+    simulation = Simulation(tmp_path, manifest=model.rollout, per_minute=300)
+    simulation.history(300)
+    rollout_id = simulation.start()
+    for _ in range(3):
+        simulation.minute(rollout_id)
+    looks = {metric.name: metric for metric in simulation.looks[-1].look.metrics}
+    for each in TYPES.values():
+        old, new = looks.get(f"as_{each.name}"), looks.get(f"new_{each.name}")
+        if old is not None:
+            told = old.sentence.replace("as_", "new_", 1)
+            assert new == dataclasses.replace(old, name=f"new_{each.name}", sentence=told)
+            assert "at the challenger against" in told
+    assert {name for name in looks if name.startswith("new_")} == {
+        f"new_{e.name.removeprefix('further_')}" for e in FURTHER
+    }
+
+
+def test_the_rules_of_a_further_metric_type_follow_from_its_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for further in FURTHER:
+        monkeypatch.setitem(TYPES, further.name, further)  # type: ignore[arg-type]
+    wrong = [
+        guardrail("a", FURTHER[0]) | {"margin": 2, "cap": 3},
+        guardrail("b", FURTHER[1], source="serving.errors"),
+        guardrail("c", FURTHER[2]) | {"denominator": None},
+        guardrail("d", FURTHER[3]) | {"denominator": "predictions.amount"},
+    ]
+    found = {p.key: p.problem for p in written(tmp_path / MODEL, wrong)}
+    assert found == {
+        "guardrails[0].margin": "2: expected less than 1 (100pp) for a share; percentage points are written 5pp",
+        "guardrails[0].cap": "only allowed with type: mean or type: ratio or type: further_mean or type:"
+        " further_ratio, not 'further_proportion'",
+        "guardrails[1].type": "'further_mean': expected 'proportion' or 'further_proportion' for source: serving.errors",
+        "guardrails[2].denominator": "required key is missing: type: ratio or type: further_ratio needs it",
+        "guardrails[3].denominator": "only allowed with type: ratio or type: further_ratio",
+        "guardrails[3].type": "'further_retention': a request cannot return; expected experiment.unit to name a unit",
+    }

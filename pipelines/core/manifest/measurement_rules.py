@@ -13,10 +13,10 @@ from pipelines.core.manifest.model import (
     Guardrail,
     Method,
     Metric,
-    MetricType,
     Primary,
     format_duration,
 )
+from pipelines.core.metric_types import TYPES, listed, needed_keys, owners, taken_keys
 
 GATEWAY_THRESHOLDS_MS = (
     1, 2, 5, 10, 25, 50, 75, 100, 150, 200, 250, 300, 400, 500, 750,
@@ -32,8 +32,6 @@ _SERVING = ("serving.errors", "serving.over_slo")
 _DATA = re.compile(r"outcomes\.[A-Za-z_][A-Za-z0-9_]{0,62}|predictions\.(?P<column>.+)", re.DOTALL)
 
 _SOURCES = "serving.errors, serving.over_slo, outcomes.<metric> or predictions.<column>"
-
-_AMOUNTS = (MetricType.MEAN, MetricType.RATIO)
 
 
 def primary_findings(primary: Primary) -> Iterator[Finding]:
@@ -54,7 +52,7 @@ def guardrail_findings(guardrail: Guardrail) -> Iterator[Finding]:
 def _margin_findings(metric: Metric, margin: float) -> Iterator[Finding]:
     if margin <= 0:
         yield ("margin",), f"{margin:g}: expected a difference greater than 0, such as 0.5pp"
-    elif margin >= 1 and metric.type in (MetricType.PROPORTION, MetricType.RETENTION):
+    elif margin >= 1 and metric.type.is_share:
         yield (
             ("margin",),
             f"{margin:g}: expected less than 1 (100pp) for a share; percentage points are written 5pp",
@@ -64,20 +62,17 @@ def _margin_findings(metric: Metric, margin: float) -> Iterator[Finding]:
 def _metric_findings(metric: Metric) -> Iterator[Finding]:
     yield from _source_findings(metric)
     yield from _slo_findings(metric)
-    yield from _belongs(
-        metric, "denominator", metric.denominator, metric.type is MetricType.RATIO, "type: ratio"
-    )
-    yield from _belongs(
-        metric, "retention", metric.retention, metric.type is MetricType.RETENTION, "type: retention"
-    )
+    for key in needed_keys():
+        yield from _belongs(key, getattr(metric, key), key in metric.type.needs, owners(key))
     yield from _cap_findings(metric)
     yield from _method_findings(metric)
 
 
 def _source_findings(metric: Metric) -> Iterator[Finding]:
     if metric.source in _SERVING:
-        if metric.type is not MetricType.PROPORTION:
-            yield ("type",), f"{metric.type.value!r}: expected 'proportion' for source: {metric.source}"
+        if not metric.type.is_counted_by_answer:
+            counted = listed(each for each in TYPES.values() if each.is_counted_by_answer)
+            yield ("type",), f"{metric.type.name!r}: expected {counted} for source: {metric.source}"
         if metric.better is not Better.LOWER:
             yield ("better",), f"{metric.better.value!r}: expected 'lower' for source: {metric.source}"
     elif not _is_data(metric.source):
@@ -117,7 +112,7 @@ def _is_data(source: str) -> bool:
 
 def _slo_findings(metric: Metric) -> Iterator[Finding]:
     wanted = metric.source == "serving.over_slo"
-    yield from _belongs(metric, "slo", metric.slo, wanted, "source: serving.over_slo")
+    yield from _belongs("slo", metric.slo, wanted, "source: serving.over_slo")
     if metric.slo is not None and metric.slo not in [
         timedelta(milliseconds=ms) for ms in GATEWAY_THRESHOLDS_MS
     ]:
@@ -125,7 +120,7 @@ def _slo_findings(metric: Metric) -> Iterator[Finding]:
         yield ("slo",), f"{format_duration(metric.slo)!r}: expected one of {allowed}"
 
 
-def _belongs(metric: Metric, key: str, value: object, wanted: bool, owner: str) -> Iterator[Finding]:
+def _belongs(key: str, value: object, wanted: bool, owner: str) -> Iterator[Finding]:
     """`key` is required with its owner and refused without it."""
     if wanted and value is None:
         yield (key,), f"required key is missing: {owner} needs it"
@@ -136,9 +131,9 @@ def _belongs(metric: Metric, key: str, value: object, wanted: bool, owner: str) 
 def _cap_findings(metric: Metric) -> Iterator[Finding]:
     if metric.cap is not None and metric.winsorise is not None:
         yield ("winsorise",), "only one of cap and winsorise may be given"
-    for key in ("cap", "winsorise", "covariate"):
-        if getattr(metric, key) is not None and metric.type not in _AMOUNTS:
-            yield (key,), f"only allowed with type: mean or type: ratio, not {metric.type.value!r}"
+    for key in taken_keys():
+        if getattr(metric, key) is not None and key not in metric.type.takes:
+            yield (key,), f"only allowed with {owners(key)}, not {metric.type.name!r}"
 
 
 def _method_findings(metric: Metric) -> Iterator[Finding]:

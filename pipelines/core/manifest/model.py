@@ -7,8 +7,17 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    WithJsonSchema,
+)
 
+from pipelines.core.metric_types import TYPES, MetricType, listed
 from pipelines.core.vocabulary import AfterTest, OnFail, OnNewChallenger, OnUnknown
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
@@ -76,6 +85,28 @@ Margin = Annotated[
 """An absolute difference: `0.5pp` is 0.005; a bare number is in the metric's own unit."""
 
 
+def _metric_type(value: Any) -> MetricType:
+    if isinstance(value, MetricType):
+        return value
+    found = TYPES.get(value) if isinstance(value, str) else None
+    if found is None:
+        raise ValueError(f"expected {listed(TYPES.values())}")
+    return found
+
+
+def _name(found: MetricType) -> str:
+    return found.name
+
+
+WrittenType = Annotated[
+    MetricType,
+    PlainValidator(_metric_type),
+    PlainSerializer(_name, return_type=str),
+    WithJsonSchema({"type": "string", "enum": list(TYPES)}),
+]
+"""A metric's type, by the name of one of `TYPES`."""
+
+
 def _step(value: Any) -> Any:
     if value == "shadow" or (isinstance(value, float | int) and not isinstance(value, bool)):
         return value
@@ -94,13 +125,6 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
-class MetricType(StrEnum):
-    PROPORTION = "proportion"
-    MEAN = "mean"
-    RATIO = "ratio"
-    RETENTION = "retention"
-
-
 class Better(StrEnum):
     LOWER = "lower"
     HIGHER = "higher"
@@ -115,7 +139,7 @@ class Metric(_Frozen):
     """A business or serving metric, per unit."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
-    type: MetricType
+    type: WrittenType
     source: str
     """`serving.errors`, `serving.over_slo`, `outcomes.<metric>`, or `predictions.<column>`."""
     denominator: str | None = None

@@ -28,7 +28,6 @@ from pipelines.core.manifest.model import (
     Freeze,
     Guardrail,
     Metric,
-    MetricType,
     Primary,
     RolloutManifest,
     Step,
@@ -36,6 +35,7 @@ from pipelines.core.manifest.model import (
     Validation,
     format_duration,
 )
+from pipelines.core.metric_types import TYPES
 from pipelines.core.vocabulary import OnUnknown
 
 T = TypeVar("T")
@@ -140,12 +140,14 @@ def _retention_findings(document: Document) -> Iterator[Finding]:
     window, longest = (_duration(document, "experiment", key) for key in ("outcome_window", "max_duration"))
     for place in _metric_places(document):
         retention = parse_or_none(cast(type[timedelta], Duration), document.get(*place, "retention"))
-        if retention is None or document.get(*place, "type") != MetricType.RETENTION:
+        name = document.get(*place, "type")
+        kind = TYPES.get(name) if isinstance(name, str) else None
+        if retention is None or kind is None or not kind.is_seen_later:
             continue
         if document.get("experiment", "unit") in (None, "request"):
             yield (
                 (*place, "type"),
-                "'retention': a request cannot return; expected experiment.unit to name a unit",
+                f"{kind.name!r}: a request cannot return; expected experiment.unit to name a unit",
             )
         if window is not None and longest is not None and retention + window >= longest:
             yield (

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from pipelines.core.errors import LakeError
+from pipelines.core.metric_types import UnitValue
 from pipelines.core.statistics.effects import Cell, Sums
 from pipelines.experiments.design import Span, newly_final, open_since
 from resources.lake.buckets import LoggedUnits, collect
 from resources.lake.connection import Lake
-from resources.lake.experiment import ExperimentQuery, MetricKind, MetricQuery, Missing, StepWindow
+from resources.lake.experiment import ExperimentQuery, MetricQuery, Missing, StepWindow
 from resources.lake.ingest import ingest_predictions
 from resources.lake.measuring import outcome_quality
 from resources.lake.outcomes import ingest_outcomes
@@ -21,11 +22,11 @@ from tests.resources.lake.segments_by_hand import MODEL, SCHEMA, START, Log, pre
 
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
 
-LATE = MetricQuery(name="late", kind=MetricKind.PROPORTION, source="outcomes.late")
+LATE = MetricQuery(name="late", kind=UnitValue.ANY, source="outcomes.late")
 
-COST = MetricQuery(name="cost", kind=MetricKind.MEAN, source="outcomes.cost")
+COST = MetricQuery(name="cost", kind=UnitValue.AMOUNT, source="outcomes.cost")
 
-ERRORS = MetricQuery(name="errors", kind=MetricKind.PROPORTION, source="serving.errors")
+ERRORS = MetricQuery(name="errors", kind=UnitValue.ANY, source="serving.errors")
 
 
 def query(*metrics: MetricQuery, **options: Any) -> ExperimentQuery:
@@ -43,7 +44,7 @@ def query(*metrics: MetricQuery, **options: Any) -> ExperimentQuery:
     )
 
 
-PAID = MetricQuery(name="paid", kind=MetricKind.MEAN, source="outcomes.paid")
+PAID = MetricQuery(name="paid", kind=UnitValue.AMOUNT, source="outcomes.paid")
 
 
 class World:
@@ -141,7 +142,7 @@ def test_outcomes_outside_the_window_do_not_count(world: World) -> None:
 
 
 def test_failures_and_slow_answers(world: World) -> None:
-    slow = MetricQuery(name="slow", kind=MetricKind.PROPORTION, source="serving.over_slo", slo_ms=100.0)
+    slow = MetricQuery(name="slow", kind=UnitValue.ANY, source="serving.over_slo", slo_ms=100.0)
     world.seen("a", "1", latency_ms=100.0)
     world.seen("b", "1", latency_ms=101.0)
     world.seen("c", "2", status=500, latency_ms=500.0)
@@ -184,9 +185,9 @@ def test_a_call_that_was_asked_again_counts_once_in_a_look_by_the_attempt_that_i
 ) -> None:
     """A frozen champion, or canary, that answers late all the same leaves two records of one call."""
     cost_per_mile = MetricQuery(
-        name="per_mile", kind=MetricKind.RATIO, source="outcomes.cost", denominator="predictions.distance"
+        name="per_mile", kind=UnitValue.RATIO, source="outcomes.cost", denominator="predictions.distance"
     )
-    score = MetricQuery(name="score", kind=MetricKind.MEAN, source="predictions.outputs.probability")
+    score = MetricQuery(name="score", kind=UnitValue.AMOUNT, source="predictions.outputs.probability")
     for version in ("1", "2"):
         for call, at, by, probability in (
             ("late", MINUTE, version, 1.0),
@@ -209,10 +210,10 @@ def test_a_call_that_was_asked_again_counts_once_in_a_look_by_the_attempt_that_i
 
 def test_prediction_columns_covariates_and_ratios(world: World) -> None:
     ratio = MetricQuery(
-        name="per_mile", kind=MetricKind.RATIO, source="outcomes.cost", denominator="predictions.distance",
+        name="per_mile", kind=UnitValue.RATIO, source="outcomes.cost", denominator="predictions.distance",
         covariate="predictions.features.distance", covariate_reference=1.0,
     )  # fmt: skip
-    score = MetricQuery(name="score", kind=MetricKind.MEAN, source="predictions.outputs.probability")
+    score = MetricQuery(name="score", kind=UnitValue.AMOUNT, source="predictions.outputs.probability")
     world.seen("a", "1", inputs={"distance": [2.0], "origin": ["JFK"]}, outputs={"probability": [0.25]})
     world.seen("b", "1", inputs={"distance": [4.0], "origin": ["JFK"]}, status=500)
     world.came_of("a", cost=3.0)
@@ -255,7 +256,7 @@ def test_moving_with_the_ramp_is_not_crossing_over(world: World) -> None:
 
 def test_retention(world: World) -> None:
     back = MetricQuery(
-        name="back", kind=MetricKind.RETENTION, source="predictions.latency_ms", retention=2 * HOUR
+        name="back", kind=UnitValue.RETURN, source="predictions.latency_ms", retention=2 * HOUR
     )
     for unit, again in (("soon", HOUR), ("back", 2 * HOUR + MINUTE), ("too late", 4 * HOUR), ("never", None)):
         world.seen(unit, "1", unit=unit, at=MINUTE)
@@ -277,7 +278,7 @@ def test_retention(world: World) -> None:
 )
 def test_sources_that_are_not_there(world: World, source: str, message: str) -> None:
     with pytest.raises(LakeError, match=message):
-        world.cells(MetricQuery(name="m", kind=MetricKind.MEAN, source=source))
+        world.cells(MetricQuery(name="m", kind=UnitValue.AMOUNT, source=source))
 
 
 def test_queries_that_make_no_sense() -> None:
@@ -286,9 +287,9 @@ def test_queries_that_make_no_sense() -> None:
     with pytest.raises(LakeError, match="overlap or go back"):
         query(steps=(StepWindow(START, START + HOUR, 1), StepWindow(START + HOUR, START + 2 * HOUR, 0)))
     with pytest.raises(LakeError, match="denominator is missing"):
-        MetricQuery(name="r", kind=MetricKind.RATIO, source="outcomes.cost")
+        MetricQuery(name="r", kind=UnitValue.RATIO, source="outcomes.cost")
     with pytest.raises(LakeError, match="slo_ms is missing"):
-        MetricQuery(name="s", kind=MetricKind.PROPORTION, source="serving.over_slo")
+        MetricQuery(name="s", kind=UnitValue.ANY, source="serving.over_slo")
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
@@ -393,11 +394,11 @@ def test_a_column_of_either_side_is_read_whatever_it_is_called(lake: Lake, log: 
         "predictions.outputs.Score Of $x": 4.0, "predictions.outputs.It's {x}": 8.0,
     }  # fmt: skip
     metrics = [
-        MetricQuery(name=f"m{i}", kind=MetricKind.MEAN, source=source) for i, source in enumerate(sources)
+        MetricQuery(name=f"m{i}", kind=UnitValue.AMOUNT, source=source) for i, source in enumerate(sources)
     ]
     found = {cell.metric: cell.champion.sy for cell in collect(lake, MODEL, query(*metrics)).cells}
     assert list(found.values()) == list(sources.values())
-    one = MetricQuery(name="m", kind=MetricKind.MEAN, source="predictions.score of $x")
+    one = MetricQuery(name="m", kind=UnitValue.AMOUNT, source="predictions.score of $x")
     with pytest.raises(
         LakeError, match=r"is both: write predictions\.features\.score of \$x or predictions\.outputs"
     ):
