@@ -8,10 +8,10 @@ import dagster as dg
 
 from pipelines.core.manifest.load import Model
 from pipelines.reports.metadata import decision_metadata
+from pipelines.rollouts.canary_watch import POLL, OpenRows, RolledBack, Strays, Watcher
 from pipelines.rollouts.configured import ControllerResource
 from pipelines.rollouts.controller import Controller
 from pipelines.rollouts.naming import key
-from pipelines.rollouts.watching import POLL, OpenRows, RolledBack, Strays, Watcher
 from resources.configured import LedgerResource, LinksResource, ServingResource
 from resources.ledger.ledger import Ledger
 from resources.links import Links

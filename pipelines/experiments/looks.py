@@ -17,7 +17,10 @@ from pipelines.core.statistics.look_spec import LookSpec
 from pipelines.core.statistics.srm import StepUnits
 from pipelines.core.vocabulary import Evidence
 from pipelines.experiments.analysing import analyse_next
-from pipelines.experiments.design import (
+from pipelines.experiments.evidence import look_evidence, staleness, unknown_evidence, waiting_evidence
+from pipelines.experiments.exposure import ExposureCheck, assignment_evidence, check_exposure
+from pipelines.experiments.history import champion_history, is_counted_live, measured, metrics_of, outcomes_of
+from pipelines.experiments.look_inputs import (
     Span,
     bucket_width,
     is_final_look,
@@ -30,9 +33,6 @@ from pipelines.experiments.design import (
     step_windows,
     watermark_of,
 )
-from pipelines.experiments.evidence import look_evidence, staleness, unknown_evidence, waiting_evidence
-from pipelines.experiments.exposure import ExposureCheck, assignment_evidence, check_exposure
-from pipelines.experiments.history import champion_history, is_counted_live, measured, metrics_of, outcomes_of
 from pipelines.experiments.registering import RegisteredConstants, register
 from resources.lake.buckets import Collected, Coverage, collect
 from resources.lake.connection import Lake

@@ -12,9 +12,9 @@ from pipelines.core.rollout.state import RolloutState
 from pipelines.core.statistics.look import analyse
 from pipelines.core.statistics.look_spec import LookSpec
 from pipelines.core.vocabulary import Evidence, OnFail, Verdict
-from pipelines.experiments.design import serving_cells, watermark_of
 from pipelines.experiments.evidence import SOURCE, harm_evidence, staleness
 from pipelines.experiments.history import is_served
+from pipelines.experiments.look_inputs import serving_cells, watermark_of
 from pipelines.experiments.registering import guardrail_spec
 from pipelines.rollouts.guardrails import harm_tests
 from resources.lake.agreement import Agreement, agreement

@@ -7,22 +7,19 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import pandas as pd
 
 from pipelines.core.errors import NotMeasured
 from pipelines.core.manifest.model import Check, DataChecks
 from pipelines.core.vocabulary import OnFail, Verdict
-from resources.checks.columns import as_written, series
+from resources.checks.columns import as_written
 from resources.checks.data_docs import write_page
 from resources.checks.expectations import (
     CheckResult,
-    as_checked,
     check_names,
-    in_precision,
+    evaluate,
     read_result,
     refuse_unusable,
-    to_expectation,
     unknown,
 )
 
@@ -76,9 +73,6 @@ SEED = 20260101
 """Samples are drawn the same way every time, so that a window checked twice says the same twice."""
 
 _FLOOR = 0.5
-
-_EXAMPLES = 5
-"""Values of a column that a Data Docs page quotes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,39 +202,10 @@ def _run(
             results[name] = unknown(check, name, str(why))
         else:
             usable[name] = check
-    record, broken = as_many_as_possible(usable, lambda some: _validate(frame, some, model))
+    record, broken = as_many_as_possible(usable, lambda some: evaluate(frame, some, model))
     for name, why in broken.items():
         results[name] = unknown(usable[name], name, f"the check on {usable[name].column} broke: {why}")
     for outcome in record.results if record is not None else ():
         name = outcome.expectation_config.meta["check"]
         results[name] = read_result(usable[name], name, outcome)
     return tuple(results[name] for name in names), record
-
-
-def _validate(frame: pd.DataFrame, checks: Mapping[str, Check], model: str) -> Any:
-    """Great Expectations' own result object for these checks; nothing is kept outside memory."""
-    import great_expectations as gx
-    from great_expectations.data_context.types.base import (
-        DataContextConfig,
-        InMemoryStoreBackendDefaults,
-        ProgressBarsConfig,
-    )
-
-    context = gx.get_context(
-        mode="ephemeral",
-        project_config=DataContextConfig(
-            store_backend_defaults=InMemoryStoreBackendDefaults(),
-            analytics_enabled=False,
-            progress_bars=ProgressBarsConfig(globally=False),
-        ),
-    )
-    window = context.data_sources.add_pandas("lake").add_dataframe_asset("predictions")
-    columns = {check.column: series(frame, check.column) for check in checks.values()}
-    expectations = [to_expectation(in_precision(c, columns[c.column]), name) for name, c in checks.items()]
-    suite = gx.ExpectationSuite(model, expectations=expectations)
-    checked = pd.DataFrame({name: as_checked(values) for name, values in columns.items()})
-    batch = window.add_batch_definition_whole_dataframe("window").get_batch({"dataframe": checked})
-    detail = {"result_format": "SUMMARY", "partial_unexpected_count": _EXAMPLES}
-    # A mean that overflows comes back as infinite, which is unknown.
-    with np.errstate(over="ignore", invalid="ignore"):
-        return batch.validate(suite, result_format=detail)

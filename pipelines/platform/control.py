@@ -15,7 +15,7 @@ from pipelines.core.errors import RampgateError, ServingError
 from pipelines.core.manifest.load import load_models
 from pipelines.platform.configuration import supervisord_file, write_configuration
 from pipelines.platform.parts import Part
-from pipelines.platform.watch import Watch
+from pipelines.platform.watchdog import Watch
 from resources.serving.embedded.layout import LONGEST_SOCKET_PATH, Layout, is_free
 from resources.serving.embedded.restore import restore, unserved
 from resources.serving.embedded.supervisor import STOPPED, Supervisor, last_lines, wait_until

@@ -229,7 +229,7 @@ def _watch(settings: Settings) -> Part:
     beat = beat_file(settings)
     return Part(
         name="watch",
-        command=_alone(settings, "watch", _python("pipelines.platform.watch")),
+        command=_alone(settings, "watch", _python("pipelines.platform.watchdog")),
         url="",
         trouble=lambda: health.stale(beat, BEAT_SECONDS),
         after="code",

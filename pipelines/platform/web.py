@@ -20,9 +20,9 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-from pipelines.platform.guard import JSON, App, Guard, Rules
 from pipelines.platform.parts import switches_file
 from pipelines.platform.switches import Off, SwitchesLook, last_look
+from pipelines.platform.web_guard import JSON, App, Guard, Rules
 from pipelines.reports.charts import Markup, link, tag
 from pipelines.reports.style import STYLE
 from resources.checks.pages import DRAWN, NO_SCRIPT, STYLED

@@ -27,6 +27,10 @@ _KIND = re.compile(r"[A-Za-z_][\w.]{0,99}(?=:|$)")
 _LONGEST_TEXT = 10_000
 
 
+_EXAMPLES = 5
+"""Values of a column that a Data Docs page quotes."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class CheckResult:
     """What one data check says about one window."""
@@ -288,3 +292,32 @@ def _exception(info: Mapping[str, Any]) -> str | None:
             found = _KIND.match(lines[-1]) if lines else None
             return found[0] if found else "an error that the run's log tells"
     return None
+
+
+def evaluate(frame: pd.DataFrame, checks: Mapping[str, Check], model: str) -> Any:
+    """Great Expectations' own result object for these checks; nothing is kept outside memory."""
+    import great_expectations as gx
+    from great_expectations.data_context.types.base import (
+        DataContextConfig,
+        InMemoryStoreBackendDefaults,
+        ProgressBarsConfig,
+    )
+
+    context = gx.get_context(
+        mode="ephemeral",
+        project_config=DataContextConfig(
+            store_backend_defaults=InMemoryStoreBackendDefaults(),
+            analytics_enabled=False,
+            progress_bars=ProgressBarsConfig(globally=False),
+        ),
+    )
+    window = context.data_sources.add_pandas("lake").add_dataframe_asset("predictions")
+    columns = {check.column: series(frame, check.column) for check in checks.values()}
+    expectations = [to_expectation(in_precision(c, columns[c.column]), name) for name, c in checks.items()]
+    suite = gx.ExpectationSuite(model, expectations=expectations)
+    checked = pd.DataFrame({name: as_checked(values) for name, values in columns.items()})
+    batch = window.add_batch_definition_whole_dataframe("window").get_batch({"dataframe": checked})
+    detail = {"result_format": "SUMMARY", "partial_unexpected_count": _EXAMPLES}
+    # A mean that overflows comes back as infinite, which is unknown.
+    with np.errstate(over="ignore", invalid="ignore"):
+        return batch.validate(suite, result_format=detail)

@@ -12,7 +12,7 @@ from pipelines.core.manifest.model import PredictionLog
 from resources.lake import segments
 from resources.lake.connection import Lake
 from resources.lake.events import problem, read_events
-from resources.lake.pairing import load_pairs, waiting_halves
+from resources.lake.request_response import load_pairs, waiting_halves
 from resources.lake.schema import Fields, ensure_tables, exists, fields, upgrade_tables
 from resources.lake.segments import Unusable
 from resources.registry.signature import ModelSchema

@@ -16,7 +16,7 @@ import pytest
 
 from pipelines.platform.parts import Part, parts
 from pipelines.platform.status import status
-from pipelines.platform.watch import Watch, one_round
+from pipelines.platform.watchdog import Watch, one_round
 from resources.serving.embedded.gateway import MOST_LOG_BYTES
 from resources.serving.embedded.layout import Layout, gateway_of
 from resources.serving.embedded.supervisor import Supervisor, wait_until

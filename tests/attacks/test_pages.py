@@ -16,8 +16,8 @@ from pipelines.core.rollout.events import Order
 from pipelines.core.vocabulary import OnFail
 from pipelines.monitoring.data_checks import check_window
 from pipelines.monitoring.drift import compare
-from pipelines.platform.guard import Guard, Rules
 from pipelines.platform.web import application
+from pipelines.platform.web_guard import Guard, Rules
 from pipelines.reports.report import write_report
 from resources.checks.evidently import Comparison
 from resources.serving.embedded.supervisor import wait_until

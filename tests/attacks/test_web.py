@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from pipelines.core.errors import RampgateError
-from pipelines.platform.guard import Guard, Rules
+from pipelines.platform.web_guard import Guard, Rules
 from resources.settings import Settings
 
 HOST = "127.0.0.1:3000"

@@ -9,11 +9,11 @@ import httpx
 import pytest
 import uvicorn
 
-from pipelines.platform.guard import JSON, Guard, Rules
 from pipelines.platform.health import SwitchedOff
 from pipelines.platform.parts import switches_file
 from pipelines.platform.switches import KNOWN_FOR, SwitchesLook, last_look, look_now, write_look
 from pipelines.platform.web import application
+from pipelines.platform.web_guard import JSON, Guard, Rules
 from resources.serving.embedded.supervisor import wait_until
 from resources.settings import HOST, Settings
 from tests.support.own_home import own_home

@@ -16,7 +16,7 @@ from pipelines.platform import control, health
 from pipelines.platform.control import PlatformError, up
 from pipelines.platform.parts import Part, parts, predictor
 from pipelines.platform.status import status
-from pipelines.platform.watch import STEADY_SECONDS, Watch
+from pipelines.platform.watchdog import STEADY_SECONDS, Watch
 from resources.serving.embedded.layout import Layout
 from resources.serving.embedded.supervisor import Process, Supervisor, wait_until
 from resources.settings import HOST, Settings

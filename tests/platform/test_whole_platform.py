@@ -24,7 +24,7 @@ from websockets.typing import Origin, Subprotocol
 from pipelines.demo.dagster_api import DagsterApi
 from pipelines.platform.control import holder
 from pipelines.platform.parts import parts
-from pipelines.platform.watch import Switches
+from pipelines.platform.watchdog import Switches
 from resources.serving.embedded.layout import Layout, is_free
 from resources.serving.embedded.supervisor import Supervisor, wait_until
 from resources.settings import HOST, Settings

@@ -56,7 +56,7 @@ def test_an_unforeseen_error_in_one_model_does_not_end_the_watch_over_another(
     start_rollout(systems)
     systems.world.serving(OTHER, "1")
     start_rollout(systems, systems.catalogue.model(OTHER))
-    monkeypatch.setattr("pipelines.rollouts.watching.read_rollout", broken_for(OTHER, read_rollout))
+    monkeypatch.setattr("pipelines.rollouts.canary_watch.read_rollout", broken_for(OTHER, read_rollout))
     systems.backend.show(NOTHING, NOTHING, HARM)
     sensor = guardrail_sensor(systems.catalogue.models, tick=timedelta(seconds=1.5))
     assert isinstance(sensor(context(systems, instance)), dg.SensorResult)

@@ -242,7 +242,7 @@ def test_a_rollout_whose_manifest_is_gone_is_told_and_taken_back_after_max_unkno
     sensor(context)
     assert (systems.share, systems.titles()[0]) == (10, f"{MODEL} version 2: nobody measures its rollout")
     time.sleep(1)
-    with patch("pipelines.rollouts.watching.STRAYS", timedelta(0)):
+    with patch("pipelines.rollouts.canary_watch.STRAYS", timedelta(0)):
         guardrail_sensor((), tick=timedelta(seconds=1.3))(context)
     taken_back = on_unknown is OnUnknown.ROLL_BACK
     assert systems.share == (0 if taken_back else 10)

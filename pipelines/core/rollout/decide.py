@@ -12,8 +12,7 @@ from typing import NamedTuple
 
 from pydantic import TypeAdapter
 
-from pipelines.core.rollout import rules as ending
-from pipelines.core.rollout import rules as moving
+from pipelines.core.rollout import rules
 from pipelines.core.rollout.events import Decided, Decision, Event
 from pipelines.core.rollout.fold import fold, merge, step
 from pipelines.core.rollout.policy import REGISTERED, SERVED
@@ -25,28 +24,28 @@ from pipelines.core.vocabulary import Evidence
 Rule = Callable[[Case], Decision | None]
 
 RULES: tuple[Rule, ...] = (
-    ending.ended,
-    ending.under_way,
-    ending.ordered,
-    ending.vanished,
-    ending.forced,
-    ending.cannot_start,
-    ending.refused,
-    ending.starting,
-    ending.champion_unhealthy,
-    ending.harm,
-    ending.unknown_too_long,
-    moving.paused,
-    moving.test_over,
-    moving.inconclusive,
-    moving.disagreement,
-    moving.unknown,
-    moving.failed_check,
-    moving.floor,
-    moving.pending,
-    moving.frozen,
-    moving.approval,
-    moving.cannot_tell,
+    rules.ended,
+    rules.under_way,
+    rules.ordered,
+    rules.vanished,
+    rules.forced,
+    rules.cannot_start,
+    rules.refused,
+    rules.starting,
+    rules.champion_unhealthy,
+    rules.harm,
+    rules.unknown_too_long,
+    rules.paused,
+    rules.test_over,
+    rules.inconclusive,
+    rules.disagreement,
+    rules.unknown,
+    rules.failed_check,
+    rules.floor,
+    rules.pending,
+    rules.frozen,
+    rules.approval,
+    rules.cannot_tell,
 )
 
 
@@ -62,7 +61,7 @@ def decide(state: RolloutState, evidence: Iterable[Evidence], now: datetime) -> 
         now=now,
     )
     answers = (rule(case) for rule in RULES)
-    return next((answer for answer in answers if answer is not None), moving.move(case))
+    return next((answer for answer in answers if answer is not None), rules.move(case))
 
 
 # Replay: every decision in a ledger, taken again from the events before it. Pure.

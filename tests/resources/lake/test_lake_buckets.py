@@ -10,7 +10,7 @@ import pytest
 from pipelines.core.errors import LakeError
 from pipelines.core.metric_types import UnitValue
 from pipelines.core.statistics.effects import Cell, Sums
-from pipelines.experiments.design import Span, newly_final, open_since
+from pipelines.experiments.look_inputs import Span, newly_final, open_since
 from resources.lake.buckets import LoggedUnits, collect
 from resources.lake.connection import Lake
 from resources.lake.experiment import ExperimentQuery, MetricQuery, Missing, StepWindow
