@@ -45,7 +45,7 @@ class MetricType:
     @property
     def is_share(self) -> bool:
         """Its values and margins lie between 0 and 1, and are written in percent and points."""
-        return self.kind is EffectKind.PROPORTION
+        return self.kind.is_count
 
     @property
     def is_counted_by_answer(self) -> bool:

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import assert_never
 
 from pipelines.core.statistics.effects import EffectKind
 from pipelines.core.statistics.inputs import ParameterError
@@ -50,14 +51,18 @@ def told(made: Plan) -> str:
 
 
 def _price(made: Plan) -> str:
-    looks = {
-        SequentialMethod.ANYTIME: f"Looking at any time costs {made.inflation:.2f} times the units of one look.",
-        SequentialMethod.GROUP_SEQUENTIAL: (
-            f"{made.target.design.looks} planned looks cost {made.inflation:.2f} times the units of one."
-        ),
-        SequentialMethod.FIXED: "One look, at the end.",
-    }
-    return looks[made.target.design.method]
+    method = made.target.design.method
+    match method:
+        case SequentialMethod.ANYTIME:
+            return f"Looking at any time costs {made.inflation:.2f} times the units of one look."
+        case SequentialMethod.GROUP_SEQUENTIAL:
+            return (
+                f"{made.target.design.looks} planned looks cost {made.inflation:.2f} times the units of one."
+            )
+        case SequentialMethod.FIXED:
+            return "One look, at the end."
+        case _:
+            assert_never(method)
 
 
 def _plan(given: argparse.Namespace) -> Plan:

@@ -14,7 +14,6 @@ from pipelines.core.statistics.effects import Cell
 from pipelines.core.statistics.look import Look, SrmLook, analyse
 from pipelines.core.statistics.look_spec import Conclusion, LookSpec
 from pipelines.core.statistics.metric_look import Harm, MetricLook
-from pipelines.core.statistics.power import SequentialMethod
 from pipelines.core.statistics.srm import StepUnits
 
 _TOLERANCE = 1e-9
@@ -46,7 +45,7 @@ def analyse_next(
     look = analyse(cells, replace(spec, metrics=metrics), units=units)
     looks = tuple(
         _scheduled(metric, past, planned_looks[metric.name], spec.is_final)
-        if metric_spec.method is SequentialMethod.GROUP_SEQUENTIAL
+        if metric_spec.method.is_planned
         else metric
         for metric, metric_spec in zip(look.metrics, spec.metrics, strict=True)
     )

@@ -60,7 +60,7 @@ def register(
         cap=found.cap if found else metric.cap,
         reference=found.value if found and metric.type.kind is EffectKind.MEAN else 0.0,
         covariate_reference=(found.covariate or 0.0) if found else 0.0,
-        looks=metric.looks if metric.method is Method.GROUP_SEQUENTIAL else None,
+        looks=metric.looks if METHODS[metric.method].is_planned else None,
         origin=origin if found else RegisteredConstants.origin,
     )
 
@@ -79,7 +79,7 @@ def design(metric: Metric, experiment: Experiment, *, looks: int = 100) -> Desig
         method=method,
         alpha=experiment.alpha,
         one_sided=isinstance(metric, Guardrail),
-        looks=metric.looks if method is Analysis.GROUP_SEQUENTIAL else looks,
+        looks=metric.looks if method.is_planned else looks,
     )
 
 

@@ -104,7 +104,7 @@ def _check(place: str, sums: Array, references: Array, kind: EffectKind) -> None
         raise NotMeasured(
             f"{place}: (sum of y)^2 above n times sum of y^2 in {int(impossible.sum())} bucket(s)"
         )
-    if kind is EffectKind.PROPORTION:
+    if kind.is_count:
         _check_events(place, n, sy + references * n)
 
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import NamedTuple
+from typing import NamedTuple, assert_never
 
 from pipelines.core.errors import NotMeasured
 
@@ -58,6 +58,28 @@ class EffectKind(StrEnum):
     PROPORTION = "proportion"
     MEAN = "mean"
     RATIO = "ratio"
+
+    @property
+    def is_count(self) -> bool:
+        """Of units a share has it: between 0 and 1, its variance follows from its rate, and counts can be tested."""
+        match self:
+            case EffectKind.PROPORTION:
+                return True
+            case EffectKind.MEAN | EffectKind.RATIO:
+                return False
+            case _:
+                assert_never(self)
+
+    @property
+    def has_denominator(self) -> bool:
+        """Whether d is summed as well; it is 1 for every unit where not."""
+        match self:
+            case EffectKind.RATIO:
+                return True
+            case EffectKind.PROPORTION | EffectKind.MEAN:
+                return False
+            case _:
+                assert_never(self)
 
 
 class Stratum(NamedTuple):
@@ -134,12 +156,12 @@ def stratified_effect(strata: Sequence[Stratum], kind: EffectKind) -> Effect | N
         challenger_variance=variance("challenger_variance"),
         champion_units=math.fsum(p.champion_units for p in parts),
         challenger_units=math.fsum(p.challenger_units for p in parts),
-        fewest_expected=_fewest_expected(usable) if kind is EffectKind.PROPORTION else math.inf,
+        fewest_expected=_fewest_expected(usable) if kind.is_count else math.inf,
     )
 
 
 def _as_ratio(stratum: Stratum, kind: EffectKind) -> Stratum:
-    if kind is EffectKind.RATIO:
+    if kind.has_denominator:
         return stratum
     return Stratum(
         _unit_denominator(stratum.champion), _unit_denominator(stratum.challenger), stratum.reference
@@ -256,7 +278,7 @@ def adjust(sums: Sums, theta: float, mean: float) -> Sums:
 
 def _ratio(stratum: Stratum, kind: EffectKind) -> float:
     both = stratum.champion.plus(stratum.challenger)
-    if kind is not EffectKind.RATIO or both.sd == 0:
+    if not kind.has_denominator or both.sd == 0:
         return 0.0
     return (both.sy + stratum.reference * both.n) / both.sd
 

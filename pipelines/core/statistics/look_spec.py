@@ -111,8 +111,8 @@ class MetricSpec:
             require_positive(f"{self.name}: planned_information", self.planned_information)
         if self.margin is None and self.mde is None:
             raise ParameterError(f"{self.name}: neither margin nor mde, must have at least one")
-        if self.method is SequentialMethod.GROUP_SEQUENTIAL and self.planned_information is None:
-            raise ParameterError(f"{self.name}: group sequential needs planned_information")
+        if self.method.is_planned and self.planned_information is None:
+            raise ParameterError(f"{self.name}: {self.method.replace('_', ' ')} needs planned_information")
 
     def harm_sign(self) -> int:
         """+1 where more is worse, -1 where less is."""

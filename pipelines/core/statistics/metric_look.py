@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from typing import NamedTuple, assert_never
 
 from pipelines.core.statistics.binomial import Mixture, blended_mixture, harm_mixture, log_e_process
 from pipelines.core.statistics.columns import Columns
@@ -118,20 +119,37 @@ def analyse_metric(
         NotMeasured: sums that no data can have.
     """
     strata = list(cells.strata().values())
-    if spec.use_covariate and spec.kind is not EffectKind.PROPORTION:
+    if spec.use_covariate and not spec.kind.is_count:
         strata = adjusted(strata, spec.kind)
     effect = stratified_effect(strata, spec.kind)
-    nothing = _Found(None, None, Harm(0.0, budget.log_boundary))
     margin = _margin(spec, effect)
     if effect is None or margin is None:
-        found = nothing
-    elif spec.method is SequentialMethod.GROUP_SEQUENTIAL:
-        found = _group_sequential(spec, effect, alpha, budget, is_final)
-    elif spec.kind is EffectKind.PROPORTION:
-        found = _proportion(spec, effect, cells.buckets(), margin, alpha, budget)
-    else:
-        found = _asymptotic(spec, effect, margin, alpha, budget) if is_enough(effect) else nothing
+        return _told(spec, effect, margin, _nothing(budget), alpha)
+    match spec.method:
+        case SequentialMethod.GROUP_SEQUENTIAL:
+            found = _group_sequential(spec, effect, alpha, budget, is_final)
+        # Of a test that may be looked at any time, one look is one of them: it holds, and is wider than it need be.
+        case SequentialMethod.ANYTIME | SequentialMethod.FIXED:
+            found = _anytime(spec, effect, cells, margin, alpha, budget)
+        case _:
+            assert_never(spec.method)
     return _told(spec, effect, margin, found, alpha)
+
+
+def _anytime(
+    spec: MetricSpec, effect: Effect, cells: Columns, margin: float, alpha: float, budget: ErrorBudget
+) -> _Found:
+    match spec.kind:
+        case EffectKind.PROPORTION:
+            return _proportion(spec, effect, cells.buckets(), margin, alpha, budget)
+        case EffectKind.MEAN | EffectKind.RATIO:
+            return _asymptotic(spec, effect, margin, alpha, budget) if is_enough(effect) else _nothing(budget)
+        case _:
+            assert_never(spec.kind)
+
+
+def _nothing(budget: ErrorBudget) -> _Found:
+    return _Found(None, None, Harm(0.0, budget.log_boundary))
 
 
 def _margin(spec: MetricSpec, effect: Effect | None) -> float | None:
@@ -238,7 +256,7 @@ def _told(
 
 def _relative(effect: Effect | None, z: float | None, kind: EffectKind) -> Interval | None:
     found = fieller(effect, z) if effect and effect.champion > 0 and z is not None else None
-    if found is None or kind is not EffectKind.PROPORTION:
+    if found is None or not kind.is_count:
         return found
     return Interval(max(found.low, -1.0), found.high)
 
@@ -322,13 +340,35 @@ def _counts(look: "MetricLook") -> str:
     return f"{look.challenger_units:,.0f} challenger and {look.champion_units:,.0f} champion units"
 
 
+class _Written(NamedTuple):
+    scale: float
+    digits: str
+    value: str
+    """What follows a value."""
+    change: str
+    """What follows a difference."""
+
+
+def _written(kind: EffectKind) -> _Written:
+    match kind:
+        case EffectKind.PROPORTION:
+            return _Written(100, ".3g", " %", " points")
+        case EffectKind.MEAN | EffectKind.RATIO:
+            return _Written(1, ".4g", "", "")
+        case _:
+            assert_never(kind)
+
+
 def _value(value: float, kind: EffectKind) -> str:
-    return f"{100 * value:.3g} %" if kind is EffectKind.PROPORTION else f"{value:.4g}"
+    how = _written(kind)
+    return f"{how.scale * value:{how.digits}}{how.value}"
 
 
 def _change(value: float, kind: EffectKind) -> str:
-    return f"{100 * value:+.3g} points" if kind is EffectKind.PROPORTION else f"{value:+.4g}"
+    how = _written(kind)
+    return f"{how.scale * value:+{how.digits}}{how.change}"
 
 
 def _size(value: float, kind: EffectKind) -> str:
-    return f"{100 * value:.3g} points" if kind is EffectKind.PROPORTION else f"{value:.4g}"
+    how = _written(kind)
+    return f"{how.scale * value:{how.digits}}{how.change}"

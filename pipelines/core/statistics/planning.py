@@ -35,7 +35,7 @@ class Baseline:
         Raises:
             ParameterError: no variance given for a mean or a ratio, or a rate outside (0, 1).
         """
-        if self.kind is EffectKind.PROPORTION:
+        if self.kind.is_count:
             return require_between(f"{self.name}: baseline rate", self.value, 0, 1) * (1 - self.value)
         if self.variance is None:
             raise ParameterError(f"{self.name}: a {self.kind} needs its variance per unit")
@@ -50,11 +50,9 @@ class Baseline:
             units: of both arms; with few, the larger of two estimates lies above the truth.
         """
         variance = self.per_unit_variance()
-        if self.kind is EffectKind.PROPORTION:
+        if self.kind.is_count:
             variance = max(_moved(self.value, self.value + move, share) for move in (effect, -effect))
-        kurtosis = (
-            1 / (self.value * (1 - self.value)) - 3 if self.kind is EffectKind.PROPORTION else self.kurtosis
-        )
+        kurtosis = 1 / (self.value * (1 - self.value)) - 3 if self.kind.is_count else self.kurtosis
         # Welch minus pooled is (1 - 2 share)(s1^2 - s0^2) of the pooled variance.
         spread = abs(1 - 2 * share) * math.sqrt(max(kurtosis - 1, 0.0) / (share * (1 - share) * units))
         return variance * (1 + _HALF_NORMAL * min(spread, 1.0))
@@ -215,7 +213,7 @@ def _fixed_point(improve: Callable[[float], float], start: float) -> float:
 
 def _first_answer(baseline: Baseline, target: Target, share: float) -> float:
     """Units of both arms before a proportion can be judged at all: enough events, or enough without any."""
-    if baseline.kind is not EffectKind.PROPORTION:
+    if not baseline.kind.is_count:
         return 0.0
     rare = min(baseline.value, 1 - baseline.value)
     normal = ENOUGH_EVENTS / (rare * min(share, 1 - share))
@@ -247,7 +245,7 @@ def _warnings(made: Plan) -> list[str]:
             " Allow more time, accept a larger effect, or choose a metric with less noise."
         )
     first = made.steps[0]
-    if made.baseline.kind is EffectKind.PROPORTION:
+    if made.baseline.kind.is_count:
         events = made.baseline.value * made.baseline.units_per_day * made.max_days * first.share
         if events < FEWEST_EVENTS:
             found.append(

@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
+from typing import assert_never
 
 from pipelines.core.statistics.group_sequential import boundaries, exits
 from pipelines.core.statistics.inputs import ParameterError, require_between, require_positive
@@ -43,6 +44,17 @@ class SequentialMethod(StrEnum):
     ANYTIME = "anytime"
     GROUP_SEQUENTIAL = "group_sequential"
     FIXED = "fixed"
+
+    @property
+    def is_planned(self) -> bool:
+        """Whether its looks are planned: it needs the information planned, and says something at those looks alone."""
+        match self:
+            case SequentialMethod.GROUP_SEQUENTIAL:
+                return True
+            case SequentialMethod.ANYTIME | SequentialMethod.FIXED:
+                return False
+            case _:
+                assert_never(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,14 +120,27 @@ def information_per_unit(share: float, variance: float) -> float:
 
 @cache
 def _boundary(design: Design, planned_share: float) -> list[float]:
-    looks = 1 if design.method is SequentialMethod.FIXED else design.looks
-    fractions = [look / looks for look in range(1, looks + 1)]
-    if design.method is SequentialMethod.ANYTIME:
-        critical = critical_z_one_sided if design.one_sided else critical_z
-        scale = tightest(design.alpha) * planned_share
-        return [critical(1 / fraction, scale, design.alpha) for fraction in fractions]
-    # A symmetric boundary at 2 alpha spends alpha on either side.
-    return boundaries(fractions, 2 * design.alpha if design.one_sided else design.alpha, last_is_final=True)
+    match design.method:
+        case SequentialMethod.ANYTIME:
+            critical = critical_z_one_sided if design.one_sided else critical_z
+            scale = tightest(design.alpha) * planned_share
+            return [critical(1 / fraction, scale, design.alpha) for fraction in _evenly(design.looks)]
+        case SequentialMethod.GROUP_SEQUENTIAL:
+            return _spending(design, design.looks)
+        case SequentialMethod.FIXED:
+            return _spending(design, 1)
+        case _:
+            assert_never(design.method)
+
+
+def _evenly(looks: int) -> list[float]:
+    return [look / looks for look in range(1, looks + 1)]
+
+
+def _spending(design: Design, looks: int) -> list[float]:
+    """A symmetric boundary at 2 alpha spends alpha on either side."""
+    alpha = 2 * design.alpha if design.one_sided else design.alpha
+    return boundaries(_evenly(looks), alpha, last_is_final=True)
 
 
 @cache
