@@ -1,10 +1,14 @@
-"""The backends that must conform. Another backend adds a name to BACKENDS and an arena for it."""
+"""The backends that must conform. Another backend is one more member of `BACKENDS`, and the arena that it names."""
 
 import itertools
 from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import pytest
 
+from resources.serving.embedded.backend import EmbeddedBackend
+from resources.serving.kserve.backend import KServeBackend
+from resources.serving.kserve.sticky import StickyBackend
 from resources.settings import Settings
 from tests.conformance.arena import Arena, EmbeddedArena, MemoryArena, establish, gateway_alone
 from tests.conformance.kserve_arena import (
@@ -16,6 +20,7 @@ from tests.conformance.kserve_arena import (
     sticky_knative_arena,
     sticky_standard_arena,
 )
+from tests.support.memory_backend import MemoryBackend
 
 __all__ = [
     "knative_gateway",
@@ -27,16 +32,31 @@ __all__ = [
     "sticky_standard_arena",
 ]
 
-STICKY = ["embedded", "sticky_knative", "sticky_standard"]
-"""Assignment follows the unit: what KServe alone cannot do."""
 
-BACKENDS = [
-    *STICKY,
-    "kserve_knative",
-    "kserve_standard",
-    "memory",
-    pytest.param("kserve_cluster", marks=pytest.mark.cluster),
-]
+class Member(NamedTuple):
+    """A backend that must conform, on the arena that the fixture `<name>_arena` makes."""
+
+    name: str
+    backend: type[Any]
+    sticky: bool = False
+    """Assignment follows the unit, and its arena answers requests: what KServe alone cannot do."""
+    marks: tuple[pytest.MarkDecorator, ...] = ()
+
+
+BACKENDS = (
+    Member("embedded", EmbeddedBackend, sticky=True),
+    Member("sticky_knative", StickyBackend, sticky=True),
+    Member("sticky_standard", StickyBackend, sticky=True),
+    Member("kserve_knative", KServeBackend),
+    Member("kserve_standard", KServeBackend),
+    Member("memory", MemoryBackend),
+    Member("kserve_cluster", KServeBackend, marks=(pytest.mark.cluster,)),
+)
+"""The one list: every test of the suite runs on each of these, or on each that is sticky."""
+
+ALL = [pytest.param(each, marks=each.marks, id=each.name) for each in BACKENDS]
+
+STICKY = [pytest.param(each, marks=each.marks, id=each.name) for each in BACKENDS if each.sticky]
 
 _names = itertools.count(1)
 
@@ -47,10 +67,16 @@ def gateway() -> Iterator[Settings]:
         yield settings
 
 
-@pytest.fixture(params=BACKENDS)
+def _arena(request: pytest.FixtureRequest) -> Arena:
+    made: Arena = request.getfixturevalue(f"{request.param.name}_arena")
+    assert type(made.backend) is request.param.backend
+    return made
+
+
+@pytest.fixture(params=ALL)
 def arena(request: pytest.FixtureRequest) -> Arena:
     """A service that nothing was ever deployed to."""
-    return request.getfixturevalue(f"{request.param}_arena")
+    return _arena(request)
 
 
 @pytest.fixture
@@ -68,7 +94,7 @@ def memory_arena() -> MemoryArena:
 @pytest.fixture(params=STICKY)
 def obedient(request: pytest.FixtureRequest) -> Arena:
     """Versions 1, stable, and 2, its canary with half of the units, that answer as `x-please` says."""
-    arena: Arena = request.getfixturevalue(f"{request.param}_arena")
+    arena = _arena(request)
     establish(arena, "1", obeys=True)
     arena.backend.deploy_canary(arena.service, arena.artefact("2", obeys=True), percent=50, salt="a")
     return arena
@@ -77,6 +103,6 @@ def obedient(request: pytest.FixtureRequest) -> Arena:
 @pytest.fixture(params=STICKY)
 def traffic(request: pytest.FixtureRequest) -> Arena:
     """An arena that carries requests, with version 1 stable."""
-    arena: Arena = request.getfixturevalue(f"{request.param}_arena")
+    arena = _arena(request)
     establish(arena, "1")
     return arena

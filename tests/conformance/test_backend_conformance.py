@@ -1,15 +1,20 @@
 """What every serving backend promises, whatever it runs on."""
 
+import importlib
+import pkgutil
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import xxhash
 
 from pipelines.core.errors import ServingError, VersionFailed
-from resources.serving.contract import NOTHING, RevisionCounters
+from resources import serving
+from resources.serving.contract import NOTHING, RevisionCounters, ServingBackend
 from tests.conformance.arena import Arena
+from tests.conformance.conftest import BACKENDS
 
 UNITS = [f"unit-{number}" for number in range(200)]
 
@@ -44,6 +49,27 @@ def counted(arena: Arena, version: str, *, requests: int) -> RevisionCounters:
 def share(arena: Arena) -> float:
     canary = arena.backend.status(arena.service).canary
     return 0 if canary is None else canary.percent
+
+
+def test_every_backend_that_is_shipped_is_met_by_this_suite() -> None:
+    """Whatever module of `resources.serving` has a class with a backend's methods."""
+    wanted = {name for name in vars(ServingBackend) if not name.startswith("_")}
+    assert {"deploy_canary", "roll_back", "counters"} <= wanted
+    shipped = {
+        each
+        for info in pkgutil.walk_packages(serving.__path__, f"{serving.__name__}.")
+        if _has_class(Path(info.module_finder.path), info.name)  # type: ignore[union-attr]
+        for each in vars(importlib.import_module(info.name)).values()
+        if isinstance(each, type) and each is not ServingBackend and wanted <= set(dir(each))
+    }
+    assert shipped
+    assert {each.__name__ for each in shipped - {member.backend for member in BACKENDS}} == set()
+
+
+def _has_class(folder: Path, name: str) -> bool:
+    """Only what may hold a backend is imported: some modules load libraries for seconds."""
+    path = folder / f"{name.rpartition('.')[2]}.py"
+    return path.is_file() and "def deploy_canary" in path.read_text()
 
 
 def test_a_service_that_was_never_deployed_has_nothing(arena: Arena) -> None:
