@@ -14,9 +14,9 @@ from mlflow.types import ColSpec, Schema
 
 from pipelines.core.errors import LakeError, LedgerError
 from pipelines.core.manifest.model import Check, DataChecks
-from pipelines.monitoring import data_checks
 from pipelines.monitoring.data_checks import check_window, in_short
 from pipelines.rollouts.validation import ask
+from resources.checks import expectations
 from resources.notifier import MOST_WORDS, contained, in_words
 from resources.registry.signature import ModelSchema
 from resources.serving.embedded.predictors import Launch, last_words, model_server
@@ -132,7 +132,7 @@ def test_a_check_that_breaks_on_a_value_does_not_quote_it(
     def breaks(check: Check, name: str) -> Any:
         raise ValueError(f"cannot compare {SECRET!r}")
 
-    monkeypatch.setattr(data_checks, "to_expectation", breaks)
+    monkeypatch.setattr(expectations, "to_expectation", breaks)
     frame = pd.DataFrame({"features.name": np.repeat(SECRET, 100)})
     checks = DataChecks(checks=(Check(column="features.name", type="unique"),), min_rows=10)
     report = check_window(frame, checks, model="m", docs_dir=tmp_path, window_start=START, window_end=START)

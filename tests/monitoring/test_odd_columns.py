@@ -10,10 +10,10 @@ import pytest
 
 from pipelines.core.manifest.model import Check, DataChecks, Drift
 from pipelines.core.vocabulary import Verdict
-from pipelines.monitoring import data_checks
 from pipelines.monitoring import drift as drifting
 from pipelines.monitoring.data_checks import as_many_as_possible, check_window
 from pipelines.monitoring.drift import compare
+from resources.checks import expectations
 from resources.checks.columns import kind_of
 from resources.checks.evidently import Comparison, run_report
 from resources.checks.expectations import needs, to_expectation
@@ -280,7 +280,7 @@ def test_what_great_expectations_raises_on_one_check_makes_that_one_unknown(chec
             raise TypeError("not that one")
         return to_expectation(check, name)
 
-    monkeypatch.setattr(data_checks, "to_expectation", picky)
+    monkeypatch.setattr(expectations, "to_expectation", picky)
     report = checked(table(1), *(Check(column="features.steady", type=t) for t in ("unique", "not_null")))
     assert [r.verdict for r in report.results] == [Verdict.UNKNOWN, Verdict.PASS]
     assert report.results[0].reason.endswith("broke: TypeError"), "its text may quote data"
