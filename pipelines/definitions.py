@@ -53,7 +53,7 @@ def _resources(settings: Settings) -> dict[str, dg.ConfigurableResource[Any]]:
     """Every system that assets, ops and sensors ask for, by the name that they use."""
     places = SettingsResource.of(settings)
     ledger = LedgerResource(url=places.ledger_url)
-    registry = RegistryResource(uri=places.mlflow_uri, cache=str(settings.home / "models-cache"))
+    registry = RegistryResource(uri=places.mlflow_uri, cache=str(settings.model_cache))
     serving = ServingResource(mode=settings.serving, settings=places)
     lake = LakeResource(catalog=places.lake_catalog, data=settings.lake_data, home=places.home)
     controller = ControllerResource(ledger=ledger, registry=registry, serving=serving, home=places.home)

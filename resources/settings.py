@@ -57,6 +57,11 @@ class Settings:
     hosts: tuple[str, ...]
     """Names beside the loopback ones under which the web parts are reached: `name` or `name:port`, in lower case."""
 
+    @property
+    def model_cache(self) -> Path:
+        """Where artefacts are kept once they have been downloaded."""
+        return self.home / "models-cache"
+
     @classmethod
     def from_environment(cls, env: Mapping[str, str] | None = None) -> "Settings":
         """Read `RAMPGATE_*`; everything has a default that works on one machine.

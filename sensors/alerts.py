@@ -17,7 +17,7 @@ from resources.configured import LedgerResource, LinksResource, NotifierResource
 from resources.ledger.ledger import Ledger
 from resources.links import Links
 from resources.notifier import MOST_WORDS, Notifier, alert_switched_off, contained, platform_alert, say
-from sensors.ticks import TICK
+from sensors.ticks import TICK, Found, looked
 
 _TO_RUN = (dg.DefaultSensorStatus.RUNNING, dg.DefaultScheduleStatus.RUNNING)
 
@@ -30,7 +30,7 @@ EVERY = timedelta(seconds=3)
 
 def alert_sensor(*, tick: timedelta = TICK) -> dg.SensorDefinition:
     """Sends what is waiting in the ledger's outbox; at least once, to each channel."""
-    looked: list[float] = []
+    switches_at: list[float] = []
 
     @dg.sensor(
         name="alert_sensor",
@@ -47,17 +47,16 @@ def alert_sensor(*, tick: timedelta = TICK) -> dg.SensorDefinition:
         notifier: NotifierResource,
         reports: ReportsResource,
         links: LinksResource,
-    ) -> dg.SkipReason:
-        if not looked or time.monotonic() - looked[0] > SWITCHES_SECONDS:
-            looked[:] = [time.monotonic()]
+    ) -> dg.SkipReason | dg.SensorResult:
+        if not switches_at or time.monotonic() - switches_at[0] > SWITCHES_SECONDS:
+            switches_at[:] = [time.monotonic()]
             with contained(ledger.get(), context.log, where="looking for sensors that are off"):
                 _tell_of_those_off(context, ledger.get(), links.get())
-        until = time.monotonic() + tick.total_seconds()
-        while True:
-            said = _deliver(context, notifier.get(), reports.get())
-            if time.monotonic() + EVERY.total_seconds() > until:
-                return dg.SkipReason(said)
-            time.sleep(EVERY.total_seconds())
+
+        def deliver() -> Found:
+            return Found(said=(_deliver(context, notifier.get(), reports.get()),))
+
+        return looked(deliver, every=EVERY, tick=tick, otherwise="nothing is waiting")
 
     return sensor
 

@@ -33,12 +33,12 @@ from resources.notifier import contained, platform_alert
 from resources.registry.client import Registration, VersionInfo
 from resources.registry.registry import Registry
 from sensors.rollout import MOST_FAILURES, pause_after_failures
-from sensors.ticks import TICK, Found, looked
+from sensors.ticks import TICK, Found, look_at_all, looked
 
 MANIFEST_TAG = "rampgate/manifest"
 """Attempts count for one state of the manifest: one that is mended gets its own."""
 
-BY = "challenger_sensor"
+BY, NAME = "challenger_sensor", "challenger sensor"
 
 EVERY = timedelta(seconds=2)
 """How often MLflow is asked who has the alias."""
@@ -102,20 +102,18 @@ class Challengers:
 
     def look(self) -> Found:
         """One call of MLflow and one query of the ledger; more only for models with a challenger."""
-        with contained(self._ledger, self._context.log, where="the challenger sensor") as trouble:
-            try:
-                versions = self._registry.aliased(CHALLENGER)
-                rows = {row.model: row for row in self._ledger.rollouts(open_only=True)}
-            except RampgateError as error:
-                return Found(said=(f"cannot tell: {error}",))
-            found = [
-                self._evaluated(model, versions[model.name], rows.get(model.name))
-                for model in self._models
-                if model.name in versions
-            ]
-            requests = tuple(each for each in found if isinstance(each, dg.RunRequest))
-            return Found(requests, tuple(each for each in found if isinstance(each, str) and each))
-        return Found(said=(trouble.words,))
+        return look_at_all(self._context, self._ledger, NAME, self._answers)
+
+    def _answers(self) -> Found:
+        versions = self._registry.aliased(CHALLENGER)
+        open_rows = {row.model: row for row in self._ledger.rollouts(open_only=True)}
+        found = [
+            self._evaluated(model, versions[model.name], open_rows.get(model.name))
+            for model in self._models
+            if model.name in versions
+        ]
+        requests = tuple(each for each in found if isinstance(each, dg.RunRequest))
+        return Found(requests, tuple(each for each in found if isinstance(each, str) and each))
 
     def _evaluated(self, model: Model, version: str, row: RolloutRow | None) -> dg.RunRequest | str:
         """A run to be asked for, or why there is none; empty where the version is the one that is rolled out."""
@@ -132,7 +130,7 @@ class Challengers:
 
     def _asked(self, model: Model, version: str, row: RolloutRow | None) -> dg.RunRequest | str:
         """Whatever goes wrong with one model is said, and delays no other."""
-        ledger, where = self._ledger, f"{model.name}'s challenger sensor"
+        ledger, where = self._ledger, f"{model.name}'s {NAME}"
         with contained(ledger, self._context.log, where=where, model=model.name) as trouble:
             try:
                 challenger = self._registry.version(model.name, version)

@@ -6,19 +6,18 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from pipelines.core.errors import RampgateError
 from pipelines.core.manifest.load import Model
 from pipelines.core.manifest.model import RolloutManifest
 from pipelines.core.rollout.state import Phase, RolloutState
 from pipelines.core.vocabulary import OnFail, Verdict
 from pipelines.monitoring.windows import first_whole, latest_whole, rhythm
 from pipelines.rollouts.naming import UNFINISHED, AssetJob, Turn, job_name
-from pipelines.rollouts.open_rollout import read_rollout
 from resources.configured import LedgerResource
-from resources.ledger.ledger import Ledger, RolloutRow
-from resources.notifier import contained
+from resources.ledger.ledger import Ledger
 from sensors.rollout import EVERY, ROLLOUT_TAG
-from sensors.ticks import TICK, Found, looked
+from sensors.ticks import TICK, Found, all_found, look_at_all, look_at_one, looked
+
+NAME = "evidence sensor"
 
 _TAKING_TRAFFIC = (Phase.SHADOW, Phase.STEPPING)
 
@@ -65,51 +64,37 @@ def _look(
     context: dg.SensorEvaluationContext, ledger: Ledger, models: Mapping[str, Model], now: datetime
 ) -> Found:
     """One query of the ledger; more only for rollouts that are open. The cursor holds those alone."""
-    with contained(ledger, context.log, where="the evidence sensor") as trouble:
-        try:
-            rows = ledger.rollouts(open_only=True)
-        except RampgateError as error:
-            return Found(said=(f"cannot tell: {error}",))
+
+    def look() -> Found:
+        rows = ledger.rollouts(open_only=True)
         asked = _asked(context, {row.rollout_id for row in rows})
-        requests: list[dg.RunRequest] = []
-        said: list[str] = []
-        for row in rows:
-            if row.model in models:
-                found = _supplied(context, ledger, models[row.model], row, asked, now)
-                requests, said = [*requests, *found.requests], [*said, *found.said]
-        cursor = {
-            each: at.isoformat() for each, at in (asked | dict.fromkeys(map(_key, requests), now)).items()
-        }
-        return Found(tuple(requests), tuple(said), json.dumps(cursor))
-    return Found(said=(trouble.words,))
+
+        def supplied(state: RolloutState) -> Found:
+            return _supplied(context, models[state.model], state, asked, now)
+
+        ours = (row for row in rows if row.model in models)
+        found = all_found(look_at_one(context, ledger, NAME, row, supplied) for row in ours)
+        times = asked | dict.fromkeys(map(_key, found.requests), now)
+        return found._replace(cursor=json.dumps({each: at.isoformat() for each, at in times.items()}))
+
+    return look_at_all(context, ledger, NAME, look)
 
 
 def _supplied(
     context: dg.SensorEvaluationContext,
-    ledger: Ledger,
     model: Model,
-    row: RolloutRow,
+    state: RolloutState,
     asked: Mapping[str, datetime],
     now: datetime,
 ) -> Found:
-    """What one rollout needs now. Whatever goes wrong with one model delays no other."""
-    where = f"{model.name}'s evidence sensor"
-    with contained(ledger, context.log, where=where, model=model.name) as trouble:
-        try:
-            state = read_rollout(ledger, row.rollout_id)
-        except RampgateError as error:
-            return Found(said=(f"{model.name}: cannot tell: {error}",))
-        if state.champion is None or state.phase not in _TAKING_TRAFFIC:
-            return Found()
-        due = [
-            job
-            for job, at in _times(model, state, asked, now).items()
-            if at <= now and not _running(context, job)
-        ]
-        if not due:
-            return Found(said=(f"{row.rollout_id}: the evidence is fresh, or on its way",))
-        return Found(tuple(_request(model, row.rollout_id, job, now) for job in due))
-    return Found(said=(trouble.words,))
+    """What one rollout needs now."""
+    if state.champion is None or state.phase not in _TAKING_TRAFFIC:
+        return Found()
+    times = _times(model, state, asked, now)
+    due = [job for job, at in times.items() if at <= now and not _running(context, job)]
+    if not due:
+        return Found(said=(f"{state.rollout_id}: the evidence is fresh, or on its way",))
+    return Found(tuple(_request(model, state.rollout_id, job, now) for job in due))
 
 
 def _times(

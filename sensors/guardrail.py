@@ -16,9 +16,7 @@ from resources.configured import LedgerResource, LinksResource, ServingResource
 from resources.ledger.ledger import Ledger
 from resources.links import Links
 from resources.notifier import contained
-
-TICK = timedelta(seconds=45)
-"""One tick watches this long: Dagster's own loop comes round every five seconds only."""
+from sensors.ticks import TICK
 
 
 def guardrail_sensor(models: Sequence[Model], *, tick: timedelta = TICK) -> dg.SensorDefinition:

@@ -6,20 +6,20 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from pipelines.core.errors import RampgateError
 from pipelines.core.manifest.load import Model
 from pipelines.core.rollout.events import DecisionKind
 from pipelines.core.rollout.state import RolloutState
 from pipelines.rollouts.configured import ControllerResource
 from pipelines.rollouts.controller import Controller
 from pipelines.rollouts.naming import CARRIES_ON_TAG, UNFINISHED, AssetJob, job_name
-from pipelines.rollouts.open_rollout import read_rollout, validation_due
+from pipelines.rollouts.open_rollout import validation_due
 from resources.configured import LedgerResource
-from resources.ledger.ledger import Ledger, RolloutRow
-from resources.notifier import contained
-from sensors.ticks import TICK, Found, looked
+from resources.ledger.ledger import Ledger
+from sensors.ticks import TICK, Found, all_found, look_at_all, look_at_one, looked
 
 ROLLOUT_TAG = "rampgate/rollout"
+
+NAME = "rollout sensor"
 
 FIRST_PAUSE, LONGEST_PAUSE, MOST_FAILURES = 10.0, 300.0, 8
 
@@ -65,33 +65,25 @@ def _look(
     models: Collection[str],
 ) -> Found:
     """One query of the ledger; more only for rollouts that are open."""
-    with contained(ledger, context.log, where="the rollout sensor") as trouble:
-        try:
-            rows = [row for row in ledger.rollouts(open_only=True) if row.model in models]
-        except RampgateError as error:
-            return Found(said=(f"cannot tell: {error}",))
-        found = [_carried_on(context, ledger, controller, row) for row in rows]
-        requests = tuple(each for each in found if isinstance(each, dg.RunRequest))
-        return Found(requests, tuple(each for each in found if isinstance(each, str)))
-    return Found(said=(trouble.words,))
+
+    def carried_on(state: RolloutState) -> Found:
+        return _carried_on(context, controller.get(), state)
+
+    def look() -> Found:
+        ours = [row for row in ledger.rollouts(open_only=True) if row.model in models]
+        return all_found(look_at_one(context, ledger, NAME, row, carried_on) for row in ours)
+
+    return look_at_all(context, ledger, NAME, look)
 
 
-def _carried_on(
-    context: dg.SensorEvaluationContext, ledger: Ledger, controller: ControllerResource, row: RolloutRow
-) -> dg.RunRequest | str:
-    """A run to be asked for, or why there is none. Whatever goes wrong with one model delays no other."""
-    where = f"{row.model}'s rollout sensor"
-    with contained(ledger, context.log, where=where, model=row.model) as trouble:
-        try:
-            state = read_rollout(ledger, row.rollout_id)
-            why = _due(controller.get(), state)
-        except RampgateError as error:
-            return f"{row.model}: cannot tell: {error}"
-        if why is None:
-            return f"{row.rollout_id}: waiting; see its last decision"
-        context.log.info(f"{row.rollout_id}: {why}")
-        return _request(context, state)
-    return trouble.words
+def _carried_on(context: dg.SensorEvaluationContext, controller: Controller, state: RolloutState) -> Found:
+    """A run to be asked for, or why there is none."""
+    why = _due(controller, state)
+    if why is None:
+        return Found(said=(f"{state.rollout_id}: waiting; see its last decision",))
+    context.log.info(f"{state.rollout_id}: {why}")
+    wanted = _request(context, state)
+    return Found(said=(wanted,)) if isinstance(wanted, str) else Found((wanted,))
 
 
 def _due(controller: Controller, state: RolloutState) -> str | None:

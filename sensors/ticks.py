@@ -5,11 +5,17 @@ looks for most of a minute is quicker than one that is evaluated every few secon
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import NamedTuple
 
 import dagster as dg
+
+from pipelines.core.errors import RampgateError
+from pipelines.core.rollout.state import RolloutState
+from pipelines.rollouts.open_rollout import read_rollout
+from resources.ledger.ledger import Ledger, RolloutRow
+from resources.notifier import contained
 
 TICK = timedelta(seconds=45)
 """How long a tick looks; Dagster waits a minute for it."""
@@ -26,6 +32,43 @@ class Found(NamedTuple):
     """A sentence for each model about which there is something to say."""
     cursor: str | None = None
     """The next one, beside requests."""
+
+
+def all_found(parts: Iterable[Found]) -> Found:
+    """What was found of several models, in their order; without a cursor."""
+    parts = tuple(parts)
+    return Found(
+        tuple(request for part in parts for request in part.requests),
+        tuple(sentence for part in parts for sentence in part.said),
+    )
+
+
+def look_at_all(
+    context: dg.SensorEvaluationContext, ledger: Ledger, sensor: str, look: Callable[[], Found]
+) -> Found:
+    """What `look` finds; what goes wrong on the way is said, and tried again."""
+    with contained(ledger, context.log, where=f"the {sensor}") as trouble:
+        try:
+            return look()
+        except RampgateError as error:
+            return Found(said=(f"cannot tell: {error}",))
+    return Found(said=(trouble.words,))
+
+
+def look_at_one(
+    context: dg.SensorEvaluationContext,
+    ledger: Ledger,
+    sensor: str,
+    row: RolloutRow,
+    look: Callable[[RolloutState], Found],
+) -> Found:
+    """What `look` makes of one open rollout. Whatever goes wrong with one model delays no other."""
+    with contained(ledger, context.log, where=f"{row.model}'s {sensor}", model=row.model) as trouble:
+        try:
+            return look(read_rollout(ledger, row.rollout_id))
+        except RampgateError as error:
+            return Found(said=(f"{row.model}: cannot tell: {error}",))
+    return Found(said=(trouble.words,))
 
 
 def looked(

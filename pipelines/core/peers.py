@@ -45,6 +45,18 @@ class PeerAction:
     reason: str
 
 
+class Peer(NamedTuple):
+    """A tool and its rule."""
+
+    peer: str
+    rule: str
+    source: str
+
+    def acts(self, at: datetime | None, reason: str) -> PeerAction:
+        """What it would have done."""
+        return PeerAction(**self._asdict(), at=at, reason=reason)
+
+
 class Window(NamedTuple):
     """The canary's counts between two checks."""
 
@@ -82,13 +94,11 @@ def windows(
 # of the schedule rolls back. The threshold of 5 is that of the tutorials' Canary resources.
 
 
-FLAGGER = "Flagger"
-
-FLAGGER_RULE = (
-    "at least 99 % good answers (and P99 within the objective) each minute; after 5 failed checks, back"
+FLAGGER = Peer(
+    peer="Flagger",
+    rule="at least 99 % good answers (and P99 within the objective) each minute; after 5 failed checks, back",
+    source="Flagger docs: How it works, Metrics Analysis",
 )
-
-FLAGGER_SOURCE = "Flagger docs: How it works, Metrics Analysis"
 
 _KINDS = {"errors": "success rate", "slow": "answers within the objective"}
 
@@ -111,13 +121,13 @@ def flagger(
     failed, last = 0, ""
     for checks in zip(*per_metric, strict=True):
         if failed >= threshold:
-            return _flagger_action(checks[0][1].end, f"{failed} failed checks, the last: {last}")
+            return FLAGGER.acts(checks[0][1].end, f"{failed} failed checks, the last: {last}")
         problem = next((p for s, w in checks if (p := _problem(s, w, max_bad_share)) is not None), None)
         if problem is not None:
             failed, last = failed + 1, problem
     if not checked:
-        return _flagger_action(None, "it has no check for these guardrails")
-    return _flagger_action(
+        return FLAGGER.acts(None, "it has no check for these guardrails")
+    return FLAGGER.acts(
         None, f"{failed} failed checks of {threshold} allowed" + (f", the last: {last}" if last else "")
     )
 
@@ -131,10 +141,6 @@ def _problem(series: Series, window: Window, max_bad_share: float) -> str | None
     return None
 
 
-def _flagger_action(at: datetime | None, reason: str) -> PeerAction:
-    return PeerAction(peer=FLAGGER, rule=FLAGGER_RULE, source=FLAGGER_SOURCE, at=at, reason=reason)
-
-
 # Argo Rollouts' background analysis with the numbers of its documentation.
 #
 # Argo Rollouts docs, "Analysis & Progressive Delivery", background analysis: success rate, `interval: 5m`,
@@ -143,11 +149,11 @@ def _flagger_action(at: datetime | None, reason: str) -> PeerAction:
 # be made are an error; both abort the rollout. Failures need not follow one another.
 
 
-ARGO = "Argo Rollouts"
-
-ARGO_RULE = "at least 95 % good answers every 5 minutes; abort when more than 3 measurements fail, or 5 in a row have no data"
-
-ARGO_SOURCE = "Argo Rollouts docs: Analysis & Progressive Delivery"
+ARGO = Peer(
+    peer="Argo Rollouts",
+    rule="at least 95 % good answers every 5 minutes; abort when more than 3 measurements fail, or 5 in a row have no data",
+    source="Argo Rollouts docs: Analysis & Progressive Delivery",
+)
 
 
 def argo_rollouts(
@@ -163,7 +169,7 @@ def argo_rollouts(
     """When Argo Rollouts would have aborted: the earliest of its success-rate metrics."""
     errors = [s for s in series if s.kind == "errors"]
     if not errors:
-        return _argo_rollouts_action(None, "its example has no measurement for these guardrails")
+        return ARGO.acts(None, "its example has no measurement for these guardrails")
     found = [
         _one(
             s,
@@ -195,20 +201,16 @@ def _one(
         if window.bad_share is None:
             blind += 1
             if blind > consecutive_error_limit:
-                return _argo_rollouts_action(window.end, f"{blind} measurements in a row without data")
+                return ARGO.acts(window.end, f"{blind} measurements in a row without data")
             continue
         blind = 0
         good = 1 - window.bad_share
         failed += good < min_good_share
         if failed > failure_limit:
-            return _argo_rollouts_action(
+            return ARGO.acts(
                 window.end, f"{failed} failed measurements, the last {100 * good:.1f} % good answers"
             )
-    return _argo_rollouts_action(None, f"{failed} of {measured} measurements failed, {failure_limit} allowed")
-
-
-def _argo_rollouts_action(at: datetime | None, reason: str) -> PeerAction:
-    return PeerAction(peer=ARGO, rule=ARGO_RULE, source=ARGO_SOURCE, at=at, reason=reason)
+    return ARGO.acts(None, f"{failed} of {measured} measurements failed, {failure_limit} allowed")
 
 
 # GrowthBook's safe rollouts with the numbers of its documentation and of its statistics engine.
@@ -220,13 +222,11 @@ def _argo_rollouts_action(at: datetime | None, reason: str) -> PeerAction:
 # updated every 6 hours unless the organisation says otherwise ("Environment variables": EXPERIMENT_REFRESH_FREQUENCY).
 
 
-GROWTHBOOK = "GrowthBook"
-
-GROWTHBOOK_RULE = (
-    "every 6 hours, each guardrail on its own: back when the one-sided sequential bound at 5 % passes zero"
+GROWTHBOOK = Peer(
+    peer="GrowthBook",
+    rule="every 6 hours, each guardrail on its own: back when the one-sided sequential bound at 5 % passes zero",
+    source="GrowthBook docs: Safe Rollouts; its statistics engine's sequential tests",
 )
-
-GROWTHBOOK_SOURCE = "GrowthBook docs: Safe Rollouts; its statistics engine's sequential tests"
 
 
 class _Failing(NamedTuple):
@@ -246,15 +246,15 @@ def growthbook(
     """When GrowthBook would have rolled back: the first update at which any guardrail's bound passes zero."""
     updates = math.floor((ended - begun) / every)
     if updates < 1:
-        return _growthbook_action(
+        return GROWTHBOOK.acts(
             None, f"its first update comes after {_hours(every)} h, these counters end before"
         )
     moments = [begun + every * k for k in range(1, updates + 1)]
     failing = [f for s in series if (f := _first_failing(s, moments, alpha, tuning)) is not None]
     if not failing:
-        return _growthbook_action(None, f"no guardrail failed in {updates} updates")
+        return GROWTHBOOK.acts(None, f"no guardrail failed in {updates} updates")
     first = min(failing)
-    return _growthbook_action(first.at, first.reason)
+    return GROWTHBOOK.acts(first.at, first.reason)
 
 
 def lower_bound(
@@ -293,10 +293,6 @@ def _first_failing(series: Series, moments: list[datetime], alpha: float, tuning
 
 def _hours(every: timedelta) -> str:
     return f"{every / timedelta(hours=1):g}"
-
-
-def _growthbook_action(at: datetime | None, reason: str) -> PeerAction:
-    return PeerAction(peer=GROWTHBOOK, rule=GROWTHBOOK_RULE, source=GROWTHBOOK_SOURCE, at=at, reason=reason)
 
 
 # All peers on the same counters, and whether each would have been right.

@@ -34,26 +34,31 @@ def rhythm(manifest: RolloutManifest) -> timedelta:
     return min(manifest.data_checks.window, manifest.drift.window)
 
 
-def window_partitions(manifest: RolloutManifest) -> dg.TimeWindowPartitionsDefinition | None:
-    """One partition for each window; None where they are shorter than an hour, or do not divide a day."""
+def has_partitions(manifest: RolloutManifest) -> bool:
+    """Whether there is a partition for each window: not where they are shorter than an hour, or do not divide a day."""
     every = rhythm(manifest)
-    if every < _HOUR or every % _HOUR or timedelta(days=1) % every:
+    return every >= _HOUR and not every % _HOUR and not timedelta(days=1) % every
+
+
+def window_partitions(manifest: RolloutManifest) -> dg.TimeWindowPartitionsDefinition | None:
+    """One partition for each window; None where windows have none."""
+    if not has_partitions(manifest):
         return None
-    hours = every // _HOUR
+    hours = rhythm(manifest) // _HOUR
     cron = "0 0 * * *" if hours == 24 else f"0 */{hours} * * *"
     return dg.TimeWindowPartitionsDefinition(start=START, fmt=_FORMAT, cron_schedule=cron, timezone="UTC")
 
 
 def latest_whole(manifest: RolloutManifest, now: datetime) -> str | None:
     """The partition of the latest window that is over and has settled; None where windows have no partitions."""
-    if window_partitions(manifest) is None:
+    if not has_partitions(manifest):
         return None
     return (_boundary(manifest, now - SETTLES) - rhythm(manifest)).strftime(_FORMAT)
 
 
 def first_whole(manifest: RolloutManifest, since: datetime) -> datetime:
     """When the first window that ends after `since` has settled; `since` where windows have no partitions."""
-    if window_partitions(manifest) is None:
+    if not has_partitions(manifest):
         return since
     return _boundary(manifest, since) + rhythm(manifest) + SETTLES
 
@@ -76,7 +81,7 @@ def not_all_loaded(lake: Lake, settings: Settings, model: str, end: datetime, no
     if end >= now:
         return ""
     log = settings.prediction_log / model
-    complete = complete_until(lake, model, predictions=log, outcomes=log, now=now)
+    complete = complete_until(lake, model, predictions=log, now=now)
     complete -= longest_latency(lake, model, end)
     if complete >= end:
         return ""

@@ -35,7 +35,7 @@ class Systems:
 
     @cached_property
     def registry(self) -> Registry:
-        return Registry(self.settings.mlflow_uri, cache=self.settings.home / "models-cache")
+        return Registry(self.settings.mlflow_uri, cache=self.settings.model_cache)
 
     @cached_property
     def backend(self) -> ServingBackend:

@@ -13,7 +13,7 @@ from pipelines.core.vocabulary import OnFail, Verdict
 from pipelines.experiments.looks import TakenLook, past_looks, registered_in
 from pipelines.experiments.registering import RegisteredConstants
 from pipelines.monitoring.data_checks import DataCheckReport
-from pipelines.reports.report import Reports, report_name, rollout_story, write_report
+from pipelines.reports.report import Reports, report_name, rollout_story, write_story
 from pipelines.reports.words import headline
 from resources.checks.evidently import DriftReport
 from resources.checks.expectations import CheckResult
@@ -245,10 +245,10 @@ def report_metadata(reports: Reports, model: str) -> dict[str, dg.MetadataValue]
     row = reports.ledger.latest(model)
     if row is None:
         return {"status": dg.MetadataValue.text("there was no rollout yet")}
-    path = write_report(reports, row.rollout_id)
-    verdict = headline(rollout_story(reports, row.rollout_id))
+    name, story = report_name(row.rollout_id), rollout_story(reports, row.rollout_id)
+    path, verdict = write_story(reports, story, reports.folder / name), headline(story)
     return {
-        "report": dg.MetadataValue.url(reports.links.report(report_name(row.rollout_id))),
+        "report": dg.MetadataValue.url(reports.links.report(name)),
         "verdict": dg.MetadataValue.text(f"{verdict.title}. {verdict.why}".strip()),
         "path": dg.MetadataValue.path(str(path)),
         "rollout": dg.MetadataValue.text(row.rollout_id),

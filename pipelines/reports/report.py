@@ -45,7 +45,11 @@ def write_report(reports: Reports, rollout_id: str) -> Path:
     Raises CommandRefused (no such rollout), CorruptLedger, LedgerError.
     """
     path = reports.folder / report_name(rollout_id)
-    story = rollout_story(reports, rollout_id)
+    return write_story(reports, rollout_story(reports, rollout_id), path)
+
+
+def write_story(reports: Reports, story: Story, path: Path) -> Path:
+    """The page of a story that has been read."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, page(story, _links(reports, story), written=datetime.now(UTC)))
     return path

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from pipelines.core.errors import LakeError
 from pipelines.core.metric_types import UnitValue
 from resources.lake.connection import identifier
-from resources.lake.schema import ANSWERED, Fields
+from resources.lake.schema import ANSWERED, ATTEMPT, Fields, earlier_attempts
 from resources.registry.signature import SQL_COUNTS
 
 
@@ -181,7 +181,7 @@ def with_attempts(rows: str, metrics: Iterable[MetricQuery]) -> str:
     if "serving.errors" in read:
         added += f", request_id IN ({_refused(rows)}) AS {REFUSED}"
     if any(source.startswith("predictions.") for source in read):
-        added += f", (request_id, coalesce(revision, ''), requested_at) IN ({_earlier(rows)}) AS {EARLIER}"
+        added += f", {ATTEMPT} IN ({earlier_attempts(rows, of='request_id')}) AS {EARLIER}"
     return f"(SELECT *{added} FROM {rows})" if added else rows
 
 
@@ -191,12 +191,6 @@ def _refused(rows: str) -> str:
     """
     return f"""SELECT request_id FROM {rows} WHERE "row" = 0 GROUP BY request_id
         HAVING count(*) > 1 AND NOT bool_or({ANSWERED})"""
-
-
-def _earlier(rows: str) -> str:
-    """Attempts before the last: what failed, or had not answered in time and may have answered late all the same."""
-    return f"""SELECT request_id, coalesce(revision, ''), requested_at FROM {rows} WHERE "row" = 0
-        QUALIFY row_number() OVER (PARTITION BY request_id ORDER BY requested_at DESC, revision DESC) > 1"""
 
 
 def outcome_names(query: ExperimentQuery) -> list[str]:

@@ -67,6 +67,18 @@ def one_request(each: str) -> str:
     return f"QUALIFY min({each}) OVER (PARTITION BY key) = max({each}) OVER (PARTITION BY key)"
 
 
+ATTEMPT = "(request_id, coalesce(revision, ''), requested_at)"
+"""Tells a call's attempts apart."""
+
+
+def earlier_attempts(rows: str, *, of: str, where: str = "TRUE") -> str:
+    """SQL of each `ATTEMPT` but the last one at a call, which `of` tells apart: it failed, or had not answered in time and
+    may have answered late all the same. The caller got what the last one answered.
+    """
+    return f"""SELECT {ATTEMPT[1:-1]} FROM {rows} WHERE {where} AND "row" = 0
+        QUALIFY row_number() OVER (PARTITION BY {of} ORDER BY requested_at DESC, revision DESC) > 1"""
+
+
 def exists(connection: DuckDBPyConnection, model: str) -> bool:
     """Whether the model has its tables."""
     return _existing(connection, model) is not None

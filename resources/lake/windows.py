@@ -1,4 +1,8 @@
-"""The rows of a time window, and up to when all of them are there."""
+"""The rows of a time window, and up to when the lake holds everything that was answered.
+
+Counting what is half loaded makes a healthy split look broken, because writers do not close their segments at the
+same moment, least of all on a machine that is short of time.
+"""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -13,7 +17,7 @@ from resources.files import write_whole
 from resources.lake import segments
 from resources.lake.connection import Lake, identifier, table
 from resources.lake.ingest import SOURCE
-from resources.lake.schema import ANSWERED, exists, fields
+from resources.lake.schema import ANSWERED, ATTEMPT, earlier_attempts, exists, fields
 
 _MARK = ".ingested"
 
@@ -27,14 +31,17 @@ def mark_ingested(directory: Path, started: datetime) -> None:
     write_whole(directory / _MARK, started.isoformat())
 
 
-def complete_until(lake: Lake, model: str, *, predictions: Path, outcomes: Path, now: datetime) -> datetime:
+def complete_until(
+    lake: Lake, model: str, *, predictions: Path, outcomes: Path | None = None, now: datetime
+) -> datetime:
     """No segment that is still to be loaded begins before this. An event may be older than its segment by its latency.
 
     Args:
-        predictions, outcomes: the directories that are ingested.
+        predictions, outcomes: the directories that are ingested; None where outcomes do not matter.
         now: the answer where nothing is waiting.
     """
-    marks = [mark for mark in map(ingested_until, (predictions, outcomes)) if mark is not None]
+    ingested = (ingested_until(each) for each in (predictions, outcomes) if each is not None)
+    marks = [mark for mark in ingested if mark is not None]
     return min([now, *marks, *_beginnings(_waiting(lake, model, predictions))])
 
 
@@ -149,15 +156,11 @@ def answered(
 def _last_attempts(model: str, where: str) -> str:
     """SQL that leaves a call's earlier attempts out, of those that `where` finds: a call counts once.
 
-    What has not answered in time, or has failed, is asked again, and may answer late all the same. The caller got what
-    the last attempt answered. A call that both versions were asked is one of each where `where`
+    A call that both versions were asked is one of each where `where`
     tells them apart: the champion's answer hides nothing of the canary's.
     """
-    earlier = f"""SELECT request_id, coalesce(revision, ''), requested_at FROM {table(model, "predictions")}
-        WHERE {where} AND "row" = 0
-        QUALIFY row_number() OVER (
-            PARTITION BY request_id, assignment ORDER BY requested_at DESC, revision DESC) > 1"""
-    return f"(request_id, coalesce(revision, ''), requested_at) NOT IN ({earlier})"
+    earlier = earlier_attempts(table(model, "predictions"), of="request_id, assignment", where=where)
+    return f"{ATTEMPT} NOT IN ({earlier})"
 
 
 def _where(start: datetime, end: datetime, **equal: str | None) -> tuple[str, dict[str, object]]:

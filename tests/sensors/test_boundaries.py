@@ -152,7 +152,7 @@ def test_an_error_in_one_model_keeps_no_shared_sensor_from_the_others(
         harm = [seen("errors", Verdict.FAIL)]
         for row in systems.ledger.rollouts(open_only=True):
             systems.controller.record(row.rollout_id, harm)
-        monkeypatch.setattr(f"sensors.{name}.read_rollout", broken_for(OTHER, read_rollout))
+        monkeypatch.setattr("sensors.ticks.read_rollout", broken_for(OTHER, read_rollout))
     result = SHARED[name](models, tick=timedelta(0))(context(systems, instance))
     assert isinstance(result, dg.SensorResult)
     assert {str(request.job_name).rpartition("_")[0] for request in result.run_requests or ()} == {

@@ -1,4 +1,15 @@
-"""Conditional-binomial mixture e-process: is the canary's event rate higher than the champion's?"""
+"""Conditional-binomial mixture e-process: is the canary's event rate higher than the champion's?
+
+Given an event, under a rate ratio e^d it is the canary's with probability rho e^d / (1 - rho + rho e^d),
+where rho is the canary's realised share of the trials in that bucket. The e-value is a mixture of the
+likelihood ratios against d = 0 (Lindon & Malek 2022, arXiv 2011.03567). Only the comparison inside a
+bucket counts, so the base rate and the traffic share may drift from bucket to bucket.
+
+Validity, also for common events: with equal rates, the canary's events in a bucket are hypergeometric
+given the trials of both arms and all events. The likelihood ratio is convex in them, so its mean is at
+most that under the binomial (Hoeffding 1963, theorem 4), which is 1. With a lower rate at the canary and
+d > 0 it is smaller still. By Ville, P(e-value ever >= 1/alpha) <= alpha, however often one looks.
+"""
 
 import math
 from dataclasses import dataclass, field, replace
@@ -74,19 +85,6 @@ def blended_mixture(mde: float) -> Mixture:
     harm, planned = harm_mixture(), normal_mixture(mde, one_sided=True)
     weights = np.concatenate([np.exp(harm.log_weights), np.exp(planned.log_weights)])
     return _mixture(np.concatenate([harm.ratios, planned.ratios]), weights)
-
-
-# Conditional-binomial mixture e-process: is the canary's event rate higher than the champion's?
-#
-# Given an event, under a rate ratio e^d it is the canary's with probability rho e^d / (1 - rho + rho e^d),
-# where rho is the canary's realised share of the trials in that bucket. The e-value is a mixture of the
-# likelihood ratios against d = 0 (Lindon & Malek 2022, arXiv 2011.03567). Only the comparison inside a
-# bucket counts, so the base rate and the traffic share may drift from bucket to bucket.
-#
-# Validity, also for common events: with equal rates, the canary's events in a bucket are hypergeometric
-# given the trials of both arms and all events. The likelihood ratio is convex in them, so its mean is at
-# most that under the binomial (Hoeffding 1963, theorem 4), which is 1. With a lower rate at the canary and
-# d > 0 it is smaller still. By Ville, P(e-value ever >= 1/alpha) <= alpha, however often one looks.
 
 
 _PLACE = "conditional binomial"

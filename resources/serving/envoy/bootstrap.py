@@ -1,5 +1,7 @@
-"""Envoy's bootstrap: one listener, what callers may do to it, file discovery, a JSON access log, an admin
-socket.
+"""Envoy's bootstrap: one listener, what callers may do to it, file discovery, a JSON access log, an admin socket.
+
+What callers may say of themselves, how much they may send, and how slowly. Nothing here bounds how long an answer may
+take: that is each service's own `timeout`.
 """
 
 from datetime import timedelta

@@ -1,5 +1,8 @@
-"""Which model version an InferenceService carries, where it is loaded from, and why it does not become
-ready.
+"""Which model version an InferenceService carries, where it is loaded from, and why it does not become ready.
+
+Rollouts own `model.storageUri`, `canaryTrafficPercent` (Knative), `name` and `canary` (Standard), the logger where
+one is configured, and the annotations `rampgate.io/*` of the predictor. They lie on the predictor, not on the
+metadata: KServe copies both into the pod template, so whatever changes there starts a new revision.
 """
 
 import hashlib
