@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -65,7 +66,9 @@ class StickyGateway:
         port = free_base(1)
         command = [sys.executable, "-S", str(LIGHT_PREDICTOR), "--model-dir", str(folder)]
         command += ["--model-version", version, "--port", str(port)]
-        self.predictors[uri] = (port, subprocess.Popen(command))
+        process = subprocess.Popen(command)
+        self.predictors[uri] = (port, process)
+        await_listening(port, process)
 
     def forget(self, service: str) -> None:
         """Remove a service and what served it."""
@@ -100,6 +103,19 @@ class StickyGateway:
                 return knative.find(revision).template["predictor"]
             found = standard.deployments.get(revision) if standard else None
             return found.predictor if found else None
+
+
+def await_listening(port: int, process: subprocess.Popen[bytes]) -> None:
+    """The fake cluster's clock says when a pod is ready: by then its predictor has to listen."""
+    deadline = time.monotonic() + 30
+    while not listens(port):
+        assert process.poll() is None and time.monotonic() < deadline, f"no predictor listens at {port}"
+        time.sleep(0.01)
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @contextmanager
