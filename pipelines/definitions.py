@@ -12,7 +12,7 @@ from pipelines.jobs import maintenance
 from pipelines.model_pipeline import model_definitions, model_jobs
 from pipelines.reports.configured import ReportsResource
 from pipelines.rollouts.configured import ControllerResource, RolloutsResource
-from pipelines.rollouts.naming import RUN_MODEL, AssetJob
+from pipelines.rollouts.naming import AssetJob
 from resources.configured import (
     LakeResource,
     LedgerResource,
@@ -22,7 +22,7 @@ from resources.configured import (
     ServingResource,
     SettingsResource,
 )
-from resources.settings import Settings
+from resources.settings import RUN_MODEL, Settings
 from sensors.alerts import alert_sensor, failure_sensor
 from sensors.challenger import challenger_sensor
 from sensors.evidence import evidence_sensor

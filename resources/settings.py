@@ -16,6 +16,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 HOST = "127.0.0.1"
 
+RUN_MODEL = "RAMPGATE_RUN_MODEL"
+"""In the environment of a run's process: the model whose manifest and definitions are all that it needs."""
+
 _HOST_NAME = re.compile(r"([a-z0-9]([a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 
 

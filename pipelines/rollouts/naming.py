@@ -11,9 +11,6 @@ AssetJob = Any
 MODEL_TAG = "rampgate/model"
 """On the runs of a model's jobs."""
 
-RUN_MODEL = "RAMPGATE_RUN_MODEL"
-"""In the environment of a run's process: the model whose definitions are all that it needs."""
-
 CARRIES_ON_TAG = "rampgate/carries_on"
 """On runs that act on a model's rollout: one at a time is enough."""
 

@@ -19,12 +19,13 @@ from resources.configured import (
     LedgerResource,
     ServingResource,
     SettingsResource,
+    catalogue,
     once,
     shown,
     whole,
 )
 from resources.links import Links
-from resources.settings import Settings
+from resources.settings import RUN_MODEL, Settings
 from tests.support.memory_systems import MODEL, settings_at, write_model
 
 SECRET = "s3cr3t"
@@ -223,3 +224,18 @@ def test_a_serving_mode_that_does_not_exist_is_said_when_it_is_asked_for(home: P
     serving = ServingResource(mode=settings.serving, settings=SettingsResource.of(settings))
     with pytest.raises(ManifestError, match="RAMPGATE_SERVING == 'paper', must be embedded or kserve"):
         serving.get()
+
+
+def test_a_run_of_a_model_reads_no_other_models_manifest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_at(tmp_path)
+    write_model(settings.manifests, "churn")
+    write_model(settings.manifests, "broken", "stepps: []\n")
+    monkeypatch.setenv(RUN_MODEL, "churn")
+    found = catalogue(settings.manifests)
+    assert [model.name for model in found.models] == ["churn"] and found.errors == ()
+    backend = ServingResource(mode="embedded", settings=SettingsResource.of(settings)).get()
+    assert backend.capabilities("churn").sticky
+    with pytest.raises(RampgateError, match="churn"):
+        backend.capabilities(MODEL)

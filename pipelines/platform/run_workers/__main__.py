@@ -70,7 +70,7 @@ def _execute(arguments: str) -> None:
     import numpy as np
     from dagster._cli.api import execute_run_command
 
-    from pipelines.rollouts.naming import RUN_MODEL
+    from resources.settings import RUN_MODEL
 
     wanted: dict[str, str] = json.loads(arguments)
     os.environ[RUN_MODEL] = wanted["model"]

@@ -1,5 +1,6 @@
 """What `load_models` reads, and that one broken model never hides another."""
 
+import os
 import shutil
 from datetime import timedelta
 from pathlib import Path
@@ -77,6 +78,16 @@ def test_the_digest_changes_with_either_file(folder: Path):
         path.write_text(path.read_text() + "# note\n")
         seen.add(load_models(folder).model("churn").digest)
     assert len(seen) == 3
+
+
+def test_a_file_is_read_anew_when_its_bytes_have_changed(folder: Path):
+    file = folder / "churn" / "rollout.yaml"
+    found, text, read = file.stat(), file.read_text(), []
+    for mde in ("5%", "7%", "5%"):
+        file.write_text(text.replace("mde: 5%", f"mde: {mde}"))
+        os.utime(file, ns=(found.st_atime_ns, found.st_mtime_ns))
+        read.append(load_models(folder).models[0].digest)
+    assert read[0] == read[2] != read[1]
 
 
 def test_a_missing_folder_is_an_error_not_an_exception(tmp_path: Path):
