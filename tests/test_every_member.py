@@ -440,6 +440,7 @@ def test_every_table_that_is_looked_up_by_a_member_has_them_all() -> None:
     tiers = get_args(RolloutManifest.model_fields["tier"].annotation)
     assert set(words._COLOUR) == set(Judgement)
     assert set(data_docs._COLOUR) == set(page_module._VERDICT) == set(Verdict)
+    assert set(page_module._DECISION) == set(DecisionKind)
     assert set(INGEST) == set(WINDOWS) == set(tiers)
     assert {each.unit_value for each in TYPES.values()} == set(UnitValue)
     assert set(METHODS) == set(Method)

@@ -21,11 +21,9 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from pipelines.platform.parts import switches_file
-from pipelines.platform.switches import Off, SwitchesLook, last_look
+from pipelines.platform.switches import SwitchesLook, last_look
 from pipelines.platform.web_guard import JSON, App, Guard, Rules
-from pipelines.reports.charts import Markup, link, tag
-from pipelines.reports.style import STYLE
-from resources.checks.pages import DRAWN, NO_SCRIPT, STYLED
+from resources.checks.pages import DRAWN, STYLED, render
 from resources.notifier import first_sentence
 from resources.settings import HOST, ROOT, Settings
 
@@ -61,36 +59,10 @@ class _Pages(StaticFiles):
 
 
 def _reports_index(look: SwitchesLook | None, now: datetime) -> str:
-    title = "Rampgate reports"
-    head = tag(
-        "head",
-        Markup('<meta charset="utf-8">'),
-        Markup(NO_SCRIPT),
-        tag("title", title),
-        tag("style", Markup(STYLE)),
+    known = look if look is not None and look.is_known(now) else None
+    return render(
+        "pipelines.reports", "index.html", policy=STYLED, look=known, first_sentence=first_sentence, UTC=UTC
     )
-    words = tag("p", "Links to them are in the Dagster UI.")
-    body = tag("body", tag("main", _switches_banner(look, now), tag("h1", title), words))
-    return "<!doctype html>\n" + tag("html", head, body, lang="en")
-
-
-def _switches_banner(look: SwitchesLook | None, now: datetime) -> Markup:
-    """At the top where something is off, or nobody knows; nothing where all is on."""
-    if look is None or not look.is_known(now):
-        words = "Whether a sensor or schedule is off is not known, because the watch does not run."
-        return tag("header", tag("p", words), class_="wait")
-    unsure = "Dagster does not say which sensors and schedules are off now."
-    doubt = Markup("") if look.answered else tag("p", unsure)
-    if look.answered and not look.off:
-        return Markup("")
-    return tag("header", doubt, *map(_line_of_off, look.off), class_="bad" if look.off else "wait")
-
-
-def _line_of_off(each: Off) -> Markup:
-    since = f"{each.since.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
-    does = first_sentence(each.does)
-    words = f"{each.name} is off, seen so since {since}. Until it is on, nobody does this: {does}. To switch it on, "
-    return tag("p", words, link("open it in Dagster", each.url), " and turn its switch on.")
 
 
 # python -m pipelines.platform.web dagster|evidently|mlflow|reports: a web part behind its guard.

@@ -1,18 +1,17 @@
-"""The page: sections from a rollout's story. Text from people, versions and checks goes through `html`, escaped."""
+"""The page: what `templates/rollout.html` shows, computed from a rollout's story."""
 
 import math
 from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from pipelines.core.rollout.events import DecisionKind
+from pipelines.core.rollout.events import Decided, DecisionKind
 from pipelines.core.statistics.binomial import Counts
-from pipelines.core.vocabulary import Evidence, Verdict
-from pipelines.reports.charts import Chart, Limit, Mark, Markup, Point, badge, figure, join, link, table, tag
+from pipelines.core.vocabulary import Verdict
+from pipelines.reports.charts import Chart, Limit, Mark, Point
 from pipelines.reports.story import Story, evidence_path, total
-from pipelines.reports.style import STYLE
-from pipelines.reports.words import exposure, headline, in_words, peers_section, reaction
-from resources.checks.pages import NO_SCRIPT
+from pipelines.reports.words import exposure, headline, in_words, peers, reaction
+from resources.checks.pages import STYLED, render
 
 MOST_DECISIONS = 200
 """Of more decisions, the last of so many are listed, and every one that moved something."""
@@ -25,6 +24,8 @@ _VERDICT = {Verdict.PASS: "good", Verdict.FAIL: "bad", Verdict.UNKNOWN: "wait"}
 
 _MOVE = {DecisionKind.ADVANCE: "good", DecisionKind.PROMOTE: "good", DecisionKind.ROLL_BACK: "bad"}
 
+_DECISION = {DecisionKind.CONTINUE: "plain", DecisionKind.HOLD: "wait", **_MOVE}
+
 
 class Link(NamedTuple):
     """Where to read on."""
@@ -33,34 +34,44 @@ class Link(NamedTuple):
     url: str
 
 
+class GuardrailChart(NamedTuple):
+    """One guardrail's chart and what it counted, in words."""
+
+    name: str
+    chart: Chart
+    rates: str
+
+
 def page(story: Story, links: Sequence[Link], *, written: datetime) -> str:
     """The whole document; it needs no network and no script."""
-    title = headline(story).title
-    head = tag(
-        "head",
-        Markup('<meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'),
-        Markup(NO_SCRIPT),
-        tag("title", title),
-        tag("style", Markup(STYLE)),
+    decisions = _listed(story.decided)
+    return render(
+        "pipelines.reports",
+        "rollout.html",
+        policy=STYLED,
+        headline=headline(story),
+        facts=_facts(story),
+        links=links,
+        traffic=_traffic(story),
+        guardrails=[_guardrail(story, name) for name in list(story.counted)[:MOST_CHARTS]],
+        refused=_refused(story.request_faults),
+        looked=story.looked,
+        primary=_primary(story),
+        evidence=sorted(story.state.evidence.values(), key=lambda item: item.name),
+        decisions=decisions,
+        left_out=len(story.decided) - len(decisions),
+        in_words=in_words,
+        colours=_VERDICT | _DECISION,
+        commands=story.commands,
+        peers=peers(story),
+        truth=story.truth,
+        written=written,
     )
-    sections = (
-        _header(story, links),
-        _traffic(story),
-        _guardrails(story),
-        _primary(story),
-        _evidence(story),
-        _decisions(story),
-        _commands(story),
-        peers_section(story),
-        tag("p", f"Written {written:{_TIME}} UTC from the ledger. All times are UTC.", class_="quiet small"),
-    )
-    body = tag("body", tag("main", *sections))
-    return "<!doctype html>\n" + tag("html", head, body, lang="en")
 
 
-def _header(story: Story, links: Sequence[Link]) -> Markup:
-    verdict, state = headline(story), story.state
-    facts = {
+def _facts(story: Story) -> dict[str, str | None]:
+    state = story.state
+    return {
         "Version": state.version,
         "Champion": state.champion or "none: the first version",
         "Started": f"{state.started_at:{_TIME}}",
@@ -70,21 +81,12 @@ def _header(story: Story, links: Sequence[Link]) -> Markup:
         "Rollout": state.rollout_id,
         "Artefact": state.artefact.digest[:19],
     }
-    listed = [join((tag("dt", name), tag("dd", value))) for name, value in facts.items() if value]
-    return tag(
-        "header",
-        tag("h1", verdict.title),
-        tag("p", verdict.why) if verdict.why else "",
-        tag("dl", *(tag("div", fact) for fact in listed)),
-        tag("p", join((link(item.label, item.url) for item in links), between=" · "), class_="small"),
-        class_=verdict.kind,
-    )
 
 
-def _traffic(story: Story) -> Markup:
+def _traffic(story: Story) -> Chart:
     points = [Point(story.begun, 0.0), *(Point(w.at, w.percent) for w in story.state.weights)]
     points.append(Point(story.ended, points[-1].value))
-    what = Chart(
+    return Chart(
         title="Share of live traffic at the new version over time, in percent",
         begun=story.begun,
         ended=story.ended,
@@ -94,16 +96,6 @@ def _traffic(story: Story) -> Markup:
         fixed=(0.0, 100.0),
         marks=_marks(story),
     )
-    return _section("Share of traffic", figure(what, "Dotted lines: decisions that moved something."))
-
-
-def _guardrails(story: Story) -> Markup:
-    if not story.counted:
-        return _section("Guardrails on live counters", tag("p", "Nothing was counted yet.", class_="quiet"))
-    charts = [_guardrail(story, name) for name in list(story.counted)[:MOST_CHARTS]]
-    note = "Evidence that the new version is worse (logarithm of the e-value). At the red line it is rolled back."
-    refused = tag("p", _refused(story.request_faults), class_="quiet")
-    return _section("Guardrails on live counters", tag("p", note, class_="quiet"), *charts, refused)
 
 
 def _refused(counts: Counts) -> str:
@@ -114,22 +106,20 @@ def _refused(counts: Counts) -> str:
     )
 
 
-def _guardrail(story: Story, name: str) -> Markup:
-    buckets = story.counted[name]
-    points = evidence_path(buckets) + _live(story, name)
-    limit = None
+def _guardrail(story: Story, name: str) -> GuardrailChart:
+    buckets, limit = story.counted[name], None
     if story.boundary is not None:
         limit = Limit(story.boundary, f"roll back: e-value {math.exp(story.boundary):.3g}")
-    what = Chart(
+    chart = Chart(
         title=f"{name}: evidence of harm over time against the boundary",
         begun=story.begun,
         ended=story.ended,
-        points=sorted(points),
+        points=sorted(evidence_path(buckets) + _live(story, name)),
         limit=limit,
         zero=True,
         marks=_marks(story),
     )
-    return figure(what, _rates(total(buckets)), heading=name)
+    return GuardrailChart(name, chart, _rates(total(buckets)))
 
 
 def _live(story: Story, name: str) -> list[Point]:
@@ -153,14 +143,9 @@ def _rates(counts: Counts) -> str:
     return f"{new} at the new version, {old} at the champion"
 
 
-def _primary(story: Story) -> Markup:
-    looks = story.looked
-    sentences = tag("ul", *(tag("li", sentence) for sentence in looks.sentences)) if looks.sentences else ""
-    if not looks.points:
-        words = "No look has an interval yet." if looks.taken else "No look was taken."
-        return _section("The metric it is for", tag("p", words, class_="quiet"), sentences)
-    margin = looks.unit_margin
-    what = Chart(
+def _primary(story: Story) -> Chart:
+    looks, margin = story.looked, story.looked.unit_margin
+    return Chart(
         title=f"{looks.primary}: new version minus champion with its interval over time",
         begun=story.begun,
         ended=story.ended,
@@ -169,73 +154,13 @@ def _primary(story: Story) -> Markup:
         zero=True,
         marks=_marks(story),
     )
-    caption = (
-        f"{looks.primary}: new version minus champion. The band holds the true difference at all {looks.taken}"
-        " looks together."
-    )
-    return _section("The metric it is for", figure(what, caption), sentences)
 
 
-def _evidence(story: Story) -> Markup:
-    items = sorted(story.state.evidence.values(), key=lambda item: item.name)
-    head = ("Check", "Verdict", "If it fails", "At", "In words")
-    rows = [
-        (
-            e.name,
-            badge(_status(e), _VERDICT[e.verdict]),
-            e.on_fail.replace("_", " "),
-            _moment(e.at),
-            e.reason,
-        )
-        for e in items
-    ]
-    return _section("Evidence and checks, the latest of each", table(head, rows, empty="There is none."))
-
-
-def _status(item: Evidence) -> str:
-    return "needs data" if item.pending and item.verdict is Verdict.UNKNOWN else str(item.verdict)
-
-
-def _decisions(story: Story) -> Markup:
-    decided = story.decided
-    kept = [
-        d for k, d in enumerate(decided) if d.decision.kind in _MOVE or k >= len(decided) - MOST_DECISIONS
-    ]
-    rows = [
-        (
-            _moment(d.at),
-            badge(d.decision.kind.replace("_", " "), _colour(d.decision.kind)),
-            in_words(d.decision),
-            d.by,
-        )
-        for d in kept
-    ]
-    left = len(decided) - len(kept)
-    note = (
-        tag("p", f"{left} earlier decisions that moved nothing are left out.", class_="quiet") if left else ""
-    )
-    return _section("Decisions", table(("At", "", "In words", "By"), rows, empty="None yet."), note)
-
-
-def _moment(at: datetime) -> Markup:
-    return tag("span", f"{at:{_TIME}}", class_="nobr")
-
-
-def _colour(kind: DecisionKind) -> str:
-    return _MOVE.get(kind, "wait" if kind is DecisionKind.HOLD else "plain")
-
-
-def _commands(story: Story) -> Markup:
-    rows = [(_moment(c.at), c.order.replace("_", " "), c.reason, c.by) for c in story.commands]
-    return _section(
-        "Orders by people", table(("At", "Order", "Reason", "By"), rows, empty="Nobody gave any.")
-    )
+def _listed(decided: Sequence[Decided]) -> list[Decided]:
+    newest = len(decided) - MOST_DECISIONS
+    return [d for k, d in enumerate(decided) if d.decision.kind in _MOVE or k >= newest]
 
 
 def _marks(story: Story) -> list[Mark]:
     moved = [d for d in story.decided if d.decision.kind in _MOVE]
     return [Mark(d.at, f"{d.at:%H:%M:%S} {d.decision.kind.replace('_', ' ')}") for d in moved]
-
-
-def _section(title: str, *children: object) -> Markup:
-    return tag("section", tag("h2", title), *children)

@@ -6,7 +6,6 @@ from pipelines.core.peers import Judged, Judgement
 from pipelines.core.rollout.events import Decision, DecisionKind, End
 from pipelines.core.rollout.standing import words as duration
 from pipelines.core.rollout.state import Phase, RolloutState
-from pipelines.reports.charts import Markup, badge, table, tag
 from pipelines.reports.story import Story, judged_peers
 
 
@@ -117,7 +116,20 @@ def _phase(state: RolloutState) -> str:
             assert_never(state.phase)
 
 
-# What others' default rules would have done on the same counters, as a section of the report.
+# What others' default rules would have done on the same counters, as a table's rows.
+
+
+class PeerRow(NamedTuple):
+    """One tool, in words."""
+
+    tool: str
+    acted: str
+    """When it would have."""
+    judgement: str
+    colour: str
+    """good, bad or plain."""
+    why: str
+    rule: str
 
 
 _COLOUR = {
@@ -127,41 +139,23 @@ _COLOUR = {
     Judgement.UNDECIDED: "plain",
 }
 
-_HEAD = ("Tool", "Would have acted", "", "Why", "Its default rule")
 
-
-def peers_section(story: Story) -> Markup:
-    """A table with one row per tool; ours first."""
+def peers(story: Story) -> list[PeerRow]:
+    """One row per tool, ours first; none where nothing was counted."""
     judged = judged_peers(story)
-    rows = [_ours(story), *(_row(item) for item in judged)] if judged else []
-    note = (
-        f"The evidence says of the version: {story.truth}. The rules are the documented defaults, applied to the"
-        " counters above while they last; with settings made for this service they would do better."
-    )
-    return tag(
-        "section",
-        tag("h2", "What others' default rules would have done on the same counters"),
-        table(_HEAD, rows, empty="Nothing was counted yet."),
-        tag("p", note, class_="quiet small") if judged else "",
-    )
+    return [_ours(story), *(_row(item) for item in judged)] if judged else []
 
 
-def _ours(story: Story) -> tuple[object, ...]:
+def _ours(story: Story) -> PeerRow:
     back = story.rolled_back
     at = "never" if back is None else f"{back.at:%Y-%m-%d %H:%M:%S}"
     why = "no guardrail crossed its boundary" if back is None else back.decision.reason
     rule = "sequential evidence of harm against the champion, one error budget for all guardrails"
-    return ("Rampgate", at, badge("what happened", "plain"), why, rule)
+    return PeerRow("Rampgate", at, "what happened", "plain", why, rule)
 
 
-def _row(item: Judged) -> tuple[object, ...]:
+def _row(item: Judged) -> PeerRow:
     action = item.action
     at = "not while these counters last" if action.at is None else f"{action.at:%Y-%m-%d %H:%M:%S}"
-    why = f"{action.reason}; {item.words}"
-    return (
-        action.peer,
-        at,
-        badge(item.judgement, _COLOUR[item.judgement]),
-        why,
-        f"{action.rule} ({action.source})",
-    )
+    why, rule = f"{action.reason}; {item.words}", f"{action.rule} ({action.source})"
+    return PeerRow(action.peer, at, item.judgement, _COLOUR[item.judgement], why, rule)

@@ -1,26 +1,21 @@
-"""Data Docs that open without a network: Great Expectations renders, we replace what it would download."""
+"""Data Docs that open without a network: Great Expectations renders the result, the page around it is ours."""
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from pipelines.core.vocabulary import Verdict
 from resources.checks.expectations import CheckResult
-from resources.checks.pages import NO_SCRIPT, PAGE_STYLE, keep_newest, report_folder, stamp
+from resources.checks.pages import PACKAGE, STYLED, keep_newest, render, report_folder, stamp
 from resources.files import write_whole
 
-_REMOTE = (
-    re.compile(r"<link\b[^>]*\bhref=\"https?://[^>]*>"),
-    re.compile(r"<script\b[^>]*\bsrc=\"https?://[^>]*>\s*</script>"),
-    re.compile(r"<img\b[^>]*\bsrc=\"https?://[^>]*>"),
-    re.compile(r"<footer\b.*?</footer>", re.DOTALL),
-)
+_TEMPLATES = Path(__file__).with_name("templates")
 
 _ELSEWHERE = re.compile(r"\bhref=\"(?:\.\./)+[^\"]*\"")
 """Links to pages of a whole Data Docs site: there is none around this page."""
@@ -43,12 +38,19 @@ def write_page(
     count = Counter(result.verdict for result in results)
     name = f"{stamp(at)}.{count[Verdict.FAIL]}f{count[Verdict.UNKNOWN]}u{count[Verdict.PASS]}p.html"
     page = folder / name
-    write_whole(page, _offline(_render(record), _summary(results)))
-    write_whole(folder / "index.html", _index(model, keep_newest(folder, keep)))
+    write_whole(page, _render(record, results))
+    windows = _windows(keep_newest(folder, keep))
+    write_whole(
+        folder / "index.html", render(PACKAGE, "index.html", policy=STYLED, model=model, windows=windows)
+    )
     return page
 
 
-def _render(record: Any) -> str:
+def _render(record: Any, checks: Sequence[CheckResult]) -> str:
+    """The library's sections in a page of ours, which loads nothing.
+
+    On top is every check with its verdict: also those that could not run, which the library cannot show.
+    """
     from great_expectations.render.renderer import ValidationResultsPageRenderer
     from great_expectations.render.view import DefaultJinjaPageView
 
@@ -57,7 +59,9 @@ def _render(record: Any) -> str:
         outcome.exception_info = _harmless(outcome.exception_info)
         outcome.expectation_config.kwargs.update(_harmless(outcome.expectation_config.kwargs))
     document = ValidationResultsPageRenderer().render(record)
-    return DefaultJinjaPageView().render(document)
+    view = DefaultJinjaPageView(custom_views_directory=_TEMPLATES)
+    html = view.render(document, "window.html", policy=STYLED, checks=checks, colours=_COLOUR)
+    return _ELSEWHERE.sub("", html)
 
 
 def _harmless(value: Any) -> Any:
@@ -71,43 +75,24 @@ def _harmless(value: Any) -> Any:
     return [_harmless(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
-def _offline(html: str, summary: str) -> str:
-    """The page with our verdicts on top and one local style in place of everything it would download."""
-    for remote in _REMOTE:
-        html = remote.sub("", html)
-    html = _ELSEWHERE.sub("", html)
-    html = html.replace("<head>", f"<head>{NO_SCRIPT}", 1)
-    html = html.replace("</head>", f"<style>{PAGE_STYLE}</style></head>", 1)
-    return html.replace("<body>", f"<body>{summary}", 1)
+class _Window(NamedTuple):
+    """A page of the folder, by its name."""
+
+    name: str
+    at: datetime
+    failed: int
+    unknown: int
+    passed: int
+
+    @property
+    def colour(self) -> str:
+        return "danger" if self.failed else "warning" if self.unknown else "success"
 
 
-def _summary(results: Sequence[CheckResult]) -> str:
-    """Every check with its verdict: also those that could not run, which the library's page cannot show."""
-    rows = "".join(
-        f"<tr><td class='text-{_COLOUR[r.verdict]}'>{r.verdict}</td><td>{escape(r.name)}</td>"
-        f"<td>{r.on_fail.replace('_', ' ')}</td><td>{escape(r.reason)}</td></tr>"
-        for r in results
-    )
-    return (
-        "<div class='container-fluid'><p><a href='index.html'>All windows</a></p><table class='table'><thead><tr>"
-        f"<th>Verdict</th><th>Check</th><th>If it fails</th><th>Why</th></tr></thead><tbody>{rows}</tbody></table></div>"
-    )
-
-
-def _index(model: str, pages: list[Path]) -> str:
-    rows = "".join(_row(match, page) for page in pages if (match := _FILE.fullmatch(page.name)))
-    return (
-        f"<!DOCTYPE html><html><head><meta charset='utf-8'>{NO_SCRIPT}<title>{escape(model)}: data checks</title>"
-        f"<style>{PAGE_STYLE}</style></head><body><div class='container-fluid'>"
-        f"<h2>{escape(model)}: data checks</h2><table class='table'><thead><tr><th>Window from (UTC)</th>"
-        f"<th>Failed</th><th>Unknown</th><th>Passed</th></tr></thead><tbody>{rows}</tbody></table></div></body></html>"
-    )
-
-
-def _row(match: re.Match[str], page: Path) -> str:
-    at = datetime.strptime(match["at"], "%Y%m%dT%H%M%SZ").strftime("%Y-%m-%d %H:%M:%S")
-    colour = "danger" if int(match["failed"]) else "warning" if int(match["unknown"]) else "success"
-    return (
-        f"<tr><td><a href='{page.name}'>{at}</a></td><td class='text-{colour}'>{match['failed']}</td>"
-        f"<td>{match['unknown']}</td><td>{match['passed']}</td></tr>"
-    )
+def _windows(pages: Iterable[Path]) -> list[_Window]:
+    found = (_FILE.fullmatch(page.name) for page in pages)
+    return [
+        _Window(m[0], datetime.strptime(m[1], "%Y%m%dT%H%M%SZ"), *map(int, m.groups()[1:]))
+        for m in found
+        if m
+    ]

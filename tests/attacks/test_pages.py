@@ -12,19 +12,16 @@ import pytest
 import uvicorn
 
 from pipelines.core.manifest.model import Check, DataChecks, Drift
-from pipelines.core.rollout.events import Order
 from pipelines.core.vocabulary import OnFail
 from pipelines.monitoring.data_checks import check_window
 from pipelines.monitoring.drift import compare
 from pipelines.platform.web import application
 from pipelines.platform.web_guard import Guard, Rules
-from pipelines.reports.report import write_report
 from resources.checks.evidently import Comparison
 from resources.serving.embedded.supervisor import wait_until
 from resources.settings import Settings
-from tests.reports.test_report import reports_at
+from tests.reports.test_report import hostile_page
 from tests.support.ports import free_base
-from tests.support.rollouts import Rig, good
 from tests.ui.test_ui import CHROMIUM, FLAGS
 
 pytestmark = [
@@ -81,11 +78,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     docs = reports / "data_docs"
     found = check_window(frame(1), DataChecks(checks=tuple(checks)), model="m", docs_dir=docs, **during)
     assert (found.page is not None, found.unsaved) == (True, "")
-    rig = Rig(home)
-    rollout_id = rig.start()
-    rig.controller().drive(rollout_id, good(rig.clock.now))
-    rig.controller().command(rollout_id, Order.ABORT, by=IMAGE, reason=SCRIPT)
-    write_report(reports_at(home), rollout_id)
+    (reports / "rollout.html").write_text(hostile_page(home, f"\"'>{IMAGE}{SCRIPT}{LINK}"))
     return home
 
 

@@ -122,7 +122,11 @@ def test_the_page_needs_no_network_and_shows_what_could_not_run(run, window):
     html = page.read_text()
     assert not re.findall(r"""(?:src|href)=["'](?:https?:)?//""", html)
     assert not re.findall(r"""href=["']\.\./""", html)
-    assert "features_gone__not_null" in html
+    assert '<td class="text-warning">unknown</td><td>features_gone__not_null</td><td>hold</td>' in html
+    assert [html.count(f'<td class="text-{each}</td>') for each in ('danger">fail', 'success">pass')] == [
+        2,
+        4,
+    ]
     assert "An unexpected Exception" not in html
     assert "<b>" not in html
     assert page.name in (page.parent / "index.html").read_text()

@@ -1,24 +1,34 @@
 """The page that a rollout leaves behind: what it says, that it is safe to open, that it stays small."""
 
 import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass, replace
 from datetime import timedelta
+from enum import Enum
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
+from jinja2 import Environment, FileSystemLoader, UndefinedError, nodes
+from pydantic import BaseModel
 from sqlalchemy import insert
 
 from pipelines.core.errors import CommandRefused
 from pipelines.core.rollout.alerts import Alert
-from pipelines.core.rollout.events import Order
+from pipelines.core.rollout.events import Command, Order
 from pipelines.platform.systems import Systems
-from pipelines.reports.report import Reports, write_report
+from pipelines.reports.page import Link, page
+from pipelines.reports.report import Reports, rollout_story, write_report
+from pipelines.reports.story import Looked, Point, Story
 from pipelines.rollouts.controller import utc_now
 from pipelines.rollouts.guardrails import REPEATED, REQUEST_FAULTS
+from resources.checks.pages import PACKAGE, STYLED, render
 from resources.ledger.counters import CounterBucket
 from resources.ledger.database import COUNTER_BUCKETS
 from resources.notifier import Notifier
-from resources.settings import Settings
+from resources.settings import ROOT, Settings
 from tests.support.memory_systems import reports_of
 from tests.support.rollouts import MINUTE, MODEL, START, Rig, good, harmful
 
@@ -206,3 +216,105 @@ def test_a_report_may_be_written_before_anything_happened(tmp_path: Path) -> Non
     refused = rig.controller().refuse(MODEL, "7", "no signature")
     text = Reader(write_report(reports_at(tmp_path), refused).read_text()).text
     assert "version 7 was refused before any traffic" in text
+
+
+def hostile(value: Any, words: str) -> Any:
+    """The same value; every text in it that somebody chose, however deep, says `words` too."""
+    match value:
+        case Enum():
+            return value
+        case str():
+            return f"{value}{words}"
+        case BaseModel():
+            return value.model_copy(update={k: hostile(v, words) for k, v in value if k != "kind"})
+        case _ if is_dataclass(value) and not isinstance(value, type):
+            return replace(value, **{f.name: hostile(getattr(value, f.name), words) for f in fields(value)})
+        case Mapping():
+            return {hostile(k, words): hostile(v, words) for k, v in value.items()}
+        case tuple() | list():
+            each = [hostile(entry, words) for entry in value]
+            return type(value)(*each) if hasattr(value, "_fields") else type(value)(each)
+        case _:
+            return value
+
+
+def hostile_page(folder: Path, words: str) -> str:
+    """The page of a whole rollout, in which every name, reason, metric and sentence says `words`."""
+    _, rollout_id = rolled_back(folder)
+    told = rollout_story(reports_at(folder), rollout_id)
+    order = Command(rollout_id=rollout_id, seq=99, at=START, order=Order.PAUSE, by="ann", reason="to look")
+    points = tuple(Point(START + MINUTE * k, 0.1, -1.0 / k, 1.0 / k) for k in range(1, 9))
+    looked = Looked(8, START, "delay", 0.3, points, (), ("It is later.",))
+    story: Story = replace(told, events=(*told.events, order), looked=looked, boundary=6.0)
+    links = [Link("MLflow", "http://m/?a=b&c="), Link("elsewhere", "javascript:")]
+    return page(hostile(story, words), hostile(links, words), written=START)
+
+
+def test_every_value_of_a_rollout_is_text_in_its_page_whoever_wrote_it_and_never_a_tag(
+    tmp_path: Path,
+) -> None:
+    quiet, loud = Reader(hostile_page(tmp_path / "a", "")), hostile_page(tmp_path / "b", f"\"'>{EVIL}")
+    found = Reader(loud)
+    assert (EVIL in loud, found.loads, found.tags) == (False, [], quiet.tags)
+    assert 'href="javascript' not in loud
+    told = (
+        "version 2",
+        "Champion 1",
+        "ann",
+        "to look",
+        "errors",
+        "delay",
+        "It is later.",
+        "MLflow",
+        "elsewhere",
+    )
+    missing = [each for each in told if f"{each}\"'>{EVIL}" not in found.text]
+    assert missing == []
+
+
+def test_every_value_of_a_list_of_windows_is_text_in_it_and_never_a_tag() -> None:
+    page = render(PACKAGE, "index.html", policy=STYLED, model=EVIL, windows=())
+    assert (EVIL in page, EVIL in Reader(page).text) == (False, True)
+
+
+def test_a_value_that_is_not_given_is_an_error_and_no_empty_place() -> None:
+    with pytest.raises(UndefinedError, match="'model' is undefined"):
+        render(PACKAGE, "index.html", policy=STYLED, windows=())
+
+
+FOLDERS = sorted(path for top in ("pipelines", "resources") for path in (ROOT / top).rglob("templates"))
+
+MADE_BY_HAND = re.compile(r"<(html|body|table|tr|td|th|p|ul|li|dl|h[1-6]|svg|span|section|style)\b[^<]*>")
+
+TRUSTED = re.compile(r"\bMarkup\b|\bmarkupsafe\b|\bEnvironment\(\)")
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: str(folder.relative_to(ROOT)))
+def test_no_template_takes_a_value_for_markup(folder: Path) -> None:
+    environment = Environment(loader=FileSystemLoader(folder))
+    trees = [environment.parse((folder / name).read_text()) for name in environment.list_templates()]
+    trusting = [
+        f.name for tree in trees for f in tree.find_all(nodes.Filter) if f.name in ("safe", "forceescape")
+    ]
+    switched = [n for tree in trees for n in tree.find_all((nodes.EvalContextModifier, nodes.MarkSafe))]
+    bare = [name for name in environment.list_templates() if "={{" in (folder / name).read_text()]
+    assert (len(trees) > 3, trusting, switched, bare) == (True, [], [], [])
+
+
+def test_templates_are_part_of_the_package_that_draws_them() -> None:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    packages = {".".join(folder.parent.relative_to(ROOT).parts) for folder in FOLDERS}
+    assert declared == {package: ["templates/*"] for package in packages}
+
+
+def test_no_page_is_made_of_strings_in_python() -> None:
+    """What is made so is escaped where somebody thought of it."""
+    sources = (
+        path for top in ("pipelines", "resources", "assets", "sensors") for path in (ROOT / top).rglob("*.py")
+    )
+    made = [
+        f"{path.relative_to(ROOT)}: {tag[0]}"
+        for path in sources
+        for tag in (*MADE_BY_HAND.finditer(path.read_text()), *TRUSTED.finditer(path.read_text()))
+    ]
+    assert made == []
