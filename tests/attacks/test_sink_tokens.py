@@ -3,10 +3,12 @@
 import base64
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, urlsplit
@@ -15,6 +17,7 @@ import httpx
 import pytest
 
 from pipelines.core.errors import ServingError
+from resources.prediction_log.sink.__main__ import _CONNECTIONS
 from resources.prediction_log.sink.tokens import model_token, url_for
 from tests.fake_kubernetes.backends import artefact, backend
 from tests.fake_kubernetes.server import serving
@@ -133,6 +136,30 @@ def test_what_is_no_token_at_all_is_refused_like_a_wrong_one(sink: Sink):
     for each in odd:
         headers = [*event(MINE), ("authorization", each.encode())]
         assert httpx.post(sink.url, headers=headers, json={}, trust_env=False).status_code == 401
+
+
+HALF_SENT = (
+    b"",
+    b"POST / HT",
+    b"POST / HTTP/1.1\r\nhost: a\r\n",
+    b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n",
+)
+
+
+def test_connections_that_nobody_asks_anything_on_keep_no_model_from_its_sink(sink: Sink):
+    """As many as there may be: they need no token, and were first."""
+    address = urlsplit(sink.url)
+    with ExitStack() as stack:
+        for number in range(_CONNECTIONS + 20):
+            each = stack.enter_context(socket.create_connection((address.hostname, address.port), timeout=5))
+            each.sendall(HALF_SENT[number % len(HALF_SENT)])
+        assert [sink.post(MINE, model_token(KEY, MINE)) for _ in range(5)] == [200] * 5
+
+
+def test_a_websocket_is_refused_like_any_other_request_and_fills_no_log_with_errors(sink: Sink):
+    upgrade = {"connection": "upgrade", "upgrade": "websocket", "sec-websocket-version": "13"}
+    upgrade["sec-websocket-key"] = base64.b64encode(b"0123456789abcdef").decode()
+    assert httpx.get(sink.url, headers=upgrade, trust_env=False).status_code == 403
 
 
 def test_an_address_without_a_password_stays_as_it_is_and_one_that_is_none_is_not_repeated():

@@ -1,9 +1,11 @@
 """`python -m resources.prediction_log.sink`: serve the sink as environment variables say (docs/kubernetes.md lists them)."""
 
+import asyncio
 import os
 from collections.abc import Mapping
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from resources.prediction_log.sink.app import Sink
 from resources.prediction_log.sink.committer import Committer
@@ -13,7 +15,38 @@ _SHORTEST = 16
 """Characters of a token that cannot be found by trying."""
 
 _CONNECTIONS = 1_000
-"""Beyond it 503: each may hold some headers before it is known who asks."""
+"""Each may hold some headers before it is known who asks."""
+
+
+class GivesWay(H11Protocol):
+    """Beyond the most connections there may be, the one that has waited longest for a whole request gives way to a new one.
+
+    Nobody has to say who they are to open connections: refusing new ones would leave the sink to whoever was first. Where
+    all have sent a request, a new one is answered 503.
+    """
+
+    waits_since = 0.0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        super().connection_made(transport)
+        self.waits_since = self.loop.time()
+        others = (each for each in self.connections if isinstance(each, GivesWay) and each is not self)
+        if len(self.connections) >= (self.limit_concurrency or _CONNECTIONS):
+            waiting = [each for each in others if each.waits]
+            if waiting:
+                oldest = min(waiting, key=lambda each: each.waits_since)
+                self.connections.discard(oldest)
+                oldest.transport.abort()
+
+    @property
+    def waits(self) -> bool:
+        """For the headers of a request."""
+        cycle = self.cycle  # pyright: ignore[reportUnknownMemberType]
+        return cycle is None or cycle.response_complete  # pyright: ignore[reportUnnecessaryComparison]
+
+    def on_response_complete(self) -> None:
+        self.waits_since = self.loop.time()
+        super().on_response_complete()
 
 
 def main(env: Mapping[str, str]) -> None:
@@ -33,7 +66,7 @@ def main(env: Mapping[str, str]) -> None:
         Sink(committer, token, env.get("RAMPGATE_SINK_TOKEN_BEFORE", "")),
         host=host,
         port=port,
-        http="h11",
+        http=GivesWay,
         limit_concurrency=_CONNECTIONS,
         access_log=False,
         log_level="warning",

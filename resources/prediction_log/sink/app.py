@@ -51,6 +51,8 @@ class Sink:
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close"})  # before it is open: 403
         elif scope["method"] == "POST":
             await self._post(scope, receive, send)
         elif scope["path"] == "/metrics":
