@@ -4,11 +4,13 @@ and what is allowed.
 
 import io
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any, TypeVar, cast, get_args
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -84,6 +86,11 @@ MAX_DEPTH = 100
 KEPT_DOCUMENTS = 2048
 """Both files of a thousand models: parsing one takes ten milliseconds, and three parts of the code server ask."""
 
+_BITS = 63
+
+_UNWRITABLE = re.compile("[\0\ud800-\udfff]")
+"""NUL, and surrogates: a YAML escape may name one by itself."""
+
 
 @dataclass(frozen=True)
 class Document:
@@ -129,22 +136,25 @@ def read_document(path: Path) -> Document:
 
 @lru_cache(maxsize=KEPT_DOCUMENTS)
 def _document(path: Path, content: bytes) -> Document:
-    root = _parse(path, content)
-    if not isinstance(root, CommentedMap):
-        raise ManifestProblem(f"{shown(root)}: expected a mapping of keys to values", file=path, line=1)
     reader = _Reader(path)
-    data = reader.plain(root, (), 1)
-    return Document(path, content, data, reader.lines)
+    # Made plain before anything is said of it: a few aliases may stand for more text than memory holds.
+    data = reader.plain(_parse(path, content), (), 1)
+    if not isinstance(data, dict):
+        raise ManifestProblem(f"{shown(data)}: expected a mapping of keys to values", file=path, line=1)
+    return Document(path, content, cast(dict[str, Any], data), reader.lines)
 
 
 def _read(path: Path) -> bytes:
     try:
-        content = path.read_bytes()
+        # A pipe or a device has no end, and a link may lead to one.
+        if not S_ISREG(path.stat().st_mode):
+            raise ManifestProblem("cannot be read: no file", file=path, line=1)
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise ManifestProblem(f"cannot be read: {error.strerror}", file=path, line=1) from error
     if len(content) > MAX_BYTES:
-        message = f"{len(content)} bytes; at most {MAX_BYTES} are read"
-        raise ManifestProblem(message, file=path, line=1)
+        raise ManifestProblem(f"more than {MAX_BYTES} bytes, which is all that is read", file=path, line=1)
     return content
 
 
@@ -208,6 +218,7 @@ class _Reader:
             line = self._line(node, key, self.lines[location])
             if not isinstance(key, str):
                 raise self._refuse(location, line, f"{shown(key)}: keys are text; quote it")
+            self._require_writable(key, location, line)
             result[str(key)] = self.plain(value, (*location, str(key)), line)
         return result
 
@@ -219,6 +230,7 @@ class _Reader:
     def _scalar(self, value: object, location: Location, line: int) -> Any:
         if value is None or isinstance(value, bool):
             return value
+        self._require_writable(value, location, line)
         for kind in (str, int, float):
             if isinstance(value, kind):
                 return kind(value)
@@ -226,6 +238,17 @@ class _Reader:
         raise self._refuse(
             location, line, f"{shown(str(value))} ({name}): expected text, a number or a boolean"
         )
+
+    def _require_writable(self, value: object, location: Location, line: int) -> None:
+        """What no JSON, database or cluster takes must not get as far as there."""
+        if isinstance(value, int) and value.bit_length() > _BITS:
+            raise self._refuse(
+                location, line, f"a number of {value.bit_length()} bits: expected at most {_BITS}"
+            )
+        if isinstance(value, str) and _UNWRITABLE.search(value):
+            raise self._refuse(
+                location, line, f"{shown(str(value))}: expected text without NUL or half characters"
+            )
 
     def _count(self, value: object, location: Location, line: int) -> None:
         self.nodes += 1

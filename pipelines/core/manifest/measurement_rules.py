@@ -1,7 +1,8 @@
 """Rules between the keys of metrics, data checks and drift."""
 
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 
 from pipelines.core.manifest.document import Finding, shown
@@ -155,6 +156,9 @@ _NEEDS = {
 
 _PARAMETERS = ("min", "max", "values", "regex")
 
+_COMPILING_SECONDS = 2.0
+"""For all patterns of a file. Ordinary ones take a millisecond, and the slowest a second each."""
+
 
 def check_findings(check: Check) -> Iterator[Finding]:
     """What is wrong with one of `data_checks.checks`, places relative to it."""
@@ -167,6 +171,26 @@ def check_findings(check: Check) -> Iterator[Finding]:
             owners = " or ".join(kind for kind, keys in _NEEDS.items() if key in keys)
             yield (key,), f"only allowed with type: {owners}, not {check.type!r}"
     yield from _value_findings(check)
+
+
+def patient_check_findings() -> Callable[[Check], Iterator[Finding]]:
+    """`check_findings` for the checks of one file, which gives up on patterns that cost too much to compile."""
+    spent = 0.0
+
+    def judge(check: Check) -> Iterator[Finding]:
+        nonlocal spent
+        if check.regex is not None and spent > _COMPILING_SECONDS:
+            yield (
+                ("regex",),
+                f"{shown(check.regex)}: the patterns before this one took more than {_COMPILING_SECONDS:g} s to compile:"
+                " expected simpler ones",
+            )
+            return
+        began = time.monotonic()
+        yield from check_findings(check)
+        spent += time.monotonic() - began
+
+    return judge
 
 
 def drift_findings(drift: Drift) -> Iterator[Finding]:

@@ -12,9 +12,9 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pipelines.core.cron import Cron
 from pipelines.core.manifest.document import Document, Finding, Location, dotted, parse_or_none, shown
 from pipelines.core.manifest.measurement_rules import (
-    check_findings,
     drift_findings,
     guardrail_findings,
+    patient_check_findings,
     primary_findings,
     row_findings,
 )
@@ -69,7 +69,7 @@ def meaning_findings(document: Document) -> Iterator[Finding]:
     yield from _length_findings(document)
     yield from _unknown_findings(document)
     yield from _ab_test_findings(document)
-    yield from _each(document, ("data_checks", "checks"), Check, check_findings)
+    yield from _each(document, ("data_checks", "checks"), Check, patient_check_findings())
     yield from _part(document, ("data_checks",), DataChecks, row_findings)
     yield from _part(document, ("drift",), Drift, drift_findings)
     yield from _part(document, ("validation",), Validation, _validation_findings)
