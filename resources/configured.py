@@ -5,7 +5,6 @@ each configuration in a process, for connections are kept, and sensors keep what
 """
 
 import os
-import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cache, wraps
@@ -23,7 +22,7 @@ from resources.links import Links
 from resources.notifier import Notifier
 from resources.registry.registry import Registry
 from resources.serving.contract import ServingBackend
-from resources.settings import RUN_MODEL, Ports, Settings
+from resources.settings import HIDDEN, RUN_MODEL, Ports, Settings, shown
 
 Given = ParamSpec("Given")
 
@@ -44,8 +43,6 @@ def once(make: Callable[Given, Made]) -> Callable[Given, Made]:
 
 # Secrets stay in the environment: an address is shown without its password.
 
-HIDDEN = "***"
-
 LEDGER, LAKE, MLFLOW, ALERTS = (
     "RAMPGATE_LEDGER_URL",
     "RAMPGATE_LAKE_CATALOG",
@@ -53,15 +50,6 @@ LEDGER, LAKE, MLFLOW, ALERTS = (
     "RAMPGATE_ALERT_URLS",
 )
 """Environment variables whose values may hold secrets."""
-
-_IN_AUTHORITY = re.compile(r"(://[^:/@\s]*):\S*@")
-
-_IN_PARAMETER = re.compile(r"(password\s*=\s*)('(?:[^'\\]|\\.|'')*'|[^\s&'][^\s&]*)", re.IGNORECASE)
-
-
-def shown(address: str) -> str:
-    """The address with `***` in place of each password: of a URL's user, of its query, or of a DSN."""
-    return _IN_PARAMETER.sub(rf"\1{HIDDEN}", _IN_AUTHORITY.sub(rf"\1:{HIDDEN}@", address))
 
 
 def whole(address: str, variable: str) -> str:

@@ -17,7 +17,7 @@ from pipelines.core.errors import LedgerError, RampgateError
 from pipelines.core.rollout.alerts import Alert
 from resources.ledger.ledger import Delivery, Ledger
 from resources.links import Links
-from resources.settings import ROOT, Settings
+from resources.settings import ROOT, Settings, shown
 
 
 def platform_alert(
@@ -110,11 +110,12 @@ def say(log: logging.Logger, level: int, message: str, error: Exception | None =
 def in_words(error: Exception) -> str:
     """The error's type, and its text where we or the system wrote it; of others where it was raised.
 
-    What a library says may quote rows, and these words go into alerts and the ledger. The log has all of it.
+    What a library says may quote rows, and these words go into alerts and the ledger. The log has all of it. Secrets of
+    addresses are in none of it.
     """
     kind = type(error).__name__
     if isinstance(error, RampgateError | OSError):
-        return f"{kind}: {error}"[:MOST_WORDS]
+        return shown(f"{kind}: {error}")[:MOST_WORDS]
     return f"{kind}{_place(error)}; its text is in the log"
 
 

@@ -128,3 +128,26 @@ def certificates() -> ssl.SSLContext:
     `SSL_CERT_FILE` and `SSL_CERT_DIR` name others than certifi's.
     """
     return httpx.create_ssl_context()
+
+
+# Addresses may hold secrets. Whatever shows one, a page, a log line or an error, shows it without.
+
+
+HIDDEN = "***"
+
+_IN_AUTHORITY = re.compile(r"(://[^:/@\s]*):\S*@")
+
+_ALONE = re.compile(r"(https?://)[^:/@\s]+@", re.IGNORECASE)
+"""A web service takes a token for a user; the user of a database is none."""
+
+_IN_PARAMETER = re.compile(
+    r"(\b\w*(?:passw(?:or)?d|pwd|token|secret|credential|access_key|signature)\w*\s*=\s*)"
+    r"('(?:[^'\\]|\\.|'')*'|(?:[^\s&'\\]|\\.)(?:[^\s&\\]|\\.)*)",
+    re.IGNORECASE,
+)
+
+
+def shown(address: str) -> str:
+    """The address with `***` in place of each secret: of a URL's user, of its query, or of a DSN."""
+    address = _ALONE.sub(rf"\1{HIDDEN}@", _IN_AUTHORITY.sub(rf"\1:{HIDDEN}@", address))
+    return _IN_PARAMETER.sub(rf"\1{HIDDEN}", address)

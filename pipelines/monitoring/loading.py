@@ -19,7 +19,7 @@ from resources.lake.windows import mark_ingested
 from resources.ledger.ledger import Ledger
 from resources.notifier import platform_alert
 from resources.prediction_log.objects import fetch_blobs, fetch_segments
-from resources.settings import Settings
+from resources.settings import Settings, shown
 
 
 def fetch_from_stores(lake: Lake, settings: Settings, model: str, directory: Path) -> int:
@@ -46,7 +46,7 @@ def _check(stores: Mapping[str, str], lake: Lake) -> None:
     """They are read with the lake's own access, which must therefore be access to S3."""
     for name, url in stores.items():
         if not url.startswith("s3://"):
-            raise LakeError(f"{name} is {url!r}, must be s3://bucket/prefix")
+            raise LakeError(f"{name} is {shown(url)!r}, must be s3://bucket/prefix")
         if not lake.location.on_s3:
             raise LakeError(
                 f"{name} is read with the lake's access, so RAMPGATE_LAKE_DATA must be s3://, too"

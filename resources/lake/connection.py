@@ -19,7 +19,7 @@ from duckdb import DuckDBPyConnection
 from pipelines.core.errors import LakeError
 from resources.lake.writer_lock import postgres_writer_lock, writer_lock
 from resources.registry.signature import LONGEST_NAME
-from resources.settings import Settings
+from resources.settings import Settings, shown
 
 
 def identifier(name: str) -> str:
@@ -110,11 +110,11 @@ class Location:
         return f"ATTACH {literal('ducklake:' + self.catalog)} AS lake ({', '.join(options)})"
 
     def redact(self, message: str) -> str:
-        """`message` without the catalogue's DSN, which may hold a password."""
+        """`message` without the catalogue's DSN, which may hold a password, in whichever way it is quoted."""
         if self.sqlite_file is not None:
             return message
         dsn = self.catalog.removeprefix(_POSTGRES)
-        return message.replace(dsn, "<dsn>") if dsn else message
+        return shown(message.replace(dsn, "<dsn>") if dsn else message)
 
 
 def s3_secret_statement(env: Mapping[str, str] | None = None) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pipelines.core.errors import LakeError
 from resources.files import lock
+from resources.settings import shown
 
 _POSTGRES_KEY = 5_202_611_271
 """Of the advisory lock, in the catalogue's database."""
@@ -43,5 +44,10 @@ def postgres_writer_lock(dsn: str, *, timeout: float) -> Generator[None]:
         except psycopg.errors.LockNotAvailable as error:
             raise LakeError(f"another process has been writing to the lake for {timeout:.0f} s") from error
         except psycopg.OperationalError as error:
-            raise LakeError(f"the lake's catalogue does not answer: {error}") from error
+            raise LakeError(f"the lake's catalogue does not answer: {shown(str(error))}") from error
+        except psycopg.ProgrammingError:
+            # Without its cause, whose text may quote the whole address, and runs keep that.
+            raise LakeError(
+                "RAMPGATE_LAKE_CATALOG cannot be read, must be postgres:<dsn> as libpq has it"
+            ) from None
         yield

@@ -34,6 +34,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from sqlalchemy.types import TypeDecorator
 
 from pipelines.core.errors import LedgerConflict, LedgerError
+from resources.settings import shown
 
 METADATA = MetaData()
 
@@ -150,8 +151,11 @@ class Database:
     def __init__(self, url: str) -> None:
         try:
             self.url = make_url(url)
-        except ArgumentError as error:
-            raise LedgerError(f"ledger URL cannot be read: {error}") from error
+        except (ArgumentError, ValueError):
+            # Without its cause, whose text may quote what was to be a password, and runs keep that.
+            raise LedgerError(
+                "ledger URL cannot be read, must be like sqlite:////path or postgresql://user:password@host:5432/name"
+            ) from None
         if self.url.get_backend_name() not in ("sqlite", "postgresql"):
             raise LedgerError(
                 f"ledger URL is for {self.url.get_backend_name()!r}, expected sqlite or postgresql"
@@ -170,8 +174,8 @@ class Database:
 
     @property
     def place(self) -> str:
-        """The URL without its password, for messages."""
-        return self.url.render_as_string(hide_password=True)
+        """The URL without its secrets, for messages."""
+        return shown(self.url.render_as_string(hide_password=True))
 
     @contextmanager
     def reading(self) -> Generator[Connection]:

@@ -16,7 +16,7 @@ from urllib.parse import quote
 import httpx
 
 from pipelines.core.errors import NotInRegistry, RegistryError
-from resources.settings import certificates
+from resources.settings import certificates, shown
 
 _BOUNDS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "20", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
 """MLflow's own defaults wait for minutes (120 s, 7 retries with back-off)."""
@@ -34,7 +34,9 @@ def mlflow_calls(uri: str, what: str) -> Generator[None]:
     try:
         yield
     except (MlflowException, OSError) as error:
-        raise RegistryError(f"{what} failed at MLflow {uri}: {_first_line(error)}") from error
+        # Its text names the address in full, and runs keep what caused an error.
+        cause = error if shown(uri) == uri else None
+        raise RegistryError(shown(f"{what} failed at MLflow {uri}: {_first_line(error)}")) from cause
 
 
 def _first_line(error: BaseException) -> str:
@@ -120,7 +122,12 @@ class RegistryApi:
 
     def __post_init__(self) -> None:
         if not self.uri.startswith(("http://", "https://")):
-            raise RegistryError(f"MLflow's address == {self.uri!r}, must begin with http:// or https://")
+            raise RegistryError(f"MLflow's address == {self.place!r}, must begin with http:// or https://")
+
+    @property
+    def place(self) -> str:
+        """The address without its secrets, for messages."""
+        return shown(self.uri)
 
     def call(self, method: str, path: str, **values: str) -> dict[str, Any]:
         """One call, such as `call("GET", "model-versions/get", name="m", version="1")`.
@@ -137,12 +144,12 @@ class RegistryApi:
                 time.sleep(self.pause * 2 ** (attempt - 1))
             try:
                 answer = self._send(method, path, values)
-            except httpx.TransportError as error:
-                problem = f"MLflow at {self.uri} does not answer ({what}): {error or type(error).__name__}"
+            except (httpx.TransportError, httpx.InvalidURL) as error:
+                problem = f"MLflow at {self.place} does not answer ({what}): {error or type(error).__name__}"
                 continue
             if answer.status_code not in _TRANSIENT:
                 return _result(answer, what)
-            problem = f"MLflow at {self.uri} answered {answer.status_code} to {what}: {_told(answer)[1]}"
+            problem = f"MLflow at {self.place} answered {answer.status_code} to {what}: {_told(answer)[1]}"
         raise RegistryError(f"{problem}; tried {self.attempts} times")
 
     def download(self, path: str, place: Path) -> None:
@@ -151,12 +158,12 @@ class RegistryApi:
         try:
             with self._client() as client, client.stream("GET", url) as answer:
                 if not answer.is_success:
-                    raise RegistryError(f"MLflow at {self.uri} answered {answer.status_code} to {path}")
+                    raise RegistryError(f"MLflow at {self.place} answered {answer.status_code} to {path}")
                 with place.open("wb") as file:
                     for chunk in answer.iter_bytes():
                         file.write(chunk)
         except httpx.TransportError as error:
-            raise RegistryError(f"downloading {path} from MLflow at {self.uri} failed: {error}") from error
+            raise RegistryError(f"downloading {path} from MLflow at {self.place} failed: {error}") from error
 
     def files(self, path: str) -> list[dict[str, Any]]:
         """What lies in a folder of the artefacts that the server keeps: `path`, `is_dir`."""

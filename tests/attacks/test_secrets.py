@@ -2,14 +2,24 @@
 
 import os
 import subprocess
+from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from pipelines.core.errors import LedgerError, RampgateError
+from pipelines.monitoring.loading import fetch_from_stores
 from pipelines.platform.configuration import supervisord_file, write_configuration
 from pipelines.platform.control import PlatformError, private_home
 from pipelines.platform.parts import parts
 from resources.environment import ALLOWED, PREDICTOR, allowed, confined
+from resources.lake.connection import Lake
+from resources.ledger.ledger import Ledger
+from resources.notifier import in_words
+from resources.registry.client import mlflow_calls
+from resources.registry.registry import Registry
+from resources.serving.kserve.prometheus import Prometheus
 from resources.settings import Settings
 
 SECRETS = {
@@ -61,6 +71,68 @@ def test_a_program_has_what_is_allowed_and_what_was_named_and_nothing_else() -> 
     said = subprocess.run(command, env=given, capture_output=True, text=True, check=True).stdout
     names = {line.partition("=")[0] for line in said.splitlines()}
     assert names - {"LC_CTYPE"} == {"OWN", "PATH"}, "Python itself adds the encoding where no locale is set"
+
+
+PASSWORD = "a-pass"
+
+ADDRESSES: dict[str, Callable[[Path], object]] = {
+    "a registry that is away": lambda home: registry_at(f"http://me:{PASSWORD}@127.0.0.1:1", home),
+    "a registry that takes tokens": lambda home: registry_at(f"http://{PASSWORD}@127.0.0.1:1", home),
+    "a registry with another scheme": lambda home: registry_at(f"postgresql://me:{PASSWORD}@h/d", home),
+    "a registry at no port": lambda home: registry_at(f"http://me:{PASSWORD}@[::1", home),
+    "mlflow's own words": lambda home: mlflow_says(f"http://me:{PASSWORD}@127.0.0.1:1"),
+    "a ledger that is away": lambda home: Ledger(f"postgresql://me:{PASSWORD}@127.0.0.1:1/d").rollouts(),
+    "a ledger with a parameter": lambda home: Ledger(f"postgresql://127.0.0.1:1/d?password={PASSWORD}").rollouts(),
+    "a ledger at no port": lambda home: Ledger(f"postgresql://me:a@127.0.0.1:{PASSWORD}/d"),
+    "a lake that is away": lambda home: catalogue_at(f"host=127.0.0.1 port=1 password={PASSWORD}", home),
+    "a lake at no address": lambda home: catalogue_at(f"postgresql://me:{PASSWORD}@[::1/d", home),
+    "a lake with a slip": lambda home: catalogue_at(f"host=127.0.0.1 port=1 password='{PASSWORD}", home),
+    "a Prometheus that is away": lambda home: Prometheus(url=f"http://me:{PASSWORD}@127.0.0.1:1", timeout=1)._query(
+        "up", datetime.now(UTC)
+    ),
+    "a store that is none": lambda home: fetch_from_stores(
+        Lake("sqlite:a", "b", home), settings_with_store(f"https://me:{PASSWORD}@h"), "m", home
+    ),
+}  # fmt: skip
+
+
+def registry_at(uri: str, home: Path) -> None:
+    Registry(uri, cache=home, attempts=1).version_with_alias("m", "champion")
+
+
+def mlflow_says(uri: str) -> None:
+    with mlflow_calls(uri, "asking"):
+        raise OSError(f"API request to {uri}/api failed")
+
+
+def catalogue_at(dsn: str, home: Path) -> None:
+    with Lake(f"postgres:{dsn}", str(home / "data"), home).connect():
+        pass
+
+
+def settings_with_store(url: str) -> Settings:
+    return Settings.from_environment({"RAMPGATE_PREDICTION_LOG_STORE": url})
+
+
+@pytest.mark.parametrize("which", ADDRESSES)
+def test_no_error_about_an_address_nor_its_cause_tells_the_secret_in_it(which: str, tmp_path: Path) -> None:
+    """Runs keep an error with all its causes, alerts and the ledger its words."""
+    with pytest.raises(RampgateError) as failed:
+        ADDRESSES[which](tmp_path)
+    told, error = in_words(failed.value), failed.value
+    while error is not None:
+        told, error = (
+            told + str(error),
+            error.__cause__ or (None if error.__suppress_context__ else error.__context__),
+        )
+    assert PASSWORD not in told
+
+
+def test_words_of_our_own_that_quote_an_address_are_told_without_its_secret() -> None:
+    assert (
+        in_words(LedgerError(f"no answer of https://me:{PASSWORD}@h"))
+        == "LedgerError: no answer of https://me:***@h"
+    )
 
 
 def home_with(folder: Path, mode: int, *entries: str) -> Settings:

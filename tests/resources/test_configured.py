@@ -131,6 +131,9 @@ def test_what_each_resource_is_configured_with_shows_and_no_secret_does(home: Pa
         ("postgres:host=a password = 'it''s' user=me", "postgres:host=a password = *** user=me"),
         ("postgres:host=a password=pass user=me", "postgres:host=a password=*** user=me"),
         ("postgres:host=a sslpassword=pass", "postgres:host=a sslpassword=***"),
+        ("postgres:host=a password=pa\\ ss user=me", "postgres:host=a password=*** user=me"),
+        ("https://token@mlflow.example/a", "https://***@mlflow.example/a"),
+        ("https://mlflow.example/?access_token=pass&x=1", "https://mlflow.example/?access_token=***&x=1"),
         ("http://127.0.0.1:5000", "http://127.0.0.1:5000"),
     ],
 )

@@ -15,7 +15,7 @@ from pipelines.core.errors import NotMeasured, ServingError
 from resources.serving.contract import Counters, RevisionCounters, counted_other_errors, prediction, together
 from resources.serving.envoy.routes import PIN_HEADER, REVISION_HEADER, TOKEN_HEADER
 from resources.serving.kserve.split import Split
-from resources.settings import certificates
+from resources.settings import certificates, shown
 
 _ROWS = TypeAdapter(RevisionCounters)
 
@@ -90,7 +90,9 @@ class Gateways:
             with self._client(timeout=timeout_ms / 1000 + 5) as client:
                 answer = client.post(url, json=dict(request), headers=headers)
         except httpx.HTTPError as error:
-            raise ServingError(f"{revision}: no answer through the gateway at {url}: {error}") from error
+            raise ServingError(
+                f"{revision}: no answer through the gateway at {shown(url)}: {error}"
+            ) from error
         return prediction(revision, answer, served=answer.headers.get(REVISION_HEADER, ""))
 
     def _pods(self) -> list[str]:

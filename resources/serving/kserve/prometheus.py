@@ -12,7 +12,7 @@ import httpx
 from pipelines.core.errors import NotMeasured
 from resources.serving.contract import Counters, RevisionCounters
 from resources.serving.kserve.service import DeploymentMode
-from resources.settings import certificates
+from resources.settings import certificates, shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,12 +175,12 @@ class Prometheus:
             )
             body: dict[str, Any] = answer.json()
         except (httpx.HTTPError, ValueError) as error:
-            raise NotMeasured(f"Prometheus at {self.url}: {error}") from error
+            raise NotMeasured(f"Prometheus at {shown(self.url)}: {error}") from error
         if body.get("status") != "success":
-            raise NotMeasured(f"Prometheus at {self.url}: {body.get('error', answer.status_code)}")
+            raise NotMeasured(f"Prometheus at {shown(self.url)}: {body.get('error', answer.status_code)}")
         rows = [(row["metric"], float(row["value"][1])) for row in body["data"]["result"]]
         if any(not math.isfinite(value) for _, value in rows):
-            raise NotMeasured(f"Prometheus at {self.url}: a value of {expression} is not finite")
+            raise NotMeasured(f"Prometheus at {shown(self.url)}: a value of {expression} is not finite")
         return rows
 
 
