@@ -60,7 +60,8 @@ def read_events(
 
 def place(names: str, name: str, *, only: bool) -> str:
     """SQL of where a column's tensor is among `names` (in lower case), from 1; the only one of its side needs no name."""
-    found = f"list_position({names}, {literal(name.lower())})"
+    # In DuckDB's own lower case, on both sides: Python has another one for a few letters.
+    found = f"list_position({names}, lower({literal(name)}))"
     return f"coalesce({found}, 1)" if only else found
 
 

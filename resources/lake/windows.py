@@ -23,6 +23,11 @@ _MARK = ".ingested"
 
 _LATENCY_WINDOW = timedelta(minutes=2)
 
+_LONGEST_LATENCY = timedelta(days=1)
+"""What is said to have taken longer, or an infinite time, was measured with two clocks, or by none."""
+
+_EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
+
 
 def mark_ingested(directory: Path, started: datetime) -> None:
     """Keep when the ingestion that has just ended began: what was closed before is in the lake."""
@@ -52,8 +57,12 @@ def longest_latency(lake: Lake, model: str, until: datetime) -> timedelta:
             return timedelta(0)
         row = connection.execute(
             f"""SELECT coalesce(max(latency_ms), 0) FROM {table(model, "predictions")}
-                WHERE requested_at >= $since AND requested_at < $until""",
-            {"since": until - _LATENCY_WINDOW, "until": until},
+                WHERE requested_at >= $since AND requested_at < $until AND latency_ms BETWEEN 0 AND $longest""",
+            {
+                "since": until - _LATENCY_WINDOW,
+                "until": until,
+                "longest": _LONGEST_LATENCY / timedelta(milliseconds=1),
+            },
         ).fetchone()
     return timedelta(milliseconds=row[0] if row else 0)
 
@@ -89,14 +98,20 @@ def _beginnings(paths: Iterable[Path]) -> Iterator[datetime]:
 
 
 def _first_time(path: Path) -> Iterator[datetime]:
-    """The time of its first event; of a file that says none, its last change. Nothing, if it is empty."""
+    """The time of its first event; of a file that says none that the lake would take, its last change. Nothing, if it is
+    empty.
+    """
     with path.open("rb") as file:
         line = file.readline()
     if not line:
         return
     try:
-        yield datetime.fromisoformat(json.loads(line)["time"])
-    except (ValueError, KeyError, TypeError):
+        said = datetime.fromisoformat(json.loads(line)["time"])
+        said = said if said.tzinfo else said.replace(tzinfo=UTC)
+        if said < _EARLIEST:
+            raise ValueError(said)
+        yield said
+    except (ValueError, KeyError, TypeError, RecursionError):
         yield datetime.fromtimestamp(path.stat().st_mtime, UTC)
 
 

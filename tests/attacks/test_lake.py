@@ -1,6 +1,7 @@
 """Whoever may send a request, or write a line of the log, must not stop the lake."""
 
 import json
+import os
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -12,10 +13,11 @@ import pytest
 from pipelines.core.errors import LakeError
 from pipelines.core.manifest.model import PredictionLog
 from resources.lake import ingest, segments
-from resources.lake.connection import Lake
+from resources.lake.connection import Lake, identifier
 from resources.lake.ingest import IngestReport, ingest_predictions
 from resources.lake.outcomes import OutcomeReport, ingest_outcomes
 from resources.lake.segments import is_about_content
+from resources.lake.windows import complete_until, longest_latency
 from resources.registry.signature import Column, ModelSchema
 from tests.resources.lake.segments_by_hand import (
     MODEL,
@@ -291,3 +293,63 @@ def test_an_id_with_a_nul_which_ends_the_catalogues_queries_stops_neither_predic
     assert (report.rows, report.bad) == (2, 3)
     ids = "SELECT concat_ws(' ', request_id, revision, unit_id, caller_id) FROM predictions"
     assert not [text for (text,) in rows(ids) if "\0" in text]
+
+
+def test_a_latency_that_no_clock_measured_does_not_stop_whoever_asks_for_the_longest(
+    lake: Lake, log: Log
+) -> None:
+    for number, said in enumerate(("1e308", "1e400", "NaN", "-1e308", "5e18", "-5")):
+        asked, answered = prediction(f"r{number}", latency_ms=7.5)
+        log.segment(str(number), asked, answered.replace('"latencyms": 7.5', f'"latencyms": {said}'))
+    log.segment("9", *prediction("ordinary", latency_ms=7.5))
+    ingest_predictions(lake, MODEL, SCHEMA, log.predictions)
+    assert longest_latency(lake, MODEL, START + timedelta(seconds=1)) == timedelta(milliseconds=7.5)
+
+
+def test_a_first_line_that_says_no_time_in_any_way_delays_evidence_and_does_not_break_it(
+    lake: Lake, log: Log
+) -> None:
+    ingest_predictions(lake, MODEL, SCHEMA, log.predictions)
+    deep = "[" * 5_000 + "]" * 5_000
+    odd = [
+        deep,
+        f'{{"time": {deep}}}',
+        '{"time": "0001-01-01T00:00:00+23:00"}',
+        '{"time": "2026-01-01T00:00:00"}',
+    ]
+    for line in odd:
+        path = log.segment("1", line + "\n")
+        changed = START - timedelta(hours=1)
+        os.utime(path, (changed.timestamp(), changed.timestamp()))
+        found = complete_until(lake, MODEL, predictions=log.predictions, now=START + timedelta(days=1))
+        assert found == (START if line == odd[-1] else changed)
+
+
+def test_no_name_of_a_column_loses_its_values(lake: Lake, log: Log, rows: Rows) -> None:
+    """Keywords, names of our own columns, and letters with more than one lower case."""
+    names = [
+        "select",
+        "row",
+        "names",
+        "tensors",
+        "r0",
+        "batch",
+        "$x",
+        "it's",
+        '"q"',
+        "a;b",
+        " lead",
+        "İ",
+        "ẞ",
+        "ǅ",
+    ]
+    schema = ModelSchema(
+        tuple(Column(name, "double") for name in names), (Column("order", "double"), Column("İ", "double"))
+    )
+    for count in (1, 3):
+        outputs = {"order": [1.0] * count, "İ": [1.0] * count}
+        lines = prediction(f"of {count}", inputs={name: [1.0] * count for name in names}, outputs=outputs)
+        log.segment(str(count), *lines)
+    assert ingest_predictions(lake, MODEL, schema, log.predictions) == IngestReport(segments=2, rows=4)
+    every = " AND ".join(f"features.{identifier(name)} = 1" for name in names)
+    assert rows(f'SELECT count(*) FROM predictions WHERE {every} AND outputs."İ" = 1') == [(4,)]
