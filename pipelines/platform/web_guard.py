@@ -28,7 +28,8 @@ JSON = frozenset({"application/json"})
 
 _READING = ("GET", "HEAD", "OPTIONS")
 
-_OTHER_SITES = ("cross-site", "same-site")
+_OURSELVES = ("same-origin", "none")
+"""What a browser says of a page of this part, and of an address that somebody typed; anything else is somebody else's."""
 
 _LONGEST = 100
 """Characters of a header that a message quotes."""
@@ -131,7 +132,7 @@ def _foreign(scope: Scope, headers: dict[str, str], host: str) -> Refusal | None
     origin = headers.get("origin")
     if origin is not None and origin.lower() not in (f"http://{host}", f"https://{host}"):
         return Refusal(403, f"a page from {_quoted(origin)} asks, which is not this part's own")
-    if headers.get("sec-fetch-site") not in _OTHER_SITES or _follows_a_link(scope, headers):
+    if headers.get("sec-fetch-site", "none") in _OURSELVES or _follows_a_link(scope, headers):
         return None
     return Refusal(403, "a page of another site or port asks; only links may lead here")
 

@@ -53,6 +53,7 @@ def test_a_name_of_this_installation_is_answered(host: str) -> None:
     "host",
     ["", "evil.example", "evil.example:3000", "127.0.0.1", "127.0.0.1:3001", "localhost", "localhost.evil.example:3000",
      "127.0.0.1:3000.evil.example", "evil.example#127.0.0.1:3000", "other.example", "other.example:1", "[::1]", "0.0.0.0:3000",
+     "localhost.:3000", "127.1:3000", "2130706433:3000", "[::ffff:127.0.0.1]:3000", "127.0.0.1:03000", "user@127.0.0.1:3000",
      "127.0.0.1:3000,evil.example", "127.0.0.1:٣٠٠٠".encode()],
 )  # fmt: skip
 def test_any_other_name_is_refused(host: str) -> None:
@@ -83,6 +84,48 @@ def test_links_lead_here_and_nothing_else_does(site: str) -> None:
     )
     assert status("GET", "/", link | {"sec-fetch-dest": "iframe"}) == 403
     assert status("POST", "/", JSON | link) == 403
+
+
+@pytest.mark.parametrize("site", ["Cross-Site", "none, cross-site", "same-origin;x", "", "later"])
+def test_what_a_browser_says_in_words_that_are_not_known_is_somebody_elses(site: str) -> None:
+    assert status("GET", "/", {"sec-fetch-site": site}) == 403
+    assert status("POST", "/graphql", JSON | {"sec-fetch-site": site}) == 403
+
+
+HERE = ("host", HOST)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [[HERE, ("origin", "http://127.0.0.1:3001")], [HERE, ("origin", "null")], [HERE, ("sec-fetch-site", "cross-site")],
+     [HERE, HERE], [("host", "evil.example:3000"), ("origin", "http://evil.example:3000")], [("host", "localhost.:3000")],
+     [HERE, ("origin", f"http://{HOST}"), ("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate"),
+      ("sec-fetch-dest", "document")]],
+)  # fmt: skip
+def test_a_page_from_elsewhere_opens_no_websocket(headers: list[tuple[str, str]]) -> None:
+    assert opened(headers) == ["websocket.close"]
+
+
+def test_a_page_of_this_part_opens_a_websocket() -> None:
+    assert opened([HERE, ("origin", f"http://{HOST}"), ("sec-fetch-site", "same-origin")]) == ["opened"]
+
+
+def opened(headers: list[tuple[str, str]]) -> list[str]:
+    """What became of a request for a websocket."""
+    import asyncio
+
+    said: list[str] = []
+
+    async def part(scope: Any, receive: Any, send: Any) -> None:
+        said.append("opened")
+
+    async def send(message: Any) -> None:
+        said.append(message["type"])
+
+    raw = [(name.encode(), value.encode()) for name, value in headers]
+    scope = {"type": "websocket", "path": "/graphql", "query_string": b"", "headers": raw}
+    asyncio.run(Guard(part, RULES)(scope, None, send))  # pyright: ignore[reportArgumentType]
+    return said
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
