@@ -80,6 +80,22 @@ def test_a_header_of_any_depth_or_shape_is_refused_in_words(committer: Committer
     run(committer, all_of_them())
 
 
+@pytest.mark.parametrize(
+    ("data", "held"),
+    [("[NaN, 1]", [None, 1]), ("[Infinity]", 400), ("[NaN, -Infinity]", 400), ('[NaN, "\\ud800"]', 400), ("NaN NaN", 400),
+     (f"[NaN, {'9' * 5000}]", 400), ("[NaN, " + "[" * 2000 + "]" * 2001, 400), ("[NaN, " + "[" * 300 + "]" * 301, 400)],
+)  # fmt: skip
+def test_no_body_that_a_model_server_takes_keeps_its_answer_out_of_the_log(
+    committer: Committer, tmp_path: Path, data: str, held: Any
+) -> None:
+    status, _ = run(committer, post(Sink(committer), f'{{"data": {data}}}'.encode()))
+    lines = [
+        line for path in closed_segments(tmp_path / "flight-delay") for line in path.read_text().splitlines()
+    ]
+    assert [json.loads(line)["data"]["data"] for line in lines] == ([held] if status == 200 else [])
+    assert status == (held if isinstance(held, int) else 200)
+
+
 def test_what_waits_is_bounded_in_bytes_and_the_rest_is_told_to_come_back(committer: Committer) -> None:
     """Half-sent bodies count as much as those that wait for the disk."""
     sink = Sink(committer, body_seconds=0.2)

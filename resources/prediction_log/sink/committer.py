@@ -3,13 +3,13 @@ it is safe.
 """
 
 import asyncio
-import contextlib
+import json
 import logging
 import re
 from collections import OrderedDict
 from collections.abc import Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -135,9 +135,18 @@ def _data(body: bytes) -> Any:
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
+        with suppress(ValueError, RecursionError):
+            if b"NaN" in body:
+                return json.loads(body, parse_constant=_not_a_number)
         raise BadEvent(
             f"body: not JSON ({error}); the prediction log holds Open Inference Protocol v2 JSON"
         ) from error
+
+
+def _not_a_number(name: str) -> None:
+    """Model servers take NaN for a number, as Python writes it: what they answered must not stay out of the log for it."""
+    if name != "NaN":
+        raise ValueError(name)
 
 
 # Group commit: events of all connections are written together, and acknowledged once they are durable.
@@ -225,7 +234,7 @@ class Committer:
             await asyncio.sleep(0.005)
         if self._task is not None:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
+            with suppress(asyncio.CancelledError):
                 await self._task
         for writer in self._writers.values():
             writer.close()
