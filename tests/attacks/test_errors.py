@@ -20,7 +20,7 @@ from resources.checks import expectations
 from resources.notifier import MOST_WORDS, contained, in_words
 from resources.registry.signature import ModelSchema
 from resources.serving.embedded.predictors import Launch, last_words, model_server
-from resources.serving.predictor.inputs import BadInput, PredictionFailed
+from resources.serving.predictor.inputs import BadInput, PredictionFailed, Tensor
 from resources.serving.predictor.logged_model import _in_words
 from resources.serving.predictor.outputs import output_tensors
 from resources.settings import ROOT
@@ -58,9 +58,16 @@ def test_a_caller_is_told_the_column_and_what_is_allowed_and_no_value(given: dic
     assert str(int(NUMBER)) not in str(refused.value)
 
 
-def test_a_name_that_a_caller_made_up_is_cut_short() -> None:
+@pytest.mark.parametrize(
+    "given",
+    [{"extra": tensor("x" * 10_000, "FP64", [1.0])}, {"distance": tensor("distance", "X" * 10_000, [1.0])},
+     {"distance": Tensor(name="distance", datatype="FP64", shape=[1] * 10_000, data=[1.0])},
+     {"distance": Tensor(name="distance", datatype="FP64", shape=[10**4_000], data=[1.0])}],
+    ids=["name", "datatype", "shape", "rows"],
+)  # fmt: skip
+def test_whatever_word_a_caller_made_up_is_cut_short(given: dict[str, Tensor]) -> None:
     with pytest.raises(BadInput) as refused:
-        COLUMNS.read(request(extra=tensor("x" * 10_000, "FP64", [1.0])))
+        COLUMNS.read(request(**given))
     assert len(str(refused.value)) < 1000
 
 

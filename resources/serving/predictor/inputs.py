@@ -153,7 +153,7 @@ def _values(column: Column, tensor: Tensor) -> Any:
     if not column.required and all(value is None for value in data):
         return None if not column.has_null else _converted(column, data)
     if tensor.datatype not in column.kind.accepts:
-        raise _wrong(column, f"has datatype {tensor.datatype}")
+        raise _wrong(column, f"has datatype {tensor.datatype:.80}")
     _check(column, data, len(data) // tensor.shape[0])
     array = _converted(column, data)
     if not column.many:

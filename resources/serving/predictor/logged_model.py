@@ -84,7 +84,7 @@ class ServedModel(Model):
         """The v2 response as a dict. Raises `NoPrediction` with the status the caller gets."""
         rows = max((item.shape[0] for item in payload.inputs if item.shape), default=0)
         if rows > self.limits.max_rows:
-            words = f"{rows:,} rows in one request; at most {self.limits.max_rows:,} are taken: send several requests"
+            words = f"{f'{rows:,}':.80} rows in one request; at most {self.limits.max_rows:,} are taken: send several requests"
             await self.refuse(TooLarge(words), headers)
         tensors = [_tensor(item) for item in payload.inputs]
 
