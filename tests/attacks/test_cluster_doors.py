@@ -20,7 +20,7 @@ PARTS = ("rampgate-sink", "rampgate-gateway", "predictor", "dagsterWebserver", "
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_no_pod_can_leave_its_container_or_write_its_own_files(part: str):
+def test_no_pod_can_leave_its_container_write_its_own_files_or_take_its_nodes_memory(part: str):
     assert set(pods()) == set(PARTS)
     assert unlocked(pods()[part]) == []
 
@@ -49,6 +49,7 @@ def test_every_place_that_a_pod_may_write_is_named():
         ({"volumes": [{"name": "v", "emptyDir": {}}]}, "volume v: no sizeLimit"),
         ({"securityContext": {}}, "sink: runAsNonRoot"),
         ({"initContainers": [{"name": "first"}]}, "first: readOnlyRootFilesystem"),
+        ({"initContainers": [{"name": "first", "resources": {"limits": {"cpu": 1}}}]}, "first: memory limit"),
     ],
 )
 def test_a_pod_that_is_not_locked_is_found(change: dict[str, Any], said: str):

@@ -46,6 +46,7 @@ def _container(container: Mapping[str, Any], spec: Mapping[str, Any]) -> Iterato
         "runAsNonRoot": both.get("runAsNonRoot") is True,
         "runAsUser": both.get("runAsUser") != 0,
         "seccompProfile": both.get("seccompProfile") == {"type": "RuntimeDefault"},
+        "memory limit": "memory" in (container.get("resources") or {}).get("limits", {}),
         "hostPort": not any(port.get("hostPort") for port in container.get("ports", [])),
     }
     yield from (f"{name}: {field}" for field, holds in wanted.items() if not holds)

@@ -61,6 +61,7 @@ def pods() -> dict[str, dict[str, Any]]:
                 "name": "run",
                 "securityContext": run["container_config"]["security_context"],
                 "volumeMounts": run["container_config"]["volume_mounts"],
+                "resources": run["container_config"].get("resources", {}),
             }
         ],
     }
@@ -73,6 +74,7 @@ def charted(part: dict[str, Any], account: str) -> dict[str, Any]:
         "name": part["labels"]["rampgate.io/part"],
         "securityContext": part["securityContext"],
         "volumeMounts": part["volumeMounts"],
+        "resources": part.get("resources", {}),
     }
     return {
         "labels": part["labels"],
