@@ -19,6 +19,9 @@ HOST = "127.0.0.1"
 RUN_MODEL = "RAMPGATE_RUN_MODEL"
 """In the environment of a run's process: the model whose manifest and definitions are all that it needs."""
 
+SHORTEST_TOKEN = 16
+"""Characters of a token that cannot be found by trying."""
+
 _HOST_NAME = re.compile(r"([a-z0-9]([a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 
 

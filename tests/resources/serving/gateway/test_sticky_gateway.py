@@ -279,6 +279,15 @@ def test_a_discovery_folder_too_deep_for_a_socket_is_refused() -> None:
         Options.from_environment(deep)
 
 
+@pytest.mark.parametrize("token", ["", "x", "x" * 15])
+def test_a_token_that_is_found_by_trying_opens_no_gateway_to_others(token: str) -> None:
+    env = {"RAMPGATE_GATEWAY_HOST": "0.0.0.0", "RAMPGATE_GATEWAY_TOKEN": token}
+    with pytest.raises(ServingError, match="RAMPGATE_GATEWAY_TOKEN must be set, to 16 characters or more"):
+        Options.from_environment(env)
+    assert Options.from_environment({**env, "RAMPGATE_GATEWAY_TOKEN": "x" * 16}).token
+    assert Options.from_environment({"RAMPGATE_GATEWAY_TOKEN": token}).token == token
+
+
 def test_a_gateway_open_to_others_needs_a_token() -> None:
     env = {**os.environ, "RAMPGATE_GATEWAY_HOST": "0.0.0.0", "RAMPGATE_GATEWAY_TOKEN": ""}
     done = subprocess.run(
