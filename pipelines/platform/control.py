@@ -101,13 +101,14 @@ def private_home(settings: Settings, say: Say) -> None:
     say(f"{home} was open to other users (mode {mode:04o}): it is yours alone now (0700)")
 
 
-def up(settings: Settings, parts: Sequence[Part], *, say: Say = print, seconds: float = 180.0) -> None:
-    """Start what does not run and wait until every part works.
+def up(settings: Settings, parts: Sequence[Part], *, say: Say = print, seconds: float | None = None) -> None:
+    """Start what does not run and wait until every part works, for `seconds`, or as long as the slowest may take to start.
 
     Raises `PlatformError` naming the port that is taken, or the part that does not answer and its last
     words. Repeating it is safe: parts that work are left alone, one that runs and does not work is started again.
     """
     require_usable_home(settings)
+    seconds = max((part.start_seconds for part in parts), default=0.0) if seconds is None else seconds
     supervisor = Supervisor(Layout(settings.home).socket)
     private_home(settings, say)
     _require_no_frozen_supervisord(settings, supervisor)

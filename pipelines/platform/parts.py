@@ -9,6 +9,7 @@ from pathlib import Path
 
 import envoy
 
+from pipelines.core.manifest.load import ROLLOUT_FILE
 from pipelines.platform import health
 from resources.links import Links
 from resources.serving.embedded.layout import Layout, gateway_of
@@ -36,6 +37,11 @@ _IMPORT_SECONDS = 30.0
 """One large library, at low priority on a busy machine."""
 
 
+START_SECONDS, SECONDS_A_MODEL = 180.0, 1.0
+"""How long a part may take until it works for the first time; of that, what reads all definitions, for each model. Loading
+three hundred takes some 90 s on a quiet machine."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Part:
     """One supervised program."""
@@ -50,7 +56,7 @@ class Part:
     """The same for what a new start of this part can mend, where `trouble` may come from another part."""
     patience_seconds: float = 30.0
     """How long it may be silent before it is started again."""
-    start_seconds: float = 180.0
+    start_seconds: float = START_SECONDS
     """How long it may take until it works for the first time."""
     settle_seconds: float = 0.0
     """How long after its start it may fall silent again although it has answered."""
@@ -76,6 +82,11 @@ def parts(settings: Settings, *, definitions: str = DEFINITIONS) -> tuple[Part, 
         _evidently(settings),
         _watch(settings),
     )
+
+
+def _loading_seconds(settings: Settings) -> float:
+    """For what waits until all definitions are loaded: started again before, it would begin anew for ever."""
+    return START_SECONDS + SECONDS_A_MODEL * sum(1 for _ in settings.manifests.glob(f"*/{ROLLOUT_FILE}"))
 
 
 def predictor(program: str) -> Part | None:
@@ -111,6 +122,7 @@ def _code(settings: Settings, definitions: str) -> Part:
         command=_alone(settings, "code", server),
         url=f"unix:{socket}",
         trouble=lambda: health.no_code(socket),
+        start_seconds=_loading_seconds(settings),
     )
 
 
@@ -184,6 +196,7 @@ def _dagster(settings: Settings) -> Part:
         url=url,
         trouble=lambda: health.code_location(url),
         own_trouble=lambda: health.no_answer(f"{url}/server_info"),
+        start_seconds=_loading_seconds(settings),
         ports=(Listens(port=port, setting="RAMPGATE_DAGSTER_PORT"),),
         after="code",
     )
@@ -199,6 +212,7 @@ def _daemon(settings: Settings) -> Part:
         url="",
         trouble=lambda: health.no_heartbeat(url) or health.daemons(url),
         own_trouble=lambda: health.no_heartbeat(url),
+        start_seconds=_loading_seconds(settings),
         after="code",
     )
 

@@ -20,6 +20,7 @@ from pipelines.platform.watchdog import STEADY_SECONDS, Watch
 from resources.serving.embedded.layout import Layout
 from resources.serving.embedded.supervisor import Process, Supervisor, wait_until
 from resources.settings import HOST, Settings
+from tests.support.memory_systems import settings_at, write_model
 from tests.support.own_home import own_home
 from tests.support.ports import free_base
 
@@ -257,3 +258,14 @@ def test_a_beat_that_is_old_is_trouble(tmp_path: Path) -> None:
     assert health.stale(beat, 60) is None
     os.utime(beat, times=(time.time() - 100, time.time() - 100))
     assert "100 s ago" in str(health.stale(beat, 60))
+
+
+def test_what_loads_all_definitions_is_given_more_time_the_more_models_there_are(tmp_path: Path) -> None:
+    """Started again while it still loads, it would begin anew for ever."""
+    settings = settings_at(tmp_path)
+    for number in range(30):
+        write_model(settings.manifests, f"model-{number}")
+    allowed = {part.name: part.start_seconds for part in parts(settings)}
+    waiting = {name for name, seconds in allowed.items() if seconds == 180 + 30}
+    assert waiting == {"code", "dagster", "daemon"}
+    assert {seconds for name, seconds in allowed.items() if name not in waiting} == {180}

@@ -7,7 +7,7 @@ import jsonschema
 import pytest
 from ruamel.yaml import YAML
 
-from pipelines.core.manifest.schema import SCHEMA_FILE, schema_text
+from pipelines.core.manifest.json_schema import SCHEMA_FILE, schema_text
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -15,7 +15,7 @@ MANIFESTS = sorted((REPOSITORY / "serving_manifests").glob("*/rollout.yaml"))
 
 
 def test_the_published_schema_is_up_to_date():
-    assert SCHEMA_FILE.read_text() == schema_text(), "run `python -m pipelines.core.manifest.schema`"
+    assert SCHEMA_FILE.read_text() == schema_text(), "run `python -m pipelines.core.manifest.json_schema`"
 
 
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.parent.name)

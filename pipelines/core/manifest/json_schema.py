@@ -1,6 +1,6 @@
 """The JSON Schema of `rollout.yaml`, published for editors.
 
-`python -m pipelines.core.manifest.schema` rewrites `serving_manifests/rollout.schema.json`.
+`python -m pipelines.core.manifest.json_schema` rewrites `serving_manifests/rollout.schema.json`.
 """
 
 import json
