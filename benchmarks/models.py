@@ -42,7 +42,8 @@ IDLE_RATIO, IDLE_S = 1.15, 6.0
 
 EVENT_S, BOUNDARY_S = 10.0, 5.0
 
-SETTLE_S = 45.0
+SETTLE_S, SETTLED, MOST_SETTLES = 30.0, 0.9, 12
+"""Loading goes on in the daemon after all parts answer. Idle is when half a minute costs no less than nine tenths of the one before."""
 
 PATIENCE_S = 240.0
 
@@ -104,7 +105,7 @@ def measure_at(number: int, given: argparse.Namespace, *, most: bool) -> Measure
         for model in idle:
             platform.register_logged(model, **source)
         found.load_s = spent(platform)["code"]
-        time.sleep(SETTLE_S)
+        settle(platform)
         found.idle, found.memory = a_minute(platform, given.minutes), memory(platform)
         for model in idle[: given.starts]:
             found.events.append(alias_to_event(platform, model))
@@ -171,6 +172,17 @@ def alias_to_event(platform: LightPlatform, model: str) -> float:
     platform.systems.registry.remove_alias(model, "challenger")
     wait_until(lambda: open_rollout(ledger, model) is None, seconds=PATIENCE_S, every=0.5)
     return round(seconds, 2)
+
+
+def settle(platform: LightPlatform) -> None:
+    """Wait until what starting costs is over."""
+    before = float("inf")
+    for _ in range(MOST_SETTLES):
+        cost = a_minute(platform, SETTLE_S / 60)
+        now = sum(cost[part] for part in WATCHED)
+        if now >= SETTLED * before:
+            return
+        before = now
 
 
 def a_minute(platform: LightPlatform, minutes: float) -> dict[str, float]:
