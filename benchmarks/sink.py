@@ -30,7 +30,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from resources.prediction_log.segments import closed_segments, seal_abandoned
 from resources.prediction_log.sink.tokens import model_token
+from resources.serving.embedded.supervisor import wait_until
 from resources.settings import Settings
+from tests.support.ports import listens
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -117,13 +119,8 @@ def sink(home: Path, cores: list[int]) -> Any:
 
 
 def wait_for(port: int) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.05)
-    raise RuntimeError(f"nothing listens on {port}")
+    if not wait_until(lambda: listens(port), seconds=60):
+        raise RuntimeError(f"nothing listens on {port}")
 
 
 def load(port: int, callers: int, seconds: float, cores: list[int]) -> list[str]:

@@ -22,6 +22,12 @@ RUN_MODEL = "RAMPGATE_RUN_MODEL"
 SHORTEST_TOKEN = 16
 """Characters of a token that cannot be found by trying."""
 
+
+def lies_open(host: str, token: str) -> bool:
+    """Whether what listens on `host` is reached by others, past a token that is none or is found by trying."""
+    return host != HOST and len(token) < SHORTEST_TOKEN
+
+
 _HOST_NAME = re.compile(r"([a-z0-9]([a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 
 

@@ -71,14 +71,15 @@ def parts(settings: Settings, *, definitions: str = DEFINITIONS) -> tuple[Part, 
 
     The gateway belongs to embedded serving; a cluster brings its own.
     """
+    loading = _loading_seconds(settings)
     return (
-        _code(settings, definitions),
+        _code(settings, definitions, loading),
         _runs(settings),
         _mlflow(settings),
         *((_gateway(settings),) if settings.serving == "embedded" else ()),
         _reports(settings),
-        _dagster(settings),
-        _daemon(settings),
+        _dagster(settings, loading),
+        _daemon(settings, loading),
         _evidently(settings),
         _watch(settings),
     )
@@ -110,7 +111,7 @@ def code_socket(settings: Settings) -> Path:
     return settings.home / "code.sock"
 
 
-def _code(settings: Settings, definitions: str) -> Part:
+def _code(settings: Settings, definitions: str, loading: float) -> Part:
     socket = code_socket(settings)
     server = _tool(
         "dagster", "code-server", "start", "--socket", socket, "--module-name", definitions,
@@ -122,7 +123,7 @@ def _code(settings: Settings, definitions: str) -> Part:
         command=_alone(settings, "code", server),
         url=f"unix:{socket}",
         trouble=lambda: health.no_code(socket),
-        start_seconds=_loading_seconds(settings),
+        start_seconds=loading,
     )
 
 
@@ -187,7 +188,7 @@ def _reports(settings: Settings) -> Part:
     )
 
 
-def _dagster(settings: Settings) -> Part:
+def _dagster(settings: Settings, loading: float) -> Part:
     port = settings.ports.dagster
     url = Links(settings).dagster
     return Part(
@@ -196,13 +197,13 @@ def _dagster(settings: Settings) -> Part:
         url=url,
         trouble=lambda: health.code_location(url),
         own_trouble=lambda: health.no_answer(f"{url}/server_info"),
-        start_seconds=_loading_seconds(settings),
+        start_seconds=loading,
         ports=(Listens(port=port, setting="RAMPGATE_DAGSTER_PORT"),),
         after="code",
     )
 
 
-def _daemon(settings: Settings) -> Part:
+def _daemon(settings: Settings, loading: float) -> Part:
     url = Links(settings).dagster
     return Part(
         name="daemon",
@@ -212,7 +213,7 @@ def _daemon(settings: Settings) -> Part:
         url="",
         trouble=lambda: health.no_heartbeat(url) or health.daemons(url),
         own_trouble=lambda: health.no_heartbeat(url),
-        start_seconds=_loading_seconds(settings),
+        start_seconds=loading,
         after="code",
     )
 

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -14,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from resources.serving.embedded.supervisor import wait_until
 from resources.serving.envoy.admin import Admin
 from resources.serving.envoy.description import Endpoint, Gateway
 from resources.serving.gateway.envoy import prepare
@@ -27,7 +27,7 @@ from resources.serving.kserve.split import Split, SplitPart
 from tests.conformance.arena import LIGHT_PREDICTOR
 from tests.fake_kubernetes.server import FakeKubernetes, serving
 from tests.fake_kubernetes.world import World, storage_uri
-from tests.support.ports import free_base
+from tests.support.ports import free_base, listens
 
 TOKEN = "gateway-secret"
 
@@ -68,7 +68,7 @@ class StickyGateway:
         command += ["--model-version", version, "--port", str(port)]
         process = subprocess.Popen(command)
         self.predictors[uri] = (port, process)
-        await_listening(port, process)
+        _await_listening(port, process)
 
     def forget(self, service: str) -> None:
         """Remove a service and what served it."""
@@ -105,17 +105,10 @@ class StickyGateway:
             return found.predictor if found else None
 
 
-def await_listening(port: int, process: subprocess.Popen[bytes]) -> None:
+def _await_listening(port: int, process: subprocess.Popen[bytes]) -> None:
     """The fake cluster's clock says when a pod is ready: by then its predictor has to listen."""
-    deadline = time.monotonic() + 30
-    while not listens(port):
-        assert process.poll() is None and time.monotonic() < deadline, f"no predictor listens at {port}"
-        time.sleep(0.01)
-
-
-def listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+    wait_until(lambda: listens(port) or process.poll() is not None, seconds=30, every=0.01)
+    assert process.poll() is None and listens(port), f"no predictor listens at {port}"
 
 
 @contextmanager

@@ -7,6 +7,7 @@ the tests first claims blocks of neighbouring ports, by locks that end with it, 
 import fcntl
 import os
 import random
+import socket
 import tempfile
 from functools import cache
 from itertools import cycle
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from resources.serving.embedded.layout import is_free
+from resources.settings import HOST
 
 _BLOCK = 120
 """The platform's own, then room for its predictors."""
@@ -54,6 +56,12 @@ class _Claims:
             if all(is_free(port) for port in range(block, block + count)):
                 return block
         raise RuntimeError(f"no {count} neighbouring free ports in the blocks of this process")
+
+
+def listens(port: int) -> bool:
+    """Whether somebody takes connections at this loopback port."""
+    with socket.socket() as probe:
+        return probe.connect_ex((HOST, port)) == 0
 
 
 def free_base(count: int = 8) -> int:

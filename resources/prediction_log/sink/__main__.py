@@ -9,7 +9,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from resources.prediction_log.sink.app import Sink
 from resources.prediction_log.sink.committer import Committer
-from resources.settings import HOST, SHORTEST_TOKEN, Settings
+from resources.settings import HOST, SHORTEST_TOKEN, Settings, lies_open
 
 _CONNECTIONS = 1_000
 """Each may hold some headers before it is known who asks."""
@@ -49,7 +49,7 @@ class GivesWay(H11Protocol):
 def main(env: Mapping[str, str]) -> None:
     """Serve until SIGTERM, then write what waits and seal the segments."""
     host, token = env.get("RAMPGATE_SINK_HOST", HOST), env.get("RAMPGATE_SINK_TOKEN", "")
-    if host != HOST and len(token) < SHORTEST_TOKEN:
+    if lies_open(host, token):
         raise SystemExit(
             f"RAMPGATE_SINK_HOST == {host!r} is open to others: RAMPGATE_SINK_TOKEN must be set, to {SHORTEST_TOKEN} "
             "characters or more, so that nobody finds it who has one model's token"

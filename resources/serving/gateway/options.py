@@ -7,7 +7,7 @@ from pathlib import Path
 from pipelines.core.errors import ServingError
 from resources.serving.embedded.layout import usable_socket
 from resources.serving.envoy.description import Gateway
-from resources.settings import HOST, SHORTEST_TOKEN
+from resources.settings import HOST, SHORTEST_TOKEN, lies_open
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class Options:
     def from_environment(cls, env: Mapping[str, str]) -> "Options":
         """Raises ServingError where others could reach the gateway without a long token, or its socket has no room."""
         host, token = env.get("RAMPGATE_GATEWAY_HOST", HOST), env.get("RAMPGATE_GATEWAY_TOKEN", "")
-        if host != HOST and len(token) < SHORTEST_TOKEN:
+        if lies_open(host, token):
             raise ServingError(
                 f"RAMPGATE_GATEWAY_HOST == {host!r} is open to others: RAMPGATE_GATEWAY_TOKEN must be set, to"
                 f" {SHORTEST_TOKEN} characters or more, so that nobody finds it by trying"
