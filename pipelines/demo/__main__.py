@@ -19,6 +19,7 @@ from pipelines.demo.story import ACTS, DemoStory
 from pipelines.platform.control import down, up
 from pipelines.platform.parts import parts
 from pipelines.platform.systems import Systems
+from resources.files import write_whole
 from resources.lake.schema import RowCounts, counts
 from resources.settings import ROOT, Settings
 
@@ -134,7 +135,7 @@ def _report(systems: Systems, model: Model, console: Console, tally: dict[str, A
         "seconds_total": round(console.seconds, 1),
         "code_location_cpu_seconds": code_location_cpu_seconds(),
     }
-    (systems.settings.home / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    write_whole(systems.settings.home / "report.json", json.dumps(report, indent=2) + "\n")
     console.done()
     return report
 

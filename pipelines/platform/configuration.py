@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pipelines.platform.parts import Part, code_socket, runs_socket
 from resources.environment import confined
+from resources.files import write_whole
 from resources.serving.embedded.layout import Layout
 from resources.serving.embedded.predictors import escape
 from resources.settings import ROOT, Settings
@@ -59,8 +60,8 @@ def write_configuration(settings: Settings, parts: Iterable[Part], channels: Ite
     Layout(settings.home).create()
     for folder in ("mlflow", "dagster", "evidently", "reports"):
         (settings.home / folder).mkdir(parents=True, exist_ok=True)
-    (settings.home / "dagster" / "dagster.yaml").write_text(_dagster(settings))
-    supervisord_file(settings).write_text(_supervisord(settings, parts, sorted(set(channels))))
+    write_whole(settings.home / "dagster" / "dagster.yaml", _dagster(settings))
+    write_whole(supervisord_file(settings), _supervisord(settings, parts, sorted(set(channels))))
 
 
 def _dagster(settings: Settings) -> str:

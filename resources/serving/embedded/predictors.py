@@ -10,6 +10,7 @@ from pathlib import Path
 from pipelines.core.errors import ServingError, VersionFailed
 from pipelines.core.manifest.model import PredictionLog
 from resources.environment import PREDICTOR, confined
+from resources.files import write_whole
 from resources.serving.embedded.layout import Layout
 from resources.serving.embedded.state import Deployed
 from resources.serving.embedded.supervisor import FAILED, Process, Supervisor, tail
@@ -81,7 +82,7 @@ class Predictors:
         for port, command in commands.items():
             name = program_name(revision, port)
             log = self._layout.logs / f"{name}.log"
-            self._file(name).write_text(_program(name, command, environment, log))
+            write_whole(self._file(name), _program(name, command, environment, log))
             self._supervisor.add(name)
 
     def stop(self, revision: Deployed) -> None:
@@ -132,7 +133,7 @@ def tell_digest(layout: Layout, revision: Deployed, allow: Sequence[str]) -> boo
     for file in untold:
         text = file.read_text()
         command = next(line for line in text.splitlines() if line.startswith("command="))
-        file.write_text(text.replace(command, f"{command} {words}"))
+        write_whole(file, text.replace(command, f"{command} {words}"))
     return bool(untold)
 
 
@@ -145,7 +146,7 @@ def confine(layout: Layout, revision: Deployed) -> None:
         before = f"command={escape(shlex.join(confined(PREDICTOR, named)))} "
         old = [line for line in lines if line.startswith("command=") and " -IS " not in line]
         for line in old:
-            file.write_text(file.read_text().replace(line, before + line.removeprefix("command=")))
+            write_whole(file, file.read_text().replace(line, before + line.removeprefix("command=")))
 
 
 def last_words(log: Path, count: int = 15) -> str:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 
 from pipelines.core.errors import ServingError
+from resources.files import write_whole
 from resources.serving.contract import RevisionStatus, ServiceStatus
 from resources.serving.embedded.gateway import EmbeddedGateway
 from resources.serving.embedded.layout import Layout, gateway_of
@@ -68,7 +69,7 @@ def restore(settings: Settings, allow: Mapping[str, tuple[str, ...]] | None = No
     gateway = EmbeddedGateway(settings, store)
     gateway.publish("clusters")
     gateway.publish("routes")
-    (layout.discovery / "envoy.json").write_text(json.dumps(bootstrap(gateway_of(settings)), indent=1))
+    write_whole(layout.discovery / "envoy.json", json.dumps(bootstrap(gateway_of(settings)), indent=1))
     revisions = [revision for state in store.read_all() for revision in state.deployed()]
     forget_unknown(layout, revisions)
     for revision in revisions:

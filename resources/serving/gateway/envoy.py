@@ -6,6 +6,7 @@ import sys
 import time
 
 from pipelines.core.errors import ServingError
+from resources.files import write_whole
 from resources.serving.envoy.bootstrap import bootstrap
 from resources.serving.envoy.description import CDS, RDS, Gateway, publish
 from resources.serving.envoy.routes import route_configuration
@@ -22,7 +23,7 @@ def prepare(gateway: Gateway) -> list[str]:
     if not (gateway.discovery / RDS).exists():
         publish(gateway.discovery / RDS, [route_configuration([], probe_token=None)])
     config = gateway.discovery / "envoy.json"
-    config.write_text(json.dumps(bootstrap(gateway)))
+    write_whole(config, json.dumps(bootstrap(gateway)))
     # Each start has its own name: that is how a reader of counters notices that they began anew.
     node = f"{os.environ.get('HOSTNAME', 'gateway')}-{time.time_ns()}"
     options = ["--disable-hot-restart", "-l", "warning", "--concurrency", "2", "--service-node", node]

@@ -228,3 +228,20 @@ def test_two_processes_that_deploy_at_once_agree(arena: EmbeddedArena) -> None:
         each.join()
     assert [each.exitcode for each in controllers] == [0, 0, 0]
     assert len(programs(arena)) == 2
+
+
+def test_a_program_that_is_written_again_is_never_read_half(arena: EmbeddedArena) -> None:
+    """Supervisord forgets a program whose file is empty at the moment when it reads all of them."""
+    _controller(arena, "deploy")
+    place = Layout(arena.settings.home).programs
+    whole = {file: file.read_bytes() for file in place.glob("*.conf")}
+    again = multiprocessing.get_context("fork").Process(
+        target=lambda: [_controller(arena, "deploy") for _ in range(20)]
+    )
+    again.start()
+    seen: set[bytes] = set()
+    while again.is_alive():
+        seen.update(file.read_bytes() for file in place.glob("*.conf"))
+    again.join()
+    assert again.exitcode == 0
+    assert seen == set(whole.values())
