@@ -82,7 +82,7 @@ class Predictors:
         for port, command in commands.items():
             name = program_name(revision, port)
             log = self._layout.logs / f"{name}.log"
-            write_whole(self._file(name), _program(name, command, environment, log))
+            self._describe(name, _program(name, command, environment, log))
             self._supervisor.add(name)
 
     def stop(self, revision: Deployed) -> None:
@@ -109,6 +109,16 @@ class Predictors:
                 )
             if process.pid:
                 pids[process.name] = process.pid
+
+    def _describe(self, name: str, program: str) -> None:
+        """A file that says it already is left alone: on a full disk there is no room for another. Raises ServingError."""
+        file = self._file(name)
+        if file.is_file() and file.read_text() == program:
+            return
+        try:
+            write_whole(file, program)
+        except OSError as error:
+            raise ServingError(f"{file} cannot be written: {error.strerror}") from error
 
     def _file(self, name: str) -> Path:
         return self._layout.programs / f"{name}.conf"
