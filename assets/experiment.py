@@ -22,7 +22,7 @@ from resources.lake.connection import Lake
 from resources.lake.windows import complete_until
 from resources.settings import Settings
 
-_LOOKED_AT = (Phase.SHADOW, Phase.STEPPING)
+_LOOKED_AT = (Phase.SHADOW, Phase.STEPPING, Phase.BAKING)
 
 _EXPOSURE_CHECK = "exposure_recomputed"
 

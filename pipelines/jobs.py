@@ -8,10 +8,11 @@ from pipelines.core.errors import CommandRefused, RampgateError, StillInTraffic
 from pipelines.core.manifest.load import Model
 from pipelines.core.rollout.events import Order
 from pipelines.core.rollout.state import RolloutState
-from pipelines.rollouts.configured import ControllerResource
+from pipelines.rollouts.configured import ControllerResource, RolloutsResource
 from pipelines.rollouts.emergency import UNRECORDED
 from pipelines.rollouts.naming import MODEL_TAG, Turn, job_name
 from pipelines.rollouts.open_rollout import open_rollout
+from pipelines.rollouts.undo import undo
 from resources.configured import LakeResource, LedgerResource, ServingResource, SettingsResource
 from resources.lake.maintenance import expire_unpaired, maintain, remove_loaded
 from resources.ledger.ledger import Ledger
@@ -35,8 +36,8 @@ class OrderConfig(dg.Config):
 
 
 def control_jobs(model: Model) -> list[dg.JobDefinition]:
-    """One job for each order: pause, resume, approve, abort, roll back now, force-promote."""
-    return [_job(model, order) for order in Order]
+    """One job for each order: pause, resume, approve, abort, roll back now, force-promote; and undo."""
+    return [*(_job(model, order) for order in Order), _undo_job(model)]
 
 
 def _job(model: Model, order: Order) -> dg.JobDefinition:
@@ -75,6 +76,32 @@ def _job(model: Model, order: Order) -> dg.JobDefinition:
         give()
 
     return order_job
+
+
+def _undo_job(model: Model) -> dg.JobDefinition:
+    name, words = (
+        job_name(model.name, "undo"),
+        "Serve the previous champion again: within the bake at once, later as soon as it has come up and answered.",
+    )
+
+    @dg.op(name=f"{name}_order", description=words)
+    def restore(context: dg.OpExecutionContext, config: OrderConfig, rollouts: RolloutsResource) -> None:
+        try:
+            done = undo(rollouts.get(), model, by=config.by, reason=config.reason)
+        except (CommandRefused, StillInTraffic) as error:
+            raise dg.Failure(description=str(error), allow_retries=False) from error
+        context.log.info(f"{done.rollout_id}: version {done.version} is served instead of {done.instead_of}")
+
+    @dg.job(
+        name=name,
+        description=f"{words} Model: {model.name}.",
+        executor_def=dg.in_process_executor,
+        tags={MODEL_TAG: model.name, **Turn.ORDER.tags},
+    )
+    def undo_job() -> None:
+        restore()
+
+    return undo_job
 
 
 def _open(ledger: Ledger, serving: ServingResource, model: Model, order: Order) -> RolloutState | None:

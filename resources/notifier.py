@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import traceback
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -39,6 +39,22 @@ def platform_alert(
             body=body,
             at=datetime.now(UTC),
         )
+    )
+
+
+def lapse_alert(lease: str, *, model: str, version: str, body: str, channels: tuple[str, ...] = ()) -> Alert:
+    """A canary's share was taken away because nobody watched it; `lease` names the one that has run out."""
+    whose = f"{model} version {version}" if version else model
+    return Alert(
+        key=f"lapsed:{lease}",
+        severity="critical",
+        model=model,
+        version=version,
+        rollout_id="",
+        title=f"{whose}: nobody watched its share, so it was taken away",
+        body=body,
+        at=datetime.now(UTC),
+        channels=channels,
     )
 
 
@@ -140,6 +156,9 @@ log = logging.getLogger(__name__)
 
 FILE = "file"
 
+TURN = timedelta(seconds=2)
+"""How long an alert that cannot wait waits for the turn of whoever delivers now, who may be frozen."""
+
 FIRST_PAUSE = timedelta(seconds=10)
 
 LONGEST_PAUSE = timedelta(minutes=15)
@@ -192,6 +211,35 @@ class Notifier:
             if not held:
                 return Delivered(waiting=len(self._ledger.outbox.waiting()))
             return self._deliver()
+
+    def deliver_now(self, alert: Alert) -> bool:
+        """Tell this alert at once, whoever has the turn to deliver, and whether or not there is a ledger.
+
+        Returns whether it is in the outbox; until then call it again, which tells no channel twice. Raises nothing.
+        """
+        missed = self._tell_past_the_ledger(alert)
+        try:
+            with self._ledger.exclusive("notifier", wait=TURN):
+                self._ledger.outbox.add(alert)
+                self._deliver_one(alert, missed)
+        except LedgerError as error:
+            say(log, logging.WARNING, f"alert {alert.key}: the ledger does not have it yet: {error}")
+            return False
+        return True
+
+    def _tell_past_the_ledger(self, alert: Alert) -> set[str]:
+        """The names of the channels that did not take it."""
+        missed: set[str] = set()
+        for name, channel in self._channels(alert).items():
+            if (alert.key, name) in self._unmarked:
+                continue
+            problem = _problem(channel, alert, self._text(alert))
+            if problem is None:
+                self._unmarked.add((alert.key, name))
+            else:
+                say(log, logging.WARNING, f"alert {alert.key}: channel {name}: {problem}")
+                missed.add(name)
+        return missed
 
     def link(self, alert: Alert) -> str:
         """The rollout's report; Dagster's UI for an alert that belongs to no rollout."""
@@ -287,6 +335,16 @@ class Notifier:
             _append_line(path, json.dumps(record).encode() + b"\n")
         except OSError as error:
             raise ChannelError(f"{path}: {error.strerror}") from error
+
+
+def send(alert: Alert, urls: Sequence[str]) -> tuple[str, ...]:
+    """Tell the alert to these apprise URLs where there is no outbox, once. Returns those that did not take it."""
+    missed: list[str] = []
+    for number, url in enumerate(urls, start=1):
+        if problem := _problem(_Apprise((url,)), alert, alert.body):
+            say(log, logging.WARNING, f"alert {alert.key}: channel {number}: {problem}")
+            missed.append(url)
+    return tuple(missed)
 
 
 class _Apprise:

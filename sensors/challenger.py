@@ -11,7 +11,7 @@ from pipelines.core.errors import CommandRefused, RampgateError
 from pipelines.core.manifest.load import Model
 from pipelines.core.rollout.events import Order, named
 from pipelines.core.rollout.sides import CHAMPION
-from pipelines.core.rollout.state import RolloutState
+from pipelines.core.rollout.state import Phase, RolloutState
 from pipelines.core.vocabulary import OnNewChallenger
 from pipelines.rollouts.actions import CHALLENGER, ROLLOUT_TAG, STATUS_TAG
 from pipelines.rollouts.configured import ControllerResource
@@ -195,12 +195,20 @@ def _beside(
     if ended_before(challenger) or is_served:
         return f"{model.name}: a rollout is open; version {challenger.version} does not start after it"
     gives_way = _gives_way(model, under_way, challenger)
-    fate = "is aborted and gives way" if gives_way else "comes first; the new one starts when it has ended"
+    fate = _fate(under_way, gives_way=gives_way)
     told = f"the rollout of version {under_way.version} ({under_way.rollout_id}) {fate}"
     _tell(ledger, model, challenger, topic=f"challenger:{under_way.rollout_id}", body=told)
     if gives_way:
-        _abort(controller.get(), under_way, challenger)
+        _make_way(controller.get(), under_way, challenger)
     return f"{model.name} version {challenger.version} is a challenger: {told}"
+
+
+def _fate(under_way: RolloutState, *, gives_way: bool) -> str:
+    if not gives_way:
+        return "comes first; the new one starts when it has ended"
+    return (
+        "ends its bake and stays promoted" if under_way.phase is Phase.BAKING else "is aborted and gives way"
+    )
 
 
 def _gives_way(model: Model, under_way: RolloutState, challenger: VersionInfo) -> bool:
@@ -215,10 +223,12 @@ def _gives_way(model: Model, under_way: RolloutState, challenger: VersionInfo) -
             assert_never(model.rollout.on_new_challenger)
 
 
-def _abort(controller: Controller, under_way: RolloutState, challenger: VersionInfo) -> None:
+def _make_way(controller: Controller, under_way: RolloutState, challenger: VersionInfo) -> None:
+    """A rollout is aborted; one that is promoted and bakes stays so, and ends its bake."""
     reason = f"version {challenger.version} has the alias `challenger` now (on_new_challenger: replace)"
+    order = Order.FORCE_PROMOTE if under_way.phase is Phase.BAKING else Order.ABORT
     try:
-        controller.command(under_way.rollout_id, Order.ABORT, by=BY, reason=reason)
+        controller.command(under_way.rollout_id, order, by=BY, reason=reason)
     except CommandRefused:
         return  # it is ending already, or has ended
 

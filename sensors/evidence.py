@@ -19,7 +19,7 @@ from sensors.ticks import TICK, Found, all_found, look_at_all, look_at_one, look
 
 NAME = "evidence sensor"
 
-_TAKING_TRAFFIC = (Phase.SHADOW, Phase.STEPPING)
+_TAKING_TRAFFIC = (Phase.SHADOW, Phase.STEPPING, Phase.BAKING)
 
 
 def evidence_sensor(

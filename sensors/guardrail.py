@@ -8,10 +8,11 @@ import dagster as dg
 
 from pipelines.core.manifest.load import Model
 from pipelines.reports.metadata import decision_metadata
-from pipelines.rollouts.canary_watch import POLL, OpenRows, RolledBack, Strays, Watcher
+from pipelines.rollouts.canary_watch import POLL, RolledBack
 from pipelines.rollouts.configured import ControllerResource
 from pipelines.rollouts.controller import Controller
 from pipelines.rollouts.naming import key
+from pipelines.rollouts.standing_watch import GRACE, StandingWatch, Watched
 from resources.configured import LedgerResource, LinksResource, ServingResource
 from resources.ledger.ledger import Ledger
 from resources.links import Links
@@ -19,16 +20,15 @@ from resources.notifier import contained
 from sensors.ticks import TICK
 
 
-def guardrail_sensor(models: Sequence[Model], *, tick: timedelta = TICK) -> dg.SensorDefinition:
-    """Watches every model's open rollout and rolls it back inside the tick.
+def guardrail_sensor(
+    models: Sequence[Model], *, tick: timedelta = TICK, grace: timedelta = GRACE
+) -> dg.SensorDefinition:
+    """Watches every model's open rollout and rolls it back at once.
 
-    One sensor for all models: a tick that watches occupies one of the daemon's threads all the time.
+    One sensor for all models. The watch stands on a thread of its own, so that it has no gap between two ticks: a tick
+    keeps it on for `grace` after its end, and tells what was rolled back since the last one.
     """
-
-    # Kept from tick to tick: reading a long rollout's counters back takes longer than a tick should.
-    watchers: list[Watcher] = []
-    strays: list[Strays] = []
-    rows: list[OpenRows] = []
+    watches: dict[Watched, StandingWatch] = {}
 
     @dg.sensor(
         name="guardrail_sensor",
@@ -37,7 +37,8 @@ def guardrail_sensor(models: Sequence[Model], *, tick: timedelta = TICK) -> dg.S
         description=(
             "Watches every canary while it takes traffic, several times a second, and takes the traffic away from it"
             " the moment a guardrail's evidence crosses its boundary. It acts here, without waiting for a run; the"
-            " run that follows restores the spec and tags the registry."
+            " run that follows restores the spec and tags the registry. Switched off, it stops watching within a minute,"
+            " and every canary loses its share soon after."
         ),
     )
     def sensor(
@@ -48,35 +49,28 @@ def guardrail_sensor(models: Sequence[Model], *, tick: timedelta = TICK) -> dg.S
         links: LinksResource,
     ) -> dg.SkipReason | dg.SensorResult:
         with contained(ledger.get(), context.log, where="the guardrail sensor") as trouble:
-            told, drives, backend = ledger.get(), controller.get(), serving.get()
-            if not strays or strays[0].controller is not drives:
-                watchers[:] = [Watcher(told, backend, drives, model) for model in models]
-                rows[:] = [OpenRows(told)]
-                strays[:] = [Strays(told, drives, {model.name for model in models})]
-        if trouble.words:
-            return dg.SkipReason(trouble.words)
-        for watcher in watchers:
-            watcher.begin(context.log)
-        rows[0].begin(context.log)
-        until = time.monotonic() + tick.total_seconds()
-        while time.monotonic() < until:
-            strays[0].poll(context.log)
-            row_of = rows[0].by_model()
-            polled = (watcher.poll(row_of.get(watcher.model)) for watcher in watchers)
-            done = [rolled_back for rolled_back in polled if rolled_back is not None]
-            if done:
-                return dg.SensorResult(
-                    asset_events=[
-                        _event(context, ledger.get(), controller.get(), links.get(), each) for each in done
-                    ]
-                )
-            time.sleep(POLL.total_seconds())
-        for watcher in watchers:
-            watcher.leave()
-        said = [watcher.said for watcher in watchers if watcher.said]
-        return dg.SkipReason("; ".join(said) or "no canary takes traffic")
+            of = Watched(ledger=ledger.get(), backend=serving.get(), controller=controller.get())
+            watch = watches.setdefault(of, StandingWatch(lambda: of, models))
+            watch.keep(tick + grace, context.log)
+            done = _watched(watch, tick)
+            if not done:
+                return dg.SkipReason(watch.said or "no canary takes traffic")
+            events = [_event(context, of.ledger, of.controller, links.get(), each) for each in done]
+            return dg.SensorResult(asset_events=events)
+        return dg.SkipReason(trouble.words)
 
     return sensor
+
+
+def _watched(watch: StandingWatch, tick: timedelta) -> list[RolledBack]:
+    """What was rolled back, as soon as there is something; nothing at the end of the tick."""
+    until = time.monotonic() + tick.total_seconds()
+    try:
+        while not (done := watch.news()) and time.monotonic() < until:
+            time.sleep(POLL.total_seconds())
+    finally:
+        watch.rest()
+    return done
 
 
 def _event(

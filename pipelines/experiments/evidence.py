@@ -176,7 +176,7 @@ def _units(
     manifest: RolloutManifest, state: RolloutState, look: Look, at: datetime, valid_for: timedelta
 ) -> Evidence:
     """Counted units at this step, the smaller arm: what `step.min_units` asks for."""
-    here = [step for step in look.units if step.step == state.step]
+    here = [step for step in look.units if step.step == state.exposure]
     fewest = min((min(step.champion, step.challenger) for step in here), default=0)
     enough = fewest >= manifest.step.min_units
     return Evidence(

@@ -4,6 +4,7 @@ nothing can change any more.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
@@ -11,9 +12,10 @@ from pipelines.core.manifest.model import RolloutManifest
 from pipelines.core.rollout.state import Phase, RolloutState
 from pipelines.core.statistics.effects import Cell, Sums
 from pipelines.core.statistics.look_spec import LookSpec
+from pipelines.core.statistics.power import SequentialMethod
 from pipelines.experiments.history import is_counted_live, metric_query, metrics_of
 from pipelines.experiments.registering import RegisteredConstants
-from pipelines.rollouts.guardrails import harm_tests
+from pipelines.rollouts.guardrails import harm_budget
 from resources.lake.connection import Lake
 from resources.lake.experiment import ExperimentQuery, StepWindow
 from resources.lake.windows import longest_latency
@@ -202,12 +204,18 @@ def look_spec(
     registered: Sequence[RegisteredConstants],
     *,
     is_final: bool,
+    baking: bool = False,
 ) -> LookSpec:
-    """How the look is analysed: one error budget over all of the rollout's metrics."""
+    """How the look is analysed: one error budget over all of the rollout's metrics, another one for its bake.
+
+    Planned looks end with the promotion: in the bake every test is one that may be looked at any time.
+    """
+    budget, specs = harm_budget(manifest, baking=baking), (constants.spec for constants in registered)
     return LookSpec(
-        metrics=tuple(constants.spec for constants in registered),
+        metrics=tuple(replace(each, method=SequentialMethod.ANYTIME) if baking else each for each in specs),
         alpha=manifest.experiment.alpha,
-        tests=harm_tests(manifest),
+        harm_alpha=budget.alpha,
+        tests=budget.tests,
         shares=by_step,
         is_final=is_final,
     )
@@ -216,6 +224,8 @@ def look_spec(
 def ends_at(state: RolloutState) -> datetime:
     """When the experiment is over, whatever it has found."""
     test = state.policy.ab_test
+    if state.phase is Phase.BAKING:
+        return state.since + state.policy.bake
     if test is not None and state.phase is Phase.STEPPING:
         return state.since + test.duration
     return state.started_at + state.policy.max_duration

@@ -71,6 +71,8 @@ class TakenLook:
     """None where the serving side assigns every request by itself."""
     outcomes: OutcomeQuality | None = None
     look: Look
+    bake: bool = False
+    """Of the bake: a test of its own, on what became final since the last look before it."""
 
 
 STORED = TypeAdapter(TakenLook)
@@ -173,6 +175,8 @@ def _not_before(place: _Place, past: Sequence[TakenLook]) -> _Place:
 
 def _take(place: _Place, past: Sequence[TakenLook]) -> TakenLook | None:
     manifest, state = place.model.rollout, place.state
+    baking = state.promotion is not None
+    series = [look for look in past if look.bake is baking]
     known = registered_in(past)
     fresh = _register(place, [m for m in metrics_of(place.model.rollout) if m.name not in known])
     constants = known | {r.spec.name: r for r in fresh}
@@ -192,16 +196,15 @@ def _take(place: _Place, past: Sequence[TakenLook]) -> TakenLook | None:
         for u in (collected.units if collected else ())
     )
     final = is_final_look(state, place.now, look_every=manifest.experiment.look_every)
-    spec = look_spec(
-        manifest, by_step, in_use, is_final=final and not any(look.spec.is_final for look in past)
-    )
+    is_final = final and not any(look.spec.is_final for look in series)
+    spec = look_spec(manifest, by_step, in_use, is_final=is_final, baking=baking)
     names = {r.spec.name for r in in_use}
-    cells = [cell for cell in (*cells_of(past), *added) if cell.metric in names]
+    cells = [cell for cell in (*cells_of(series), *added) if cell.metric in names]
     look = analyse_next(
         cells,
         spec,
         units,
-        past=[taken.look for taken in past],
+        past=[taken.look for taken in series],
         planned_looks={r.spec.name: r.looks for r in in_use if r.looks is not None},
         is_last_step=state.step + 1 >= len(state.policy.ramp),
     )
@@ -216,6 +219,7 @@ def _take(place: _Place, past: Sequence[TakenLook]) -> TakenLook | None:
         exposure=_exposure(place) if collected else None,
         outcomes=None if query is None else outcome_quality(place.lake, place.model.name, query),
         look=look,
+        bake=baking,
     )
 
 

@@ -16,7 +16,7 @@ from pipelines.experiments.evidence import SOURCE, harm_evidence, staleness
 from pipelines.experiments.history import is_served
 from pipelines.experiments.look_inputs import serving_cells, watermark_of
 from pipelines.experiments.registering import guardrail_spec
-from pipelines.rollouts.guardrails import harm_tests
+from pipelines.rollouts.guardrails import harm_budget
 from resources.lake.agreement import Agreement, agreement
 from resources.lake.connection import Lake
 from resources.ledger.ledger import Ledger
@@ -50,12 +50,14 @@ def _served(
     guardrails = [g for g in manifest.guardrails if is_served(g)]
     if not guardrails:
         return ()
+    budget = harm_budget(manifest)
     try:
         cells = serving_cells(ledger.counters.buckets(state.rollout_id), [g.name for g in guardrails])
         spec = LookSpec(
             metrics=tuple(guardrail_spec(g, manifest.experiment) for g in guardrails),
             alpha=manifest.experiment.alpha,
-            tests=harm_tests(manifest),
+            harm_alpha=budget.alpha,
+            tests=budget.tests,
         )
         look = analyse(cells, spec)
     except NotMeasured as error:

@@ -21,6 +21,9 @@ DEFINITIONS = "pipelines.definitions"
 BEAT_SECONDS = 90.0
 """A round of the watch in which nothing answers takes less."""
 
+LEASES_BEAT_SECONDS = 30.0
+"""A look at the leases takes less, though the gateway does not answer."""
+
 _BIN = Path(sys.executable).parent
 
 
@@ -235,18 +238,28 @@ def beat_file(settings: Settings) -> Path:
     return settings.home / "supervisor" / "watch.beat"
 
 
+def leases_beat(settings: Settings) -> Path:
+    """Written by the watch while it looks at the leases of canaries."""
+    return settings.home / "supervisor" / "leases.beat"
+
+
 def switches_file(settings: Settings) -> Path:
     """What the watch last found of sensors and schedules that are off."""
     return settings.home / "supervisor" / "switches.json"
 
 
 def _watch(settings: Settings) -> Part:
-    beat = beat_file(settings)
+    beat, leases = beat_file(settings), leases_beat(settings)
+
+    def trouble() -> str | None:
+        unkept = health.stale(leases, LEASES_BEAT_SECONDS) if settings.serving == "embedded" else None
+        return health.stale(beat, BEAT_SECONDS) or (unkept and f"no lease of a canary is kept: {unkept}")
+
     return Part(
         name="watch",
         command=_alone(settings, "watch", _python("pipelines.platform.watchdog")),
         url="",
-        trouble=lambda: health.stale(beat, BEAT_SECONDS),
+        trouble=trouble,
         after="code",
     )
 

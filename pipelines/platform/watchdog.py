@@ -4,17 +4,20 @@ A frozen process does not end, and a code server whose child has gone still list
 """
 
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from pipelines.core.errors import RampgateError, ServingError
 from pipelines.platform import health
-from pipelines.platform.parts import Part, beat_file, parts, predictor, switches_file
+from pipelines.platform.leases import LeaseWatch, Teller
+from pipelines.platform.parts import Part, beat_file, leases_beat, parts, predictor, switches_file
 from pipelines.platform.switches import last_look, look_now, write_look
 from resources.links import Links
 from resources.serving.embedded.gateway import turn_log_over
 from resources.serving.embedded.layout import Layout
+from resources.serving.embedded.lease import LeaseGuard
 from resources.serving.embedded.supervisor import Process, Supervisor
 from resources.settings import Settings
 
@@ -108,13 +111,29 @@ def main() -> None:
     watch = Watch(supervisor=Supervisor(Layout(settings.home).socket))
     others = [part for part in parts(settings) if part.name != "watch"]
     switches = Switches(settings)
-    while True:
+    leases = keep_leases(settings) if settings.serving == "embedded" else None
+    while leases is None or leases.alive:
         try:
             one_round(settings, watch, others)
             switches.look()
         except (OSError, ServingError) as error:  # a full disk, a supervisord that is busy: look again
             log.warning("%s", error)
         time.sleep(EVERY_SECONDS)
+    sys.exit("a thread that keeps the leases of canaries has ended")  # supervisord starts all of it again
+
+
+def keep_leases(settings: Settings) -> LeaseWatch:
+    """Have the leases of canaries kept from now on, on threads of their own."""
+    from pipelines.rollouts.controller import utc_now
+    from resources.ledger.ledger import Ledger
+    from resources.notifier import Notifier
+
+    notifier = Notifier(Ledger(settings.ledger_url), settings, clock=utc_now)
+    leases = LeaseWatch(
+        guard=LeaseGuard(settings), teller=Teller(settings, notifier), beat=leases_beat(settings)
+    )
+    leases.start()
+    return leases
 
 
 def one_round(settings: Settings, watch: Watch, others: Sequence[Part]) -> None:

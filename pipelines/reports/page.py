@@ -114,7 +114,7 @@ def _guardrail(story: Story, name: str) -> GuardrailChart:
         title=f"{name}: evidence of harm over time against the boundary",
         begun=story.begun,
         ended=story.ended,
-        points=sorted(evidence_path(buckets) + _live(story, name)),
+        points=sorted(evidence_path(buckets, bake=story.state.bake_exposure) + _live(story, name)),
         limit=limit,
         zero=True,
         marks=_marks(story),

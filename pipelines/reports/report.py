@@ -1,7 +1,7 @@
 """Writes a rollout's report: `<home>/reports/<rollout id>.html`."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -59,12 +59,11 @@ def rollout_story(reports: Reports, rollout_id: str) -> Story:
     """What the report tells. The manifest adds what each guardrail counts, where it still is there."""
     row = next((r for r in reports.ledger.rollouts() if r.rollout_id == rollout_id), None)
     manifest = None if row is None else _manifest(reports, row.model)
-    return read_story(
-        reports.ledger,
-        rollout_id,
-        boundary=None if manifest is None else harm_boundary(manifest),
-        kinds={} if manifest is None else _kinds(manifest),
-    )
+    kinds = {} if manifest is None else _kinds(manifest)
+    story = read_story(reports.ledger, rollout_id, boundary=None, kinds=kinds)
+    if manifest is None:
+        return story
+    return replace(story, boundary=harm_boundary(manifest, baking=story.state.promotion is not None))
 
 
 def _manifest(reports: Reports, model: str) -> RolloutManifest | None:

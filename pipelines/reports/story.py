@@ -35,13 +35,16 @@ def counted(ledger: Ledger, rollout_id: str) -> dict[str, tuple[Counted, ...]]:
     return _by_minute(ledger, rollout_id) if many else _all(ledger, rollout_id)
 
 
-def evidence_path(buckets: Iterable[Counted]) -> list[Point]:
-    """ln e-value of "the canary is no worse" after each bucket, small ones merged as the live watch does it."""
+def evidence_path(buckets: Iterable[Counted], *, bake: int | None = None) -> list[Point]:
+    """ln e-value of "the canary is no worse" after each bucket, small ones merged as the live watch does it.
+
+    `bake`: the number of its share, at which the test begins anew.
+    """
     process, path = ConditionalBinomial(), list[Point]()
     step: int | None = None
     for bucket in buckets:
         if step is not None and bucket.step != step:
-            process = process.sealed()
+            process = ConditionalBinomial() if bucket.step == bake else process.sealed()
         step, process = bucket.step, process.observe(bucket.counts)
         path.append(Point(bucket.at, process.log_e))
     return path
@@ -208,7 +211,8 @@ class Story:
         back = self.rolled_back
         if back is not None and back.decision.rule == "harm":
             return Truth.HARMFUL
-        proven = self.state.last is not None and self.state.last.decision.rule == "passed"
+        decided = self.state.promotion or self.state.last
+        proven = decided is not None and decided.decision.rule == "passed"
         return Truth.HARMLESS if self.state.end is End.PROMOTED and proven else Truth.OPEN
 
 

@@ -1,5 +1,6 @@
 """What happened, in sentences for somebody who was not there."""
 
+from datetime import timedelta
 from typing import NamedTuple, assert_never
 
 from pipelines.core.peers import Judged, Judgement
@@ -23,7 +24,7 @@ def headline(story: Story) -> Headline:
     state = story.state
     name = f"{state.model} version {state.version}"
     if state.phase is Phase.ENDED and state.end is not None:
-        kind, what = _ended(state.end)
+        kind, what = _ended(state, state.end)
         if state.policy.dry_run:
             kind, what = "plain", "went through a dry run; no traffic was changed"
         return Headline(kind, f"{name} {what}", state.end_reason)
@@ -36,17 +37,21 @@ def in_words(decision: Decision) -> str:
     return f"{_move(decision)} ({decision.rule.replace('_', ' ')}): {decision.reason}"
 
 
-def _ended(end: End) -> tuple[str, str]:
+def _ended(state: RolloutState, end: End) -> tuple[str, str]:
     """Colour, and what became of the version."""
+    baked = state.promotion is not None
+    side = "previous champion" if baked else "champion"
     match end:
+        case End.PROMOTED if state.policy.undoes:
+            return "good", f"is back, instead of version {state.champion}, and serves all traffic"
         case End.PROMOTED:
             return "good", "was promoted and serves all traffic"
         case End.ROLLED_BACK:
-            return "bad", "was rolled back; the champion serves all traffic"
+            return "bad", f"was {'promoted, and ' * baked}rolled back; the {side} serves all traffic"
         case End.REFUSED:
             return "bad", "was refused before any traffic"
         case End.ABORTED:
-            return "wait", "was stopped; the champion serves all traffic"
+            return "wait", f"was {'promoted, and ' * baked}stopped; the {side} serves all traffic"
         case End.COMPARED:
             return "plain", "was compared in an A/B test, which is over; the champion serves all traffic"
         case _:
@@ -81,14 +86,18 @@ def reaction(story: Story) -> str | None:
 
 
 def exposure(story: Story) -> str:
-    """How much of the traffic the version had at most, and for how long it had any."""
-    weights = story.state.weights
-    most = max((w.percent for w in weights if w.percent < 100), default=0.0)
-    lasted = [w.at for w in weights]
-    if not most:
+    """How much of the traffic the version had at most before its promotion, and for how long it had any."""
+    weights, promoted = story.state.weights, story.state.promotion
+    ends = [*(weight.at for weight in weights), story.ended][1:]
+    ramp = [
+        (weight.percent, end - weight.at)
+        for weight, end in zip(weights, ends, strict=True)
+        if 0 < weight.percent < 100 and (promoted is None or weight.at < promoted.at)
+    ]
+    if not ramp:
         return "no share of live traffic before the end"
-    until = next((w.at for w in weights if w.percent in (0.0, 100.0)), story.ended)
-    return f"up to {most:g} % of the traffic for {duration(until - lasted[0])}"
+    most, lasted = max(percent for percent, _ in ramp), sum((time for _, time in ramp), timedelta(0))
+    return f"up to {most:g} % of the traffic for {duration(lasted)}"
 
 
 def _stands(story: Story) -> str:
@@ -102,12 +111,19 @@ def _phase(state: RolloutState) -> str:
             return "is being started"
         case Phase.VALIDATING:
             return "is running without traffic, to be validated"
+        case Phase.SHADOW | Phase.STEPPING if state.lapsed is not None:
+            return "gets nothing, because nobody watched it"
         case Phase.SHADOW:
             return "answers a copy of the traffic that nobody sees"
         case Phase.STEPPING:
             return f"takes {state.percent:g} % of the traffic"
         case Phase.PROMOTING:
             return "is being promoted"
+        case Phase.BAKING:
+            return (
+                f"is promoted and takes {state.percent:g} % of the traffic; version {state.champion} stays warm until"
+                f" {state.since + state.policy.bake:%Y-%m-%d %H:%M} UTC"
+            )
         case Phase.ROLLING_BACK:
             return "is being rolled back"
         case Phase.ENDED:

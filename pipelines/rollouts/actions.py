@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Protocol, assert_never
 
-from pipelines.core.errors import ServingError
+from pipelines.core.errors import NotInRegistry, ServingError
 from pipelines.core.rollout.events import Action, End, Intent
 from pipelines.core.rollout.sides import CHAMPION
+from pipelines.core.rollout.standing import words
 from pipelines.core.rollout.state import Phase, RolloutState
 from resources.serving.contract import NOTHING, ModelArtefact, ServingBackend
 
@@ -65,6 +66,8 @@ class RolloutRegistry(Protocol):
 
 def outcome(state: RolloutState) -> tuple[End, str]:
     """How a rollout that is winding up ends, and why."""
+    if state.phase is Phase.BAKING and state.promotion is not None:
+        return End.PROMOTED, f"{state.promotion.decision.reason}; it bakes for {words(state.policy.bake)}"
     if state.ending is None:
         raise ValueError(f"{state.rollout_id} is {state.phase}, expected promoting or rolling_back")
     decision = state.ending.decision
@@ -77,7 +80,8 @@ def outcome(state: RolloutState) -> tuple[End, str]:
 
 
 def register(registry: RolloutRegistry, state: RolloutState) -> None:
-    """Write the end into the registry: aliases after a promotion, then tags, the status last.
+    """Write the end into the registry: aliases after a promotion, then tags, the status last. A bake begins with it, too;
+    where it ends badly, the alias goes back.
 
     Raises RegistryError; NotInRegistry where the version is gone: then there is nothing to write it on.
     """
@@ -87,8 +91,21 @@ def register(registry: RolloutRegistry, state: RolloutState) -> None:
         challenger = registry.version_with_alias(state.model, CHALLENGER)
         if challenger is not None and challenger.version == state.version:
             registry.remove_alias(state.model, CHALLENGER)
+    elif state.promotion is not None:
+        _give_back(registry, state)
     status = DRY_RUN if state.policy.dry_run else end.value
     tag_version(registry, state.model, state.version, state.rollout_id, status, reason)
+
+
+def _give_back(registry: RolloutRegistry, state: RolloutState) -> None:
+    """The previous champion is the champion again, unless somebody has named another one meanwhile."""
+    holder = registry.version_with_alias(state.model, CHAMPION)
+    if state.champion is None or holder is None or holder.version != state.version:
+        return
+    try:
+        registry.set_alias(state.model, CHAMPION, state.champion)
+    except NotInRegistry:  # it goes on serving, and is nobody's to name any more
+        registry.remove_alias(state.model, CHAMPION)
 
 
 def tag_version(
@@ -125,6 +142,8 @@ class Effects:
                     self._deploy(state, mirror=False)
                 share = intent.percent or 0.0
                 self._backend.set_canary_percent(model, version, share, expected=state.percent)
+            case Action.BAKE:
+                self._bake(state, intent.percent or 0.0)
             case Action.PROMOTE:
                 self._require_share(state)
                 self._backend.promote(model, version, replacing=_other_side(state))
@@ -136,6 +155,23 @@ class Effects:
                 register(self._registry, state)
             case _:
                 assert_never(intent.action)
+
+    def _bake(self, state: RolloutState, share: float) -> None:
+        """All traffic but the holdback, and nothing stopped: what a bake is undone to goes on running."""
+        self._require_share(state)
+        stable = self._backend.status(state.model).stable
+        served = NOTHING if stable is None else stable.version
+        other = _other_side(state)
+        if other is not None and served != other:
+            raise ServingError(
+                f"{state.model}: version {served or '(none)'} is served meanwhile, and version {state.version} was not"
+                " compared with it, so it is not promoted"
+            )
+        if state.mirror:
+            self._deploy(state, mirror=False)
+        self._backend.set_canary_percent(
+            state.model, state.version, share, expected=state.percent, leased=False
+        )
 
     def traffic_off(self, model: str, version: str) -> None:
         """No live traffic to the version, in whatever state it is."""
@@ -157,6 +193,11 @@ class Effects:
         """Whether the version has become the stable one. Raises ServingError."""
         stable = self._backend.status(state.model).stable
         return stable is not None and stable.version == state.version
+
+    def give_back(self, state: RolloutState) -> None:
+        """A registration that came through after its bake had ended badly. Raises RegistryError."""
+        if state.phase in (Phase.ROLLING_BACK, Phase.ENDED):
+            _give_back(self._registry, state)
 
     def clean_up(self, state: RolloutState) -> None:
         """Stop a version whose deployment finished after its rollout had been taken back."""

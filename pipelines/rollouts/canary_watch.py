@@ -6,20 +6,28 @@ from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
-from pipelines.core.errors import LedgerConflict, LedgerError, RampgateError, StillInTraffic
+from pipelines.core.errors import (
+    LedgerConflict,
+    LedgerError,
+    NotMeasured,
+    RampgateError,
+    ServingError,
+    StillInTraffic,
+)
 from pipelines.core.manifest.load import Model
 from pipelines.core.rollout.decide import decide
 from pipelines.core.rollout.events import Decision, DecisionKind
+from pipelines.core.rollout.policy import WATCHED
 from pipelines.core.rollout.standing import words
 from pipelines.core.rollout.state import Phase, RolloutState
-from pipelines.core.vocabulary import Evidence, OnFail, OnUnknown
+from pipelines.core.vocabulary import Evidence, OnFail, OnUnknown, Verdict
 from pipelines.rollouts.controller import Controller
 from pipelines.rollouts.emergency import EMERGENCY, UNRECORDED
 from pipelines.rollouts.guardrails import REPEATED, GuardrailWatch
 from pipelines.rollouts.open_rollout import read_rollout
 from resources.ledger.ledger import Ledger, RolloutRow
 from resources.notifier import contained, in_words, platform_alert, say, tell
-from resources.serving.contract import ServingBackend
+from resources.serving.contract import ServingBackend, lapsed_meanwhile
 
 POLL = timedelta(milliseconds=200)
 
@@ -29,6 +37,9 @@ HELD_AGAIN = timedelta(minutes=1)
 REREAD = timedelta(milliseconds=500)
 """How often the ledger is asked whether the rollout has moved on."""
 
+RENEW = timedelta(seconds=1)
+"""How often the serving side is told that the canary's share is watched; it waits ten times as long."""
+
 SAVE = timedelta(seconds=2)
 
 STRAYS = timedelta(seconds=15)
@@ -37,7 +48,7 @@ STRAYS = timedelta(seconds=15)
 FIRST_PAUSE, LONGEST_PAUSE = timedelta(milliseconds=250), timedelta(seconds=30)
 """Between two tries to take traffic away, or to tell the ledger of it; doubled each time."""
 
-_WATCHED = (Phase.SHADOW, Phase.STEPPING, Phase.PROMOTING)
+_WATCHED = (Phase.SHADOW, Phase.STEPPING, Phase.PROMOTING, Phase.BAKING)
 
 
 class RolledBack(NamedTuple):
@@ -85,14 +96,16 @@ class Watcher:
         self._watch: GuardrailWatch | None = None
         self._state: RolloutState | None = None
         self._reread_at = 0.0
-        self._complaint = ""
+        self._complaints: set[str] = set()
         self._pause, self._again_at = FIRST_PAUSE, 0.0
         self._held_again_at = 0.0
+        self._renew_at = 0.0
         self.said = ""
 
     def begin(self, log: logging.Logger) -> None:
         """A new tick: say what there is to say in its log, and look at the ledger first."""
-        self._log, self._reread_at, self._complaint = log, 0.0, ""
+        self._log, self._reread_at = log, 0.0
+        self._complaints.clear()
 
     def poll(self, row: RolloutRow | None) -> RolledBack | None:
         """Look once at the model's open rollout; there is nothing to be done where it has none.
@@ -127,9 +140,44 @@ class Watcher:
                 return self._roll_back(self._state, ())
         if self._watch is None or self._state is None:
             return None
-        event = self._look(self._watch, self._state)
+        try:
+            event = self._look(self._watch, self._state)
+        except NotMeasured:  # a look all the same: what it means for the rollout is the evidence's matter
+            self._renew(self._state)
+            raise
         self._keep(self._watch, at_once=event is not None)
+        self._renew(self._state)
+        if event is None:
+            self._watched_again(self._state)
         return event
+
+    def _renew(self, state: RolloutState) -> None:
+        """Say that the canary is watched: a share for which nobody says so is taken away."""
+        if time.monotonic() < self._renew_at:
+            return
+        self._renew_at = time.monotonic() + RENEW.total_seconds()
+        try:
+            lapse = self._backend.renew(self._model.name, state.version)
+        except ServingError as error:
+            self._complain(f"{state.rollout_id}: cannot say that it is watched: {error}")
+            return
+        if lapse is not None:
+            self._complain(lapsed_meanwhile(self._model.name, lapse))
+            self._controller.lapsed(state.rollout_id, lapse)
+
+    def _watched_again(self, state: RolloutState) -> None:
+        """After a lapse: what was answered in the gap has been judged, and the share may come back."""
+        known = state.evidence.get(WATCHED)
+        if state.lapsed is None or (known is not None and known.at >= state.lapsed.at):
+            return
+        again = Evidence(
+            name=WATCHED,
+            source="serving",
+            verdict=Verdict.PASS,
+            reason="the guardrails are looked at again, and none crossed its boundary in the gap",
+            at=datetime.now(UTC),
+        )
+        self._controller.record(state.rollout_id, [again])
 
     def _keep(self, watch: GuardrailWatch, *, at_once: bool) -> None:
         """Write down what was counted, after it was judged: a ledger that is away must not delay a rollback."""
@@ -148,12 +196,12 @@ class Watcher:
             )
 
     def _complain(self, message: str, unforeseen: Exception | None = None) -> None:
-        """Once for each message: this is called several times a second. What nobody foresaw is alerted."""
+        """Once for each message in a tick: this is called several times a second. What nobody foresaw is alerted."""
         # Of an unforeseen error the type alone: its text may be another one each time.
         subject = message if unforeseen is None else type(unforeseen).__name__
-        if subject == self._complaint:
+        if subject in self._complaints:
             return
-        self._complaint = subject
+        self._complaints.add(subject)
         if unforeseen is None:
             say(self._log, logging.WARNING, message)
         else:
@@ -237,12 +285,12 @@ class Strays:
         )
         policy, gone = state.policy, f"no manifest of {state.model} can be read"
         goes = policy.on_unknown is OnUnknown.ROLL_BACK
-        fate = f"is taken back after {words(policy.max_unknown)}" if goes else "stays (on_unknown: hold)"
+        fate = f"taken back after {words(policy.max_unknown)}" if goes else "left open (on_unknown: hold)"
         platform_alert(
             self._ledger,
             topic=f"stray:{state.rollout_id}",
             title=f"{state.model} version {state.version}: nobody measures its rollout",
-            body=f"{state.rollout_id} is open, but {gone}: it is not carried on, and a share that it has {fate}",
+            body=f"{state.rollout_id} is open, but {gone}: it is not carried on, nobody watches a share that it has, and it is {fate}",
             model=state.model,
         )
         lasting = goes and blind >= policy.max_unknown and state.phase in _WATCHED

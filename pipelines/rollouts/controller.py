@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import assert_never
@@ -9,19 +10,29 @@ from typing import assert_never
 from pipelines.core.errors import CommandRefused, LedgerConflict, NotInRegistry
 from pipelines.core.manifest.model import RolloutManifest
 from pipelines.core.rollout.decide import decide
-from pipelines.core.rollout.events import Action, Decision, DecisionKind, End, Event, Order
+from pipelines.core.rollout.events import Action, Decision, DecisionKind, End, Event, Lapsed, Order
 from pipelines.core.rollout.policy import Policy
 from pipelines.core.rollout.sides import Sides
+from pipelines.core.rollout.standing import CLOCK_TOLERANCE
 from pipelines.core.rollout.state import Phase, RolloutState, owed
 from pipelines.core.vocabulary import Evidence
 from pipelines.rollouts.actions import ROLLOUT_TAG, Effects, RolloutRegistry, tag_version
 from pipelines.rollouts.driver import ROUNDS, Driver, note
 from pipelines.rollouts.emergency import EmergencyExit
-from pipelines.rollouts.journal import Emergency, Journal, Spool, command, decided, recorded, worth_recording
+from pipelines.rollouts.journal import (
+    UNNUMBERED,
+    Emergency,
+    Journal,
+    Spool,
+    command,
+    decided,
+    recorded,
+    worth_recording,
+)
 from pipelines.rollouts.opening import Opening, check_capabilities
 from pipelines.rollouts.sides import Parts, SidesAsked, decide_between_sides
 from resources.ledger.ledger import Ledger
-from resources.serving.contract import ModelArtefact, ServingBackend
+from resources.serving.contract import Lapse, ModelArtefact, ServingBackend
 
 
 def check_order(state: RolloutState, order: Order) -> None:
@@ -38,6 +49,8 @@ def _problem(state: RolloutState, order: Order) -> str | None:
         ends = order is Order.ABORT and Action.PROMOTE not in state.done
         return None if ends else "it is being promoted"
     match order:
+        case Order.APPROVE if state.phase is Phase.BAKING:
+            return "it is promoted already, and its bake waits for no approval"
         case Order.RESUME if state.paused is None:
             return "it is not paused"
         case Order.PAUSE if state.paused is not None:
@@ -50,6 +63,12 @@ def _problem(state: RolloutState, order: Order) -> str | None:
             return None
         case _:
             assert_never(order)
+
+
+def _has_lapsed(state: RolloutState, lapse: Lapse) -> bool:
+    """Whether this is the share that the ledger thinks is in force, and it lies in a step: a bake has none that lapses."""
+    in_force = state.phase in (Phase.SHADOW, Phase.STEPPING) and (state.percent > 0 or state.mirror)
+    return in_force and lapse.version == state.version and lapse.at >= state.since - CLOCK_TOLERANCE
 
 
 # The controller: starts rollouts, drives them, and takes orders. See `Controller`.
@@ -200,6 +219,27 @@ class Controller:
                 rollout_id,
                 lambda state: recorded(state, items, at=self._parts.clock(), by=self._parts.by),
             )
+
+    def lapsed(self, rollout_id: str, lapse: Lapse) -> None:
+        """Write down that the serving side took the share away by itself; once, and not of a share that has changed since."""
+        for _ in range(ROUNDS):
+            state = self.state(rollout_id)
+            if not _has_lapsed(state, lapse):
+                return
+            event = Lapsed(
+                rollout_id=rollout_id,
+                seq=UNNUMBERED,
+                at=self._parts.clock(),
+                by=self._parts.by,
+                taken_at=lapse.at,
+                percent=state.percent,
+                mirror=state.mirror,
+                reason=lapse.reason,
+            )
+            with suppress(LedgerConflict):
+                self._parts.journal.append(state, [event])
+                return
+        raise LedgerConflict(f"{rollout_id}: the lapse could not be written")
 
     def command(self, rollout_id: str, order: Order, *, by: str, reason: str) -> Decision:
         """Take a person's order. Raises CommandRefused where it makes no sense now, or gives no reason.

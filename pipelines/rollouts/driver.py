@@ -23,6 +23,7 @@ from pipelines.core.rollout.events import (
     Decision,
     DecisionKind,
     Done,
+    End,
     Ended,
     Event,
     Failed,
@@ -40,7 +41,9 @@ ROUNDS = 60
 
 log = logging.getLogger(__name__)
 
-_INCREASES = (Action.SHADOW, Action.SET_PERCENT, Action.PROMOTE)
+_INCREASES = (Action.SHADOW, Action.SET_PERCENT, Action.BAKE, Action.PROMOTE)
+
+_PROMOTING = (Action.BAKE, Action.PROMOTE)
 
 _MOVES = (DecisionKind.ADVANCE, DecisionKind.PROMOTE, DecisionKind.ROLL_BACK)
 
@@ -132,7 +135,7 @@ class Driver:
             fresh = self._parts.journal.read(state.rollout_id)
             if fresh.pending is None or fresh.pending.action_id != todo.action_id:
                 return True
-            if todo.action is Action.PROMOTE and would_roll_back(fresh, evidence, self._parts.clock()):
+            if todo.action in _PROMOTING and would_roll_back(fresh, evidence, self._parts.clock()):
                 return self._settle(fresh, todo, evidence, "the evidence has turned against it")
             if problem := in_the_way(found):
                 return self._settle(fresh, todo, (*evidence, *found), problem)
@@ -218,6 +221,9 @@ class Driver:
 
     def _superseded(self, state: RolloutState, todo: Intent) -> None:
         """What came into force after its rollout was taken back must not stay."""
+        if todo.action is Action.REGISTER and state.promotion is not None and state.end is not End.PROMOTED:
+            self._parts.effects.give_back(state)
+            return
         if todo.dry or todo.action not in (Action.DEPLOY, *_INCREASES):
             return
         if state.phase is Phase.ENDED or Action.RESTORE in state.done:

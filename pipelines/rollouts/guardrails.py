@@ -13,6 +13,7 @@ from pipelines.core.manifest.model import Guardrail, Metric, RolloutManifest
 from pipelines.core.rollout.policy import CHAMPION_HEALTH
 from pipelines.core.rollout.state import Phase, RolloutState
 from pipelines.core.statistics.binomial import ConditionalBinomial, Counts
+from pipelines.core.statistics.look_spec import ErrorBudget
 from pipelines.core.vocabulary import Evidence, OnFail, Verdict
 from resources.ledger.counters import CounterBucket, CounterStore, SeenCounters
 from resources.serving.contract import (
@@ -103,6 +104,16 @@ def harm_tests(manifest: RolloutManifest) -> int:
     return 1 + len(manifest.guardrails) + len(serving_metrics(manifest))
 
 
+BAKE_PART = 0.2
+"""Of the error budget, what the bake may spend; the ramp has the rest. Without a bake it has all of it."""
+
+
+def harm_budget(manifest: RolloutManifest, *, baking: bool = False) -> ErrorBudget:
+    """What the tests for harm may spend: the ramp's and the bake's together make the manifest's alpha."""
+    part = (BAKE_PART if baking else 1 - BAKE_PART) if manifest.bakes_for else 1.0
+    return ErrorBudget(manifest.experiment.alpha * part, harm_tests(manifest))
+
+
 def difference(before: Counters | None, now: Counters) -> Mapping[str, RevisionCounters]:
     """What each version's counters grew by since `before`, by version.
 
@@ -176,9 +187,9 @@ BUCKETS_PER_AGE = 5000
 _COUNTERS = TypeAdapter(Counters)
 
 
-def harm_boundary(manifest: RolloutManifest) -> float:
-    """ln(m / alpha): one error budget over all tests for harm of the rollout."""
-    return math.log(harm_tests(manifest) / manifest.experiment.alpha)
+def harm_boundary(manifest: RolloutManifest, *, baking: bool = False) -> float:
+    """ln(m / alpha): one error budget over all tests for harm of the ramp, another over those of the bake."""
+    return harm_budget(manifest, baking=baking).log_boundary
 
 
 class GuardrailWatch:
@@ -190,27 +201,36 @@ class GuardrailWatch:
         self._store, self._key, self._save_every = store, f"watch:{state.rollout_id}", save_every
         self.metrics = watched_metrics(manifest)
         self._by_unit = manifest.experiment.unit != "request"
-        self.boundary = harm_boundary(manifest)
+        self._manifest = manifest
         self._state = state
         self._seen: SeenCounters | None = store.seen(self._key)
         self._last = None if self._seen is None else _watermark(self._seen.value)
         self._saved_at = datetime.min.replace(tzinfo=state.started_at.tzinfo)
         self._unsaved: dict[str, Counts] = {}
         self._health: list[tuple[datetime, int, int]] = []
+        self._failed_units: list[tuple[datetime, str, float]] = []
+        self._begin(state)
+        for bucket in store.buckets(state.rollout_id):
+            if state.bake_exposure is None or bucket.step >= state.bake_exposure:
+                self._take(bucket.metric, _counts_of(bucket))
+
+    def _begin(self, state: RolloutState) -> None:
+        """The ramp, or the bake: nothing is counted yet, and each has a part of the error budget of its own."""
+        self.boundary = harm_boundary(self._manifest, baking=state.promotion is not None)
         self.processes = {metric.name: ConditionalBinomial() for metric in self.metrics}
         self.totals = {name: Counts() for name in (*self.processes, REQUEST_FAULTS)}
-        self._failed_units: list[tuple[datetime, str, float]] = []
         self._repeated: dict[str, Evidence] = {}
-        for bucket in store.buckets(state.rollout_id):
-            self._take(bucket.metric, _counts_of(bucket))
 
     def follow(self, state: RolloutState) -> None:
         """The rollout has moved on: close the buckets of the old traffic share."""
-        if (state.step, state.percent) != (self._state.step, self._state.percent):
+        before = self._state
+        if (state.exposure, state.percent) != (before.exposure, before.percent):
             self.processes = {name: process.sealed() for name, process in self.processes.items()}
             self._failed_units = []  # the gateway counts every unit anew
             if self._last is not None:
                 self._save(self._last)
+        if before.promotion is None and state.promotion is not None:
+            self._begin(state)
         self._state = state
 
     def observe(self, counters: Counters) -> None:
@@ -361,7 +381,7 @@ class GuardrailWatch:
                 rollout_id=self._state.rollout_id,
                 epoch=counters.epoch,
                 at=counters.at,
-                step=self._state.step,
+                step=self._state.exposure,
                 metric=name,
                 **new._asdict(),
             )

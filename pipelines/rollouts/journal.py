@@ -68,10 +68,17 @@ def intent(state: RolloutState, action: Action, *, at: datetime, by: str, place:
         by=by,
         action_id=action_id(state, action, place=place),
         action=action,
-        percent=None if decision is None else decision.percent,
+        percent=_percent(state, action, decision),
         step=None if decision is None else decision.step,
         dry=state.policy.dry_run and action in _DRY,
     )
+
+
+def _percent(state: RolloutState, action: Action, decision: Decision | None) -> float | None:
+    """The share that the action gives; None where it gives none."""
+    if action is Action.BAKE:
+        return max(100.0 - state.policy.holdback, state.percent)
+    return None if decision is None else decision.percent
 
 
 def action_id(state: RolloutState, action: Action, *, place: int = 1) -> str:

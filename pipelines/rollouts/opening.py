@@ -115,6 +115,14 @@ def _beyond(manifest: RolloutManifest, can: Capabilities) -> str | None:
     odd = [step for step in manifest.steps if step != "shadow" and not _multiple(step, can.percent_step)]
     if odd:
         return f"steps has {odd[0]:g}, but this serving side sets multiples of {can.percent_step:g} %"
+    back = manifest.holdback
+    if (
+        manifest.bakes_for
+        and not can.sticky
+        and (back < can.percent_step or not _multiple(back, can.percent_step))
+    ):
+        step = can.percent_step
+        return f"holdback is {back:g} %, but this serving side sets multiples of {step:g} %, and needs at least one"
     unit = manifest.experiment.unit
     if unit != "request" and not can.sticky:
         return f"experiment.unit is {unit!r}, but this serving side keeps no unit on a version; use `request`"

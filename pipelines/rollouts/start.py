@@ -259,7 +259,7 @@ def _report(systems: RolloutSystems, model: Model, state: RolloutState) -> Valid
     allow = model.rollout.artefact.allow
     report = validate_version(systems.registry, state.model, state.version, allow=allow, probe=predict)
     steps = [*report.steps, *_same_artefact(state, report)]
-    if report.verdict is Verdict.PASS and state.champion is not None:
+    if report.verdict is Verdict.PASS and state.champion is not None and not state.policy.undoes:
         steps += _compared(systems, model, state, state.champion, predict)
     return replace(report, steps=tuple(steps))
 

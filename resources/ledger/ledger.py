@@ -27,6 +27,7 @@ from pipelines.core.rollout.events import (
     EvidenceRecorded,
     Failed,
     Intent,
+    Lapsed,
     Refused,
     Started,
     dump,
@@ -320,7 +321,7 @@ def _index(connection: Connection, event: Event) -> None:
             ended = {"ended_at": event.at, "end_kind": event.end, "open_model": None}
             change = update(ROLLOUTS).where(ROLLOUTS.c.rollout_id == event.rollout_id)
             connection.execute(change.values(**ended))
-        case EvidenceRecorded() | Intent() | Done() | Failed() | Decided() | Command():
+        case EvidenceRecorded() | Intent() | Done() | Failed() | Decided() | Command() | Lapsed():
             pass  # the index has nothing of these
         case _:
             assert_never(event)

@@ -19,6 +19,9 @@ from pipelines.core.errors import ServingError, VersionFailed
 NOTHING = ""
 """In place of a version, where no version is served."""
 
+LEASE = timedelta(seconds=10)
+"""How long a share stays that nobody says he watches."""
+
 UNIT_WINDOW = timedelta(minutes=5)
 """In this long a unit's first answer counts where units are compared, and what it asks again does not."""
 
@@ -49,6 +52,18 @@ class RevisionStatus:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Lapse:
+    """A share, or a mirror, that the serving side has taken away by itself: nobody said that he watches it."""
+
+    version: str
+    at: datetime
+    percent: float
+    """What it had, 0 to 100."""
+    mirror: bool
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class ServiceStatus:
     """What is in force for one InferenceService."""
 
@@ -59,6 +74,8 @@ class ServiceStatus:
     """Assignment is hash(salt, unit); a new salt for each rollout."""
     mirror: bool = False
     """Whether a copy of live traffic goes to the canary (shadow step)."""
+    lapse: Lapse | None = None
+    """Why the canary has no share and no mirror any more, until a command sets its share anew."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +168,8 @@ class Capabilities:
     """A copy of live traffic can be sent to the canary."""
     percent_step: float = 1.0
     """The finest share that can be set, in percent."""
+    lease: bool = False
+    """A share that nobody watches is taken away by the serving side itself."""
 
 
 class ServingBackend(Protocol):
@@ -175,16 +194,34 @@ class ServingBackend(Protocol):
 
         `percent` 0 leaves it reachable through `predict` alone (smoke test, shadow).
         Where nothing is stable yet, the version is started and `promote` makes it the stable one.
+        A share, or a mirror, is leased: see `renew`.
         """
         ...
 
     def set_canary_percent(
-        self, service: str, version: str, percent: float, *, expected: float | None = None
+        self,
+        service: str,
+        version: str,
+        percent: float,
+        *,
+        expected: float | None = None,
+        leased: bool = True,
     ) -> ServiceStatus:
         """Give the canary this share. Percent 0 is the emergency brake: it never waits for a model.
 
         `expected`: the share that the caller knows of. Where the canary has neither it nor `percent`, somebody
-        else has changed it meanwhile (taken it back, most likely), and ServingError says so.
+        else has changed it meanwhile (taken it back, most likely), and ServingError says so; a share that has lapsed
+        is 0. `leased`: a share that is not stays, whoever watches it.
+        """
+        ...
+
+    def renew(self, service: str, version: str) -> Lapse | None:
+        """Say that this canary's share is watched. Cheap: called once a second for each open rollout.
+
+        A leased share that nobody speaks for in `LEASE` is taken away by the serving side, on its own clock, and stays
+        away until a command sets a share anew, which begins a new lease. Until then the lapse is returned here. None
+        also where nothing lapses: no such canary, no share and no mirror, a share without a lease, nothing stable that
+        could take the traffic. Raises ServingError where it could not be said: then it is not known whether it was.
         """
         ...
 
@@ -192,7 +229,8 @@ class ServingBackend(Protocol):
         """Make the version the stable one at 100 % and retire the previous one after draining it.
 
         `replacing`: the stable version that the caller knows of, `NOTHING` where none is. Where another one is stable
-        when the change is made, it is not made, and ServingError says so.
+        when the change is made, it is not made, and ServingError says so. So it does of a canary whose share has lapsed:
+        a promotion gives no traffic back that was taken away.
         """
         ...
 
@@ -227,6 +265,14 @@ def not_replaced(service: str, version: str, *, stable: str | None, replacing: s
         f"{service}: version {served or '(none)'} is served meanwhile, and version {version} was not compared with it,"
         f" so it is not promoted"
     )
+
+
+def lapsed_meanwhile(service: str, lapse: Lapse) -> str:
+    """Why a canary whose share has lapsed is not promoted, and has not what it was given."""
+    had = " and ".join(
+        [f"{lapse.percent:g} %"] * (lapse.percent > 0) + ["a copy of the traffic"] * lapse.mirror
+    )
+    return f"{service}: version {lapse.version} had {had}, which was taken away at {lapse.at:%H:%M:%S} UTC: {lapse.reason}"
 
 
 def overtaken(service: str, version: str, *, share: float, expected: float | None, percent: float) -> str:

@@ -383,7 +383,7 @@ def test_a_manifest_that_does_not_fit_is_said_once_and_is_no_verdict_on_the_vers
     (alert,) = systems.ledger.outbox.all()
     assert alert.title == f"{MODEL} version 2: not started, the manifest is wrong"
     assert (
-        f"rollout.yaml:18: data_checks.checks[1].column: 'features.origin': version {lacks} has no such"
+        f"rollout.yaml:19: data_checks.checks[1].column: 'features.origin': version {lacks} has no such"
         in alert.body
     )
     assert "did you mean features.origin_code?" in alert.body

@@ -27,7 +27,7 @@ ASSETS = {
 
 JOBS = {
     "start", "step", "ingest", "look", "plan", "windows",
-    "pause", "resume", "approve", "abort", "roll_back_now", "force_promote",
+    "pause", "resume", "approve", "abort", "roll_back_now", "force_promote", "undo",
 }  # fmt: skip
 
 SENSORS = {
@@ -182,7 +182,7 @@ def test_the_rollout_depends_on_its_evidence(home: Settings) -> None:
 def test_an_order_waits_behind_no_other_run(home: Settings) -> None:
     jobs = [job for job in repository(home).get_all_jobs() if not job.name.startswith("__")]
     priority = {job.name: int(job.tags.get("dagster/priority", 0)) for job in jobs}
-    orders = {f"flight_delay_{order}" for order in Order}
+    orders = {f"flight_delay_{order}" for order in (*Order, "undo")}
     assert orders <= priority.keys()
     assert min(priority[name] for name in orders) > max(priority[n] for n in priority.keys() - orders)
 

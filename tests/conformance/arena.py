@@ -2,10 +2,12 @@
 
 import json
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +18,9 @@ from pipelines.platform.parts import parts
 from resources.registry.digest import digest_of
 from resources.serving.contract import ModelArtefact, ServingBackend
 from resources.serving.embedded.backend import EmbeddedBackend
+from resources.serving.embedded.lease import LeaseGuard
 from resources.serving.embedded.predictors import Launch, options
+from resources.serving.lease import Keeper
 from resources.settings import HOST, Settings, certificates
 from tests.support.memory_backend import MemoryBackend, World
 from tests.support.own_home import own_home
@@ -45,6 +49,15 @@ class Arena(Protocol):
 
     def send(self, unit: str | None = None, **headers: str) -> Answer: ...
 
+    def keeping_leases(self) -> AbstractContextManager[object]:
+        """For as long as it lasts, what nobody watches for `SHORT_LEASE` is taken away by the serving side."""
+        ...
+
+
+SHORT_LEASE = timedelta(seconds=1)
+
+SHORT_LOOK = timedelta(seconds=0.1)
+
 
 @dataclass
 class EmbeddedArena:
@@ -72,6 +85,24 @@ class EmbeddedArena:
             start_seconds=self.start_seconds,
             drain_seconds=5,
         )
+
+    @contextmanager
+    def keeping_leases(self) -> Iterator[LeaseGuard]:
+        """As the platform's watch does."""
+        guard = LeaseGuard(self.settings, lease=SHORT_LEASE, every=SHORT_LOOK)
+        ended = threading.Event()
+
+        def keep() -> None:
+            while not ended.wait(SHORT_LOOK.total_seconds()):
+                guard.look()
+
+        thread = threading.Thread(target=keep)
+        thread.start()
+        try:
+            yield guard
+        finally:
+            ended.set()
+            thread.join()
 
     def retire(self) -> None:
         """Free its processors for the next test: the canary goes, the stable processes stay."""
@@ -112,6 +143,15 @@ class MemoryArena:
 
     def send(self, unit: str | None = None, **headers: str) -> Answer:
         raise NotImplementedError("nothing answers in memory")
+
+    @contextmanager
+    def keeping_leases(self) -> Iterator[None]:
+        assert isinstance(self.backend, MemoryBackend)
+        self.backend.keeper = Keeper(lease=SHORT_LEASE, every=SHORT_LOOK)
+        try:
+            yield
+        finally:
+            self.backend.keeper = None
 
 
 def ask(

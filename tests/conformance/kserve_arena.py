@@ -9,6 +9,7 @@ import itertools
 import os
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -24,7 +25,7 @@ from resources.serving.kserve.client import Cluster
 from resources.serving.kserve.driver import Timing
 from resources.serving.kserve.sticky import StickyBackend
 from resources.settings import certificates
-from tests.conformance.arena import Answer, ask
+from tests.conformance.arena import SHORT_LEASE, SHORT_LOOK, Answer, ask
 from tests.conformance.sticky_gateway import StickyGateway, sticky_gateway
 from tests.fake_kubernetes.backends import MANIFEST
 from tests.fake_kubernetes.server import FakeKubernetes, serving
@@ -64,6 +65,9 @@ class FakeClusterArena:
     def send(self, unit: str | None = None, **headers: str) -> Answer:
         raise NotImplementedError("a fake cluster has an API, but no network")
 
+    def keeping_leases(self) -> AbstractContextManager[object]:
+        return nullcontext()
+
 
 @dataclass
 class StickyArena(FakeClusterArena):
@@ -84,6 +88,17 @@ class StickyArena(FakeClusterArena):
         made = super().artefact(version, **behaviour)
         self.gateway.run_model(made.uri, version, behaviour)
         return made
+
+    @contextmanager
+    def keeping_leases(self) -> Iterator[None]:
+        assert self.gateway.sidecar is not None
+        keeper = self.gateway.sidecar.leases.keeper
+        before = keeper.lease, keeper.every
+        keeper.lease, keeper.every = SHORT_LEASE, SHORT_LOOK
+        try:
+            yield
+        finally:
+            keeper.lease, keeper.every = before
 
     def send(self, unit: str | None = None, **headers: str) -> Answer:
         return ask(self.client, self.gateway.gateways.traffic, self.service, unit, headers)
@@ -112,6 +127,9 @@ class RealClusterArena:
 
     def send(self, unit: str | None = None, **headers: str) -> Answer:
         raise NotImplementedError("the split on a real cluster is per request")
+
+    def keeping_leases(self) -> AbstractContextManager[object]:
+        return nullcontext()
 
 
 @pytest.fixture

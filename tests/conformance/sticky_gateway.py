@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +19,23 @@ from resources.serving.envoy.admin import Admin
 from resources.serving.envoy.description import Endpoint, Gateway
 from resources.serving.gateway.envoy import prepare
 from resources.serving.gateway.following import Follower
+from resources.serving.gateway.leases import PodLeases
 from resources.serving.gateway.publishing import Publisher
 from resources.serving.gateway.sidecar import Control, Sidecar
 from resources.serving.kserve.client import Cluster
 from resources.serving.kserve.gateways import Gateways
 from resources.serving.kserve.service import Installation
 from resources.serving.kserve.split import Split, SplitPart
+from resources.serving.lease import Keeper
 from tests.conformance.arena import LIGHT_PREDICTOR
 from tests.fake_kubernetes.server import FakeKubernetes, serving
 from tests.fake_kubernetes.world import World, storage_uri
 from tests.support.ports import free_base, listens
 
 TOKEN = "gateway-secret"
+
+NEVER = timedelta(days=1)
+"""The lease of shares that a test does not renew."""
 
 _NOBODY = 1
 """A port that nothing listens on."""
@@ -44,6 +50,8 @@ class StickyGateway:
     ports: int
     predictors: dict[str, tuple[int, subprocess.Popen[bytes]]] = field(default_factory=dict)
     """By storageUri."""
+    sidecar: Sidecar | None = None
+    """The one that runs now."""
     _ports_of: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -140,8 +148,10 @@ def running(made: StickyGateway) -> Iterator[Sidecar]:
         envoy = subprocess.Popen(prepare(gateway), stderr=log)
     installation = Installation(default_mode=made.fake.world.default_mode, gateway_api=True)
     follower = Follower(Cluster.at(made.fake.url), lambda: installation)
-    sidecar = Sidecar(follower, Publisher(gateway, Admin(gateway.admin), made.address, TOKEN))
-    control = Control("127.0.0.1", made.ports + 2, TOKEN, sidecar.answer)
+    publisher = Publisher(gateway, Admin(gateway.admin), made.address, TOKEN)
+    sidecar = Sidecar(follower, publisher, PodLeases(gateway.discovery / "leases.json", Keeper(lease=NEVER)))
+    made.sidecar = sidecar
+    control = Control("127.0.0.1", made.ports + 2, TOKEN, sidecar.answer, sidecar.command)
     threading.Thread(target=control.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     try:
         sidecar.start()

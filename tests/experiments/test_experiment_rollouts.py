@@ -157,3 +157,45 @@ def test_an_aa_test_keeps_the_champion(tmp_path: Path) -> None:
     assert state.end is End.COMPARED
     assert "the champion stays" in state.end_reason
     assert simulation.rig.world.aliases[MODEL, "champion"] == "1"
+
+
+def baking(simulation: Simulation) -> str:
+    """A cheaper version that was promoted and bakes, with a large holdback: a test has no hours."""
+    simulation.history()
+    rollout_id = simulation.start()
+    for _ in range(20):
+        if simulation.minute(rollout_id).phase is Phase.BAKING:
+            return rollout_id
+    raise AssertionError(simulation.controller.state(rollout_id))
+
+
+def test_harm_that_begins_in_the_bake_restores_the_previous_champion(tmp_path: Path) -> None:
+    costs = [cheaper]
+    simulation = Simulation(
+        tmp_path,
+        manifest=ab_manifest(bake="15m", holdback="40%"),
+        cost=lambda random, is_challenger: costs[-1](random, is_challenger),
+    )
+    rollout_id = baking(simulation)
+    assert simulation.rig.world.aliases[MODEL, "champion"] == "2"
+    costs.append(dearer)
+    state = simulation.until_the_end(rollout_id)
+    assert state.end is End.ROLLED_BACK
+    assert "The challenger is worse" in state.end_reason
+    assert simulation.rig.world.aliases[MODEL, "champion"] == "1"
+    assert simulation.rig.world.share(MODEL, "1") == 100
+
+
+def test_the_bake_is_tested_on_a_part_of_alpha_of_its_own_and_nothing_is_tested_twice(tmp_path: Path) -> None:
+    simulation = Simulation(tmp_path, manifest=ab_manifest(bake="4m", holdback="40%"), cost=cheaper)
+    state = simulation.until_the_end(baking(simulation))
+    assert (state.end, state.last is not None and state.last.decision.rule) == (End.PROMOTED, "baked")
+    looks = past_looks(simulation.rig.ledger, state.rollout_id)
+    ramp = [look for look in looks if not look.bake]
+    bake = [look for look in looks if look.bake]
+    assert all(look.spec.harm_alpha == pytest.approx(0.04) for look in ramp) and ramp
+    assert all(look.spec.harm_alpha == pytest.approx(0.01) for look in bake) and bake
+    seen = [(cell.metric, cell.step, cell.bucket) for look in looks for cell in look.cells]
+    assert len(set(seen)) == len(seen), "a bucket enters one look only"
+    late = [cell for look in bake for cell in look.cells if cell.step < state.exposure]
+    assert late, "outcomes of the ramp that came late count in the bake"

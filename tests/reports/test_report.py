@@ -18,6 +18,9 @@ from sqlalchemy import insert
 from pipelines.core.errors import CommandRefused
 from pipelines.core.rollout.alerts import Alert
 from pipelines.core.rollout.events import Command, Order
+from pipelines.core.rollout.policy import WATCHED
+from pipelines.core.rollout.state import Phase
+from pipelines.core.vocabulary import Evidence, Verdict
 from pipelines.platform.systems import Systems
 from pipelines.reports.page import Link, page
 from pipelines.reports.report import Reports, rollout_story, write_report
@@ -28,9 +31,10 @@ from resources.checks.pages import PACKAGE, STYLED, render
 from resources.ledger.counters import CounterBucket
 from resources.ledger.database import COUNTER_BUCKETS
 from resources.notifier import Notifier
+from resources.serving.contract import Lapse
 from resources.settings import ROOT, Settings
 from tests.support.memory_systems import reports_of
-from tests.support.rollouts import MINUTE, MODEL, START, Rig, good, harmful
+from tests.support.rollouts import MINUTE, MODEL, START, Rig, evidence, good, harmful
 
 EVIL = "<script>alert(1)</script>"
 
@@ -120,6 +124,34 @@ def test_a_rollback_is_told_in_words_with_its_evidence(tmp_path: Path) -> None:
     assert {"svg", "table", "style"} <= set(reader.tags)
     assert not reader.loads
     assert "script" not in reader.tags
+
+
+def test_a_lapse_a_bake_and_a_promotion_that_is_taken_back_are_told_as_what_they_are(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    rollout_id, controller, reports = rig.start(bake="1h"), rig.controller(), reports_at(tmp_path)
+
+    def after_a_minute(*items: Evidence) -> str:
+        rig.clock.tick()
+        controller.drive(rollout_id, items)
+        return Reader(write_report(reports, rollout_id).read_text()).text
+
+    after_a_minute(*good(rig.clock.now))
+    lapse = Lapse(
+        at=rig.clock.now, version="2", percent=10, mirror=False, reason="nobody watched it for 10 s"
+    )
+    controller.lapsed(rollout_id, lapse)
+    told = after_a_minute()
+    assert "version 2 gets nothing, because nobody watched it" in told
+    assert "the share of 10 % was taken away: nobody watched it for 10 s; it comes back" in told
+    again = evidence(WATCHED, Verdict.PASS, rig.clock.now + MINUTE, source="serving")
+    assert "version 2 takes 10 % of the traffic" in after_a_minute(again)
+    while controller.state(rollout_id).phase is not Phase.BAKING:
+        told = after_a_minute(*good(rig.clock.now + MINUTE))
+    assert "is promoted and takes 98 % of the traffic; version 1 stays warm until" in told
+    assert "up to 50 % of the traffic for 2m" in told
+    told = after_a_minute(*harmful(rig.clock.now + MINUTE))
+    assert "version 2 was promoted, and rolled back; the previous champion serves all traffic" in told
+    assert "up to 50 % of the traffic for 2m" in told
 
 
 def test_what_neither_side_answered_is_said_and_is_no_guardrail(tmp_path: Path) -> None:

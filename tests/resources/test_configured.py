@@ -100,6 +100,8 @@ def test_every_asset_op_and_sensor_asks_for_what_it_uses_by_name(home: Path) -> 
     assert sensors == ASKED_BY_SENSORS
     assert assets == ASKED_BY_ASSETS
     orders = {name: asked for name, asked in ops.items() if name.endswith("_order")}
+    undo = [orders.pop(name) for name in list(orders) if name.endswith("_undo_order")]
+    assert undo == [{"rollouts"}]
     assert len(orders) == 6
     assert all(asked == ORDERED for asked in orders.values())
     assert {name: asked for name, asked in ops.items() if name in ASKED_BY_OPS} == ASKED_BY_OPS

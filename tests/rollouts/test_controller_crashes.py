@@ -14,7 +14,7 @@ from pipelines.core.rollout.policy import Policy
 from pipelines.core.vocabulary import Verdict
 from pipelines.rollouts.controller import Controller
 from tests.support.faults import Crash, Fault, FaultyRig
-from tests.support.rollouts import MODEL, START, artefact, evidence, good, harmful, manifest
+from tests.support.rollouts import MODEL, START, artefact, evidence, good, harmful, manifest, watch
 
 ROLLOUT = "flight-delay-v2-c3872d99"
 
@@ -25,6 +25,17 @@ def start(rig: FaultyRig, controller: Controller, **changes: Any) -> str:
     wanted, champion = manifest(**changes), rig.world.aliases.get((MODEL, "champion"))
     policy = Policy.of(wanted) if wanted.ab_test is None else Policy.of_test(wanted)
     return controller.start(wanted, "2", champion, artefact("2"), policy=policy)
+
+
+def lapse(rig: FaultyRig, controller: Controller) -> None:
+    rig.world.lapse(MODEL)
+
+
+def watch_again(rig: FaultyRig, controller: Controller) -> None:
+    watch(rig, controller)
+
+
+BAKE, LONG_BAKE = {"bake": "90s"}, {"bake": "1h"}
 
 
 def ab_test(then: str) -> dict[str, Any]:
@@ -88,6 +99,32 @@ PATHS = {
     "A/B test, better": Path_((start, *[drive_good] * 2), End.PROMOTED, changes=ab_test("promote_if_better")),
     "A/B test, harmful": Path_(
         (start, drive_good, emergency, drive), End.ROLLED_BACK, changes=ab_test("keep")
+    ),
+    "lapse": Path_((start, drive_good, lapse, watch_again, *[drive_good] * 4), End.PROMOTED),
+    "lapse of a shadow": Path_(
+        (start, drive_good, lapse, watch_again, *[drive_agreeing] * 5),
+        End.PROMOTED,
+        changes={"steps": ["shadow", 10, 100]},
+    ),
+    "lapse, harm in the gap": Path_(
+        (start, drive_good, lapse, watch_again, drive_harmful, drive), End.ROLLED_BACK
+    ),
+    "bake": Path_((start, *[drive_good] * 6), End.PROMOTED, changes=BAKE),
+    "bake, harm": Path_((start, *[drive_good] * 4, drive_harmful, drive), End.ROLLED_BACK, changes=LONG_BAKE),
+    "bake, harm now": Path_((start, *[drive_good] * 4, emergency, drive), End.ROLLED_BACK, changes=LONG_BAKE),
+    "bake, abort": Path_(
+        (start, *[drive_good] * 4, order(Order.ABORT), drive), End.ABORTED, changes=LONG_BAKE
+    ),
+    "bake, ended early": Path_(
+        (start, *[drive_good] * 4, order(Order.FORCE_PROMOTE), drive), End.PROMOTED, changes=LONG_BAKE
+    ),
+    "bake, forced into": Path_(
+        (start, drive_good, order(Order.FORCE_PROMOTE), drive, drive_harmful, drive),
+        End.ROLLED_BACK,
+        changes=LONG_BAKE,
+    ),
+    "bake after an A/B test": Path_(
+        (start, *[drive_good] * 5), End.PROMOTED, changes=ab_test("promote_if_better") | BAKE
     ),
     "force": Path_((start, drive_good, order(Order.FORCE_PROMOTE), drive), End.PROMOTED),
 }

@@ -24,7 +24,7 @@ from pipelines.core.vocabulary import Evidence, Verdict
 from pipelines.rollouts.controller import Controller
 from tests.support.by_hand import BY_HAND, change_by_hand, check_end_among_hands
 from tests.support.faults import FULL, Crash, Fault, FaultyRig
-from tests.support.rollouts import MODEL, artefact, evidence, good, harmful, manifest
+from tests.support.rollouts import MODEL, artefact, evidence, good, harmful, manifest, watch
 
 ROLLOUT = "flight-delay-v2-c3872d99"
 
@@ -47,7 +47,7 @@ def sick(at: datetime) -> tuple[Evidence, ...]:
 
 GIVES: tuple[Give, ...] = (nothing, good, good, good, unmeasured, harmful, sick)
 
-DRIVE, ASSESS, EMERGENCY = "drive", "assess", "emergency"
+DRIVE, ASSESS, EMERGENCY, LAPSE, WATCH = "drive", "assess", "emergency", "lapse", "watch"
 
 
 class Op(NamedTuple):
@@ -63,6 +63,10 @@ class Op(NamedTuple):
             with contextlib.suppress(CommandRefused):
                 if self.what == DRIVE:
                     return controller.drive(ROLLOUT, items)
+                if self.what == LAPSE:
+                    return rig.world.lapse(MODEL)
+                if self.what == WATCH:
+                    return watch(rig, controller)
                 if self.what == ASSESS:
                     return controller.assess(ROLLOUT, items)
                 if self.what == EMERGENCY:
@@ -86,7 +90,9 @@ class Tick(NamedTuple):
 
 _OPS = st.builds(
     Op,
-    st.sampled_from([DRIVE, DRIVE, DRIVE, ASSESS, EMERGENCY, *[str(order) for order in Order]]),
+    st.sampled_from(
+        [DRIVE, DRIVE, DRIVE, ASSESS, EMERGENCY, LAPSE, LAPSE, WATCH, WATCH, *[str(order) for order in Order]]
+    ),
     st.sampled_from(GIVES),
 )
 
@@ -111,12 +117,17 @@ _STEPS = st.sampled_from([[10, 50, 100], ["shadow", 10, 100], [25]])
 _TESTS = st.sampled_from([None, None, "keep", "promote_if_better"])
 
 
-def run(ticks: list[Tick], approval: str, steps: list[object], then: str | None, folder: Path) -> None:
+_BAKES = st.sampled_from(["0s", "1s", "1m", "2h"])
+
+
+def run(
+    ticks: list[Tick], approval: str, steps: list[object], then: str | None, bake: str, folder: Path
+) -> None:
     """`then`: what follows an A/B test; None for a rollout."""
     rig = FaultyRig(folder)
     rig.world.serving(MODEL, "1")
     test = {"share": 20, "duration": "2m", "then": then or "keep"}
-    wanted = manifest(steps=steps, approval=approval, ab_test=test)
+    wanted = manifest(steps=steps, approval=approval, ab_test=test, bake=bake)
     policy = Policy.of_test(wanted) if then else Policy.of(wanted)
     rig.do(lambda controller: controller.start(wanted, "2", "1", artefact("2"), policy=policy))
     for tick in ticks:
@@ -151,20 +162,20 @@ def tried(count: int):
 
 
 @tried(60)
-@given(_SCHEDULES, _APPROVALS, _STEPS, _TESTS)
+@given(_SCHEDULES, _APPROVALS, _STEPS, _TESTS, _BAKES)
 def test_any_schedule_ends_consistently(
-    ticks: list[Tick], approval: str, steps: list[object], then: str | None
+    ticks: list[Tick], approval: str, steps: list[object], then: str | None, bake: str
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        run(ticks, approval, steps, then, Path(folder))
+        run(ticks, approval, steps, then, bake, Path(folder))
 
 
 @pytest.mark.faults
 @pytest.mark.timeout(3600)
 @tried(int(os.environ.get("RAMPGATE_SCHEDULES", "10000")))
-@given(_SCHEDULES, _APPROVALS, _STEPS, _TESTS)
+@given(_SCHEDULES, _APPROVALS, _STEPS, _TESTS, _BAKES)
 def test_many_schedules_end_consistently(
-    ticks: list[Tick], approval: str, steps: list[object], then: str | None
+    ticks: list[Tick], approval: str, steps: list[object], then: str | None, bake: str
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        run(ticks, approval, steps, then, Path(folder))
+        run(ticks, approval, steps, then, bake, Path(folder))

@@ -77,7 +77,7 @@ def test_traffic_that_would_not_go_is_taken_away_by_the_watch_as_soon_as_it_does
         return brake(*given, **named)
 
     monkeypatch.setattr(systems.backend, "set_canary_percent", reluctant)
-    sensor = guardrail_sensor(systems.catalogue.models, tick=timedelta(seconds=5))
+    sensor = guardrail_sensor(systems.catalogue.models, tick=timedelta(seconds=30))
     assert isinstance(sensor(context(systems, instance)), dg.SensorResult)
     assert systems.share == 0
     assert systems.controller.state(rollout).phase is Phase.ROLLING_BACK

@@ -1,9 +1,11 @@
 """The sensor that rolls back by itself, inside its tick, on counters that a test scripts."""
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 from unittest.mock import patch
 
 import dagster as dg
@@ -13,6 +15,7 @@ from pipelines.core.errors import LedgerError, NotMeasured, ServingError
 from pipelines.core.rollout.events import DecisionKind, End
 from pipelines.core.rollout.state import Phase
 from pipelines.core.vocabulary import OnFail, OnUnknown, Verdict
+from pipelines.rollouts import canary_watch
 from pipelines.rollouts.guardrails import REPEATED
 from resources.ledger.counters import CounterStore
 from resources.ledger.ledger import Ledger
@@ -34,13 +37,21 @@ HARM = counters(v1=(900, 0), v2=(100, 30))
 @pytest.fixture
 def tick(systems: MemorySystems, instance: dg.DagsterInstance) -> Tick:
     """One tick that watches for less than a second."""
-    sensor = guardrail_sensor(systems.catalogue.models, tick=timedelta(seconds=0.7))
+    sensor = guardrail_sensor(systems.catalogue.models, tick=timedelta(seconds=0.7), grace=timedelta(0))
 
     def tick() -> dg.SensorResult | dg.SkipReason:
         context = dg.build_sensor_context(instance=instance, resources=given(systems))
-        return sensor(context)
+        return ended(sensor(context))
 
     return tick
+
+
+def ended(result: Any) -> Any:
+    """The tick's result, once its watch has ended as well."""
+    for thread in threading.enumerate():
+        if thread.name == "guardrails":
+            thread.join(10)
+    return result
 
 
 def said(result: dg.SensorResult | dg.SkipReason) -> str:
@@ -86,8 +97,8 @@ def test_a_daemon_that_was_restarted_goes_on_from_the_ledger(systems: MemorySyst
 
 def fresh_tick(systems: MemorySystems) -> dg.SensorResult | dg.SkipReason:
     """A tick of a sensor that has just been loaded."""
-    sensor = guardrail_sensor(systems.catalogue.models, tick=timedelta(seconds=0.7))
-    return sensor(dg.build_sensor_context(resources=given(systems)))
+    sensor = guardrail_sensor(systems.catalogue.models, tick=timedelta(seconds=0.7), grace=timedelta(0))
+    return ended(sensor(dg.build_sensor_context(resources=given(systems))))
 
 
 def test_what_happened_between_two_ticks_is_counted(systems: MemorySystems, tick: Tick) -> None:
@@ -106,6 +117,60 @@ def test_counters_that_cannot_be_read_roll_nothing_back(
     systems.backend.show(error)
     tick()
     assert systems.share == 10
+
+
+@pytest.mark.parametrize(
+    ("shown", "watched"),
+    [
+        (NOTHING, True),
+        (NotMeasured("Prometheus is down"), True),
+        (ServingError("the state is damaged"), False),
+        (ValueError("nobody foresaw it"), False),
+    ],
+    ids=["counted", "not measured", "an error", "unforeseen"],
+)
+def test_a_share_is_renewed_once_a_second_where_a_look_came_to_an_end_and_not_where_there_was_none(
+    systems: MemorySystems, tick: Tick, shown: Counters | Exception, watched: bool
+) -> None:
+    start_rollout(systems)
+    systems.backend.show(shown)
+    before = systems.world.marks[MODEL]
+    tick()
+    assert systems.world.marks[MODEL] - before == (1 if watched else 0)
+
+
+@pytest.mark.parametrize("lapsed", [True, False], ids=["lapsed", "cannot be said"])
+def test_a_share_that_lapsed_and_a_lease_that_cannot_be_renewed_are_said_once_and_the_watch_goes_on(
+    systems: MemorySystems, tick: Tick, lapsed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start_rollout(systems)
+    systems.backend.show(NOTHING)
+    monkeypatch.setattr(canary_watch, "RENEW", timedelta(0))
+    if lapsed:
+        systems.world.lapse(MODEL)
+    else:
+        monkeypatch.setattr(systems.backend, "renew", unsaid)
+    complaints = tick_log(systems, monkeypatch)
+    assert len(complaints) == 1
+    assert (
+        "nobody has watched it for 10 s" if lapsed else "cannot say that it is watched: no pod"
+    ) in complaints[0]
+    assert systems.share == (0 if lapsed else 10)
+    systems.backend.show(HARM)
+    assert isinstance(tick(), dg.SensorResult)
+
+
+def unsaid(service: str, version: str) -> None:
+    raise ServingError("no pod answers")
+
+
+def tick_log(systems: MemorySystems, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What a tick of a sensor that has just been loaded complains of."""
+    said: list[str] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(canary_watch, "say", lambda log, level, message, error=None: said.append(message))
+        fresh_tick(systems)
+    return said
 
 
 def test_after_an_outage_the_counters_are_judged(systems: MemorySystems, tick: Tick) -> None:

@@ -121,6 +121,18 @@ def test_every_object_is_one_of_the_published_apis(path: Path):
             assert problems(document) == []
 
 
+def test_the_sidecar_alone_is_told_where_alerts_go():
+    """It tells that a share has lapsed. Envoy, beside it, reads what strangers send."""
+    deployment = next(each for each in documents(PLATFORM / "gateway.yaml") if each["kind"] == "Deployment")
+    found = {
+        each["name"]: {entry["name"]: entry.get("valueFrom") for entry in each["env"]}
+        for each in deployment["spec"]["template"]["spec"]["containers"]
+    }
+    secret = found["sidecar"].pop("RAMPGATE_ALERT_URLS")
+    assert secret == {"secretKeyRef": {"name": "rampgate-gateway", "key": "alert-urls", "optional": True}}
+    assert found["sidecar"] == found["envoy"]
+
+
 def test_every_models_inference_service_is_one_of_the_published_api():
     paths = sorted(PLATFORM.parent.glob("*/inferenceservice.yaml"))
     assert paths

@@ -45,6 +45,11 @@ def champion_deleted(world: World) -> None:
     world.delete(MODEL, "1")
 
 
+def share_lapsed(world: World) -> None:
+    """Nobody's hand: the serving side takes an unwatched share away by itself."""
+    world.lapse(MODEL)
+
+
 BY_HAND: Mapping[str, Callable[[World], None]] = {
     change.__name__: change
     for change in (
@@ -56,6 +61,7 @@ BY_HAND: Mapping[str, Callable[[World], None]] = {
         stable_put_back,
         challenger_deleted,
         champion_deleted,
+        share_lapsed,
     )
 }
 
@@ -79,7 +85,7 @@ def check_end_among_hands(rig: FaultyRig, rollout_id: str) -> End:
     assert status.canary is None
     if (MODEL, "2") not in world.deleted:
         assert world.tags[MODEL, "2", "rampgate.status"] == end.end
-        assert not promoted or world.aliases[MODEL, "champion"] == "2"
+        assert (world.aliases.get((MODEL, "champion")) == "2") == promoted
     if any(effect.call == ROLL_BACK for effect in world.effects):
         assert not promoted, "a rollback was lost"
     return end.end

@@ -34,6 +34,7 @@ from tests.support.ports import free_base
 _ROLLOUT = """\
 model: {model}
 steps: [10, 100]
+bake: 0s
 tier: low
 experiment:
   primary: {{name: cost, type: mean, source: outcomes.cost, mde: 5%}}

@@ -6,19 +6,24 @@ it, so it counts nothing and predicts nothing.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 from pipelines.core.errors import NotInRegistry, ServingError
 from resources.serving.contract import (
+    LEASE,
     Capabilities,
     Counters,
+    Lapse,
     ModelArtefact,
     RevisionStatus,
     ServiceStatus,
+    lapsed_meanwhile,
     not_replaced,
     overtaken,
     version_of,
 )
+from resources.serving.lease import Keeper, lapse_of
 
 Hook = Callable[[str], None]
 
@@ -49,6 +54,10 @@ class World:
     effects: list[Effect] = field(default_factory=list)
     deleted: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
     """Versions that somebody deleted in the registry."""
+    unleased: set[str] = field(default_factory=set[str])
+    """Services whose canary has a share that does not lapse."""
+    marks: dict[str, int] = field(default_factory=dict[str, int])
+    """How often each service's share was set or renewed."""
 
     def of(self, service: str) -> ServiceStatus:
         return self.status.get(service, ServiceStatus(service=service, stable=None, canary=None))
@@ -59,6 +68,22 @@ class World:
             self.status[status.service] = status
             over = None if before.stable is None else before.stable.version
             self.effects.append(Effect(call, version, _share(status, version), over))
+
+    def leased(self, service: str) -> RevisionStatus | None:
+        """The canary, where it has what may lapse."""
+        status = self.of(service)
+        if status.canary is None or status.stable is None or service in self.unleased:
+            return None
+        return status.canary if status.canary.percent > 0 or status.mirror else None
+
+    def lapse(self, service: str, lease: timedelta = LEASE) -> Lapse | None:
+        """The serving side takes away what nobody has watched; None where there is nothing to be taken away."""
+        canary, status = self.leased(service), self.of(service)
+        if canary is None:
+            return None
+        lapse = lapse_of(canary.version, percent=canary.percent, mirror=status.mirror, lease=lease)
+        self.change("lapse", canary.version, replace(_weighted(status, 0.0), mirror=False, lapse=lapse))
+        return lapse
 
     def share(self, service: str, version: str) -> float:
         return _share(self.of(service), version)
@@ -89,17 +114,32 @@ def _share(status: ServiceStatus, version: str) -> float:
 
 
 class MemoryBackend:
-    """`hook` is called with the name of each call before and after it takes effect, `start` while a model starts."""
+    """`hook` is called with the name of each call before and after it takes effect, `start` while a model starts.
+
+    Shares are leased, and what lapses says `World.lapse`; a `keeper` is asked for it at each call.
+    """
 
     def __init__(
         self, world: World, hook: Hook = _no_hook, *, mirror: bool = True, start: Hook = _at_once
     ) -> None:
         self.world, self._hook, self._mirror, self._start = world, hook, mirror, start
+        self.keeper: Keeper[int] | None = None
 
     def capabilities(self, service: str) -> Capabilities:
-        return Capabilities(sticky=True, mirror=self._mirror, percent_step=0.01)
+        return Capabilities(sticky=True, mirror=self._mirror, percent_step=0.01, lease=True)
+
+    def renew(self, service: str, version: str) -> Lapse | None:
+        self._keep_leases()
+        self._hook("before renew")
+        status = self.world.of(service)
+        if status.canary is None or status.canary.version != version:
+            return None
+        self._mark(service)
+        self._hook("after renew")
+        return status.lapse
 
     def status(self, service: str) -> ServiceStatus:
+        self._keep_leases()
         self._hook("before status")
         return self.world.of(service)
 
@@ -117,12 +157,22 @@ class MemoryBackend:
             status = self.world.of(service)
             assert status.canary is not None
             ready = replace(status.canary, ready=True)
-            return _weighted(replace(status, canary=ready, salt=salt, mirror=mirror), percent)
+            over = None if percent > 0 or mirror else status.lapse
+            return _weighted(replace(status, canary=ready, salt=salt, mirror=mirror, lapse=over), percent)
 
-        return self._call("deploy_canary", artefact.version, service, effect)
+        deployed = self._call("deploy_canary", artefact.version, service, effect)
+        if percent > 0 or mirror:
+            self._begin_lease(service, leased=True)
+        return deployed
 
     def set_canary_percent(
-        self, service: str, version: str, percent: float, *, expected: float | None = None
+        self,
+        service: str,
+        version: str,
+        percent: float,
+        *,
+        expected: float | None = None,
+        leased: bool = True,
     ) -> ServiceStatus:
         def effect() -> ServiceStatus:
             status = self.world.of(service)
@@ -135,7 +185,8 @@ class MemoryBackend:
             there = status.canary.percent
             if problem := overtaken(service, version, share=there, expected=expected, percent=percent):
                 raise ServingError(problem)
-            return _weighted(replace(status, mirror=False), percent)
+            self._begin_lease(service, leased=leased)
+            return _weighted(replace(status, mirror=False, lapse=None), percent)
 
         return self._call("set_canary_percent", version, service, effect)
 
@@ -150,6 +201,8 @@ class MemoryBackend:
                 service, version, stable=version_of(status.stable), replacing=replacing
             ):
                 raise ServingError(problem)
+            if status.lapse is not None:
+                raise ServingError(lapsed_meanwhile(service, status.lapse))
             stable = replace(status.canary, percent=100.0)
             return replace(status, stable=stable, canary=None, mirror=False)
 
@@ -162,7 +215,7 @@ class MemoryBackend:
                 raise ServingError(f"{service}: version {version} is the stable one")
             if status.canary is None or status.canary.version != version:
                 return status
-            return replace(_weighted(status, 0.0), canary=None, mirror=False)
+            return replace(_weighted(status, 0.0), canary=None, mirror=False, lapse=None)
 
         return self._call("roll_back", version, service, effect)
 
@@ -183,9 +236,24 @@ class MemoryBackend:
                 f"{status.service}: version {artefact.version} was braked or rolled back while it was deployed"
             )
 
+    def _begin_lease(self, service: str, *, leased: bool) -> None:
+        (self.world.unleased.discard if leased else self.world.unleased.add)(service)
+        self._mark(service)
+
+    def _mark(self, service: str) -> None:
+        self.world.marks[service] = self.world.marks.get(service, 0) + 1
+
+    def _keep_leases(self) -> None:
+        if self.keeper is None:
+            return
+        leased = [name for name in self.world.status if self.world.leased(name) is not None]
+        for service in self.keeper.look({name: self.world.marks.get(name, 0) for name in leased}):
+            self.world.lapse(service, self.keeper.lease)
+
     def _call(
         self, name: str, version: str, service: str, effect: Callable[[], ServiceStatus]
     ) -> ServiceStatus:
+        self._keep_leases()
         self._hook(f"before {name}")
         self.world.change(name, version, effect())
         self._hook(f"after {name}")

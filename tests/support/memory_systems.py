@@ -30,6 +30,7 @@ spec: {{predictor: {{minReplicas: 1, model: {{modelFormat: {{name: mlflow}}}}}}}
 ROLLOUT = """\
 model: {name}
 steps: [10, 100]
+bake: 0s
 tier: high
 experiment:
   unit: flight

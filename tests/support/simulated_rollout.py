@@ -39,6 +39,7 @@ def ab_manifest(**changes: Any) -> RolloutManifest:
         {
             "model": MODEL,
             "steps": [20, 50, 100],
+            "bake": "0s",
             "experiment": {
                 "unit": "customer",
                 "primary": {"name": "cost", "type": "mean", "source": "outcomes.cost", "mde": "20%"},

@@ -311,6 +311,10 @@ class AbTest(_Frozen):
     """What follows the period: the champion stays, or a challenger that is better takes its place."""
 
 
+BAKES = {"low": timedelta(0), "standard": timedelta(hours=1), "high": timedelta(hours=24)}
+"""How long the tiers' previous champions stay warm."""
+
+
 class RolloutManifest(_Frozen):
     """One model's `rollout.yaml`."""
 
@@ -328,7 +332,12 @@ class RolloutManifest(_Frozen):
     on_unknown: OnUnknown = OnUnknown.ROLL_BACK
     on_new_challenger: OnNewChallenger = OnNewChallenger.WAIT
     """When another version gets the alias `challenger` while a rollout is open: it waits for the end, or the open
-    rollout is aborted and gives way. An A/B test never gives way."""
+    rollout is aborted and gives way; one that is promoted and bakes ends its bake. An A/B test never gives way."""
+    bake: Duration | None = None
+    """How long the previous champion stays warm after a promotion, while the same tests go on and harm restores it;
+    `0s` ends it with the promotion. By default as the tier says: nothing for `low`, `1h`, and `24h` for `high`."""
+    holdback: Annotated[float, BeforeValidator(_suffixed("%", 1.0, "2%")), Field(ge=0, le=50)] = 2.0
+    """Percent of traffic that the previous champion keeps during the bake: what the new one is compared with."""
     approval: Literal["none", "promote", "every_step"] = "none"
     freeze: tuple[Freeze, ...] = ()
     ab_test: AbTest | None = None
@@ -343,3 +352,8 @@ class RolloutManifest(_Frozen):
     """Prediction log: survives process death (`process`), or power loss too (`power`: fdatasync group commit)."""
     prediction_log: PredictionLog = PredictionLog()
     alerts: Alerts = Alerts()
+
+    @property
+    def bakes_for(self) -> timedelta:
+        """The bake, where the manifest says nothing as its tier does."""
+        return BAKES[self.tier] if self.bake is None else self.bake

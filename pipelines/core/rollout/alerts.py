@@ -16,11 +16,13 @@ from pipelines.core.rollout.events import (
     EvidenceRecorded,
     Failed,
     Intent,
+    Lapsed,
     Refused,
     Started,
 )
 from pipelines.core.rollout.policy import Severity
-from pipelines.core.rollout.state import RolloutState
+from pipelines.core.rollout.standing import words
+from pipelines.core.rollout.state import Phase, RolloutState
 
 _TRAFFIC = (Action.TRAFFIC_OFF, Action.RESTORE)
 
@@ -88,6 +90,18 @@ def _alert(state: RolloutState, event: Event) -> Alert | None:
                 "the end could not be written into the registry",
                 event.message,
             )
+        case Done() if state.phase is Phase.BAKING and event.at == state.since:
+            body = (
+                f"it takes {state.percent:g} % of the traffic; version {state.champion} stays warm for"
+                f" {words(state.policy.bake)}, and comes back by itself if harm is found"
+            )
+            return _make(state, event, "baking", "info", "promoted, and bakes", body)
+        case Lapsed():
+            what = "a copy of traffic" if event.mirror else f"its share of {event.percent:g} %"
+            body = f"{what} was taken away at {event.taken_at:%Y-%m-%d %H:%M:%S} UTC: {event.reason}"
+            return _make(
+                state, event, f"lapsed:{event.seq}", "critical", "nobody watched it: traffic taken away", body
+            )
         case Command():
             body = f"by {event.by}: {event.reason}"
             return _make(state, event, f"command:{event.seq}", "info", f"ordered: {event.order}", body)
@@ -114,7 +128,8 @@ def _title(decision: Decision) -> str:
         case DecisionKind.CONTINUE:
             return "waiting"
         case DecisionKind.ADVANCE:
-            return f"advancing to {decision.percent:g} %" if decision.percent else "shadowing"
+            again = " again" if decision.rule == "watched_again" else ""
+            return f"advancing to {decision.percent:g} %{again}" if decision.percent else f"shadowing{again}"
         case DecisionKind.HOLD:
             return f"holding: {decision.rule.replace('_', ' ')}"
         case DecisionKind.PROMOTE:

@@ -13,10 +13,10 @@ from typing import NamedTuple
 from pydantic import TypeAdapter
 
 from pipelines.core.rollout import rules
+from pipelines.core.rollout.case import Case
 from pipelines.core.rollout.events import Decided, Decision, Event
 from pipelines.core.rollout.fold import fold, merge, step
-from pipelines.core.rollout.policy import REGISTERED, SERVED
-from pipelines.core.rollout.rules import Case
+from pipelines.core.rollout.policy import REGISTERED, SERVED, WATCHED
 from pipelines.core.rollout.standing import champion_trouble, standings
 from pipelines.core.rollout.state import RolloutState
 from pipelines.core.vocabulary import Evidence
@@ -34,12 +34,14 @@ RULES: tuple[Rule, ...] = (
     rules.starting,
     rules.champion_unhealthy,
     rules.harm,
+    rules.baking,
     rules.unknown_too_long,
     rules.paused,
     rules.test_over,
     rules.inconclusive,
     rules.disagreement,
     rules.unknown,
+    rules.lapsed,
     rules.failed_check,
     rules.floor,
     rules.pending,
@@ -58,6 +60,7 @@ def decide(state: RolloutState, evidence: Iterable[Evidence], now: datetime) -> 
         champion_trouble=None if state.champion is None else champion_trouble(merged, now),
         served=merged.get(SERVED),
         registered=merged.get(REGISTERED),
+        watched=merged.get(WATCHED),
         now=now,
     )
     answers = (rule(case) for rule in RULES)

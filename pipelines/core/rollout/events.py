@@ -102,7 +102,10 @@ class Action(StrEnum):
     SHADOW = "shadow"
     """Send it a copy of live traffic."""
     SET_PERCENT = "set_percent"
+    BAKE = "bake"
+    """Give it all traffic but the holdback; the previous champion stays warm."""
     PROMOTE = "promote"
+    """Make it the stable one and stop the previous one."""
     TRAFFIC_OFF = "traffic_off"
     RESTORE = "restore"
     """Restore the stable side's spec and stop the version."""
@@ -241,6 +244,17 @@ class Command(_Event):
     reason: Annotated[str, Field(min_length=1)]
 
 
+class Lapsed(_Event):
+    """The serving side took the share away by itself, because nobody had said that he watches it."""
+
+    kind: Literal["lapsed"] = "lapsed"
+    taken_at: Utc
+    percent: float
+    """What it had."""
+    mirror: bool = False
+    reason: str
+
+
 class _ChampionHealth(_Event):
     """What an earlier release wrote where evidence of the stable side's health is written now; only read."""
 
@@ -272,7 +286,7 @@ class Ended(_Event):
     dry: bool = False
 
 
-Event = Started | Refused | EvidenceRecorded | Intent | Done | Failed | Decided | Command | Ended
+Event = Started | Refused | EvidenceRecorded | Intent | Done | Failed | Decided | Command | Lapsed | Ended
 
 _ADAPTER: TypeAdapter[Event | _ChampionHealth] = TypeAdapter(
     Annotated[Event | _ChampionHealth, Field(discriminator="kind")]

@@ -18,6 +18,7 @@ from pipelines.core.rollout.events import (
     EvidenceRecorded,
     Failed,
     Intent,
+    Lapsed,
     Order,
     Refused,
     Started,
@@ -60,6 +61,8 @@ def _applied(state: RolloutState, event: Event) -> RolloutState:
             return _done(state, event)
         case Failed():
             return _failed(state, event)
+        case Lapsed():
+            return _lapsed(state, event)
         case Ended():
             return _ended(state, event)
         case Started() | Refused():
@@ -157,7 +160,7 @@ def _command(state: RolloutState, event: Command) -> RolloutState:
             assert_never(event.order)
 
 
-_INCREASES = (Action.SET_PERCENT, Action.SHADOW, Action.PROMOTE, Action.DEPLOY)
+_INCREASES = (Action.SET_PERCENT, Action.SHADOW, Action.BAKE, Action.PROMOTE, Action.DEPLOY)
 
 
 def _intent(state: RolloutState, event: Intent) -> RolloutState:
@@ -165,7 +168,7 @@ def _intent(state: RolloutState, event: Intent) -> RolloutState:
         raise _corrupt(event, f"{event.action} while {state.pending.action_id} has no outcome")
     if state.phase is Phase.ROLLING_BACK and event.action in _INCREASES:
         raise _corrupt(event, f"{event.action} while rolling back")
-    exposes = event.action in (Action.SET_PERCENT, Action.PROMOTE) and not event.dry
+    exposes = event.action in (Action.SET_PERCENT, Action.BAKE, Action.PROMOTE) and not event.dry
     return replace(state, pending=event, exposed=state.exposed or exposes)
 
 
@@ -191,6 +194,8 @@ def _done(state: RolloutState, event: Done) -> RolloutState:
                 _entered(state, event, intent), phase=Phase.STEPPING, mirror=state.mirror and intent.dry
             )
             return _weighed(entered, event, intent, intent.percent or 0.0)
+        case Action.BAKE:
+            return _weighed(_baking(state, event), event, intent, intent.percent or 0.0)
         case Action.PROMOTE:
             return _weighed(_finished(state, intent), event, intent, 100.0)
         case Action.TRAFFIC_OFF:
@@ -205,7 +210,31 @@ def _done(state: RolloutState, event: Done) -> RolloutState:
 
 def _entered(state: RolloutState, event: Done, intent: Intent) -> RolloutState:
     reached = state.step if intent.step is None else intent.step
-    return replace(state, step=reached, since=event.at, approved=None)
+    return replace(state, step=reached, since=event.at, approved=None, lapsed=None)
+
+
+def _baking(state: RolloutState, event: Done) -> RolloutState:
+    return replace(
+        state,
+        phase=Phase.BAKING,
+        step=len(state.policy.ramp),
+        since=event.at,
+        promotion=state.last,
+        approved=None,
+        forced=None,
+        lapsed=None,
+        mirror=False,
+        done=frozenset(),
+    )
+
+
+def _lapsed(state: RolloutState, event: Lapsed) -> RolloutState:
+    """Between the moment it was taken away and now either share may have been in force."""
+    state = replace(state, percent=0.0, mirror=False, lapsed=event)
+    if not event.percent:
+        return state
+    weight = Weight(begun=event.taken_at, at=event.at, percent=0.0)
+    return replace(state, weights=(*state.weights, weight))
 
 
 def _finished(state: RolloutState, intent: Intent) -> RolloutState:
@@ -231,7 +260,7 @@ def _failed(state: RolloutState, event: Failed) -> RolloutState:
         own=(before.own if before else 0) + (not event.unclear),
     )
     state = replace(state, pending=None, trouble=trouble)
-    if intent.action is Action.PROMOTE:
+    if intent.action in (Action.PROMOTE, Action.BAKE):
         # One try for each order: kept, it would hide harm for as long as the promotion keeps failing.
         return replace(before_promotion(state), forced=None)
     return state
@@ -239,7 +268,9 @@ def _failed(state: RolloutState, event: Failed) -> RolloutState:
 
 def before_promotion(state: RolloutState) -> RolloutState:
     """The state as if the promotion under way had not been decided."""
-    if state.step < 0:
+    if state.promotion is not None:
+        phase = Phase.BAKING
+    elif state.step < 0:
         phase = Phase.VALIDATING if state.deployed else Phase.STARTING
     else:
         phase = Phase.SHADOW if state.policy.ramp[state.step] == "shadow" else Phase.STEPPING

@@ -22,6 +22,9 @@ CHAMPION_HEALTH = "champion_health"
 SERVED = "served-version"
 """Whether the other side is still what is served, and the registry says so, too. No metric can have this name."""
 
+WATCHED = "watched-again"
+"""That the guardrails are looked at again after a share has lapsed. No metric can have this name."""
+
 REGISTERED = "registered-versions"
 """Whether both versions are still in the registry."""
 
@@ -83,6 +86,12 @@ class Policy:
     """Evidence named `validation` must pass before the version gets any traffic."""
     start_timeout: timedelta = timedelta(minutes=3)
     """A version that still cannot be deployed this long after the first attempt is refused."""
+    bake: timedelta = timedelta(0)
+    """How long the previous champion stays warm after the promotion."""
+    holdback: float = 2.0
+    """Percent of traffic that it keeps meanwhile."""
+    undoes: str = ""
+    """The rollout whose promotion this one takes back, by bringing the previous champion up again."""
     ab_test: AbTestPolicy | None = None
     """Set for an A/B test: it never advances, and ends with its period."""
     required: tuple[str, ...] = ()
@@ -115,6 +124,8 @@ class Policy:
             approval=manifest.approval,
             freeze=_freeze(manifest),
             dry_run=manifest.dry_run,
+            bake=manifest.bakes_for,
+            holdback=manifest.holdback,
             start_timeout=manifest.validation.timeout,
             required=(*units, *(g.name for g in guardrails)),
             required_to_promote=(manifest.experiment.primary.name,),

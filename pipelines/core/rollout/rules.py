@@ -2,125 +2,13 @@
 its next step.
 """
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from pipelines.core.rollout.case import Case, hold, in_words, promote, roll_back, wait
 from pipelines.core.rollout.events import Decision, DecisionKind, End, Order
-from pipelines.core.rollout.policy import Severity
-from pipelines.core.rollout.standing import Standing, Status, words
+from pipelines.core.rollout.standing import Status, words
 from pipelines.core.rollout.state import Phase, RolloutState
-from pipelines.core.vocabulary import AfterTest, Evidence, NeededFor, OnFail, OnUnknown, Verdict
-
-
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """What the rules look at."""
-
-    state: RolloutState
-    standings: tuple[Standing, ...]
-    champion_trouble: str | None
-    served: Evidence | None = None
-    """The latest answer to what is served, and whether the registry agrees."""
-    registered: Evidence | None = None
-    """The latest answer to whether both versions are in the registry."""
-    now: datetime
-
-    @property
-    def next_step(self) -> int | None:
-        """The index of the step that would come next; None when it is the promotion."""
-        following = self.state.step + 1
-        first_version = self.state.champion is None
-        return None if first_version or following >= len(self.state.policy.ramp) else following
-
-    @property
-    def disagreement(self) -> str | None:
-        """What is served is not what the rollout started against, or not what the registry says."""
-        return self.served.reason if self.served and self.served.verdict is Verdict.FAIL else None
-
-    @property
-    def before_traffic(self) -> bool:
-        return self.state.phase in (Phase.STARTING, Phase.VALIDATING)
-
-    @property
-    def failing(self) -> tuple[Standing, ...]:
-        """Failed checks that are not mere warnings."""
-        return tuple(s for s in self.standings if s.status is Status.FAIL and s.on_fail is not OnFail.WARN)
-
-    @property
-    def harm(self) -> tuple[Standing, ...]:
-        """Failed checks that ask for a rollback."""
-        return tuple(s for s in self.failing if s.on_fail is OnFail.ROLL_BACK)
-
-    @property
-    def in_the_way(self) -> tuple[Standing, ...]:
-        """Whatever has not passed and is needed for the next move; a blind rollback guardrail always is."""
-        return tuple(s for s in self.standings if s.status is not Status.PASS and self._needed(s))
-
-    def _needed(self, s: Standing) -> bool:
-        if s.on_fail is OnFail.WARN:
-            return False
-        blind = s.status is Status.UNKNOWN and s.on_fail is OnFail.ROLL_BACK
-        return blind or self.next_step is None or s.needed_for is NeededFor.ADVANCE
-
-    @property
-    def unknown(self) -> tuple[Standing, ...]:
-        """What is in the way because it could not be measured."""
-        return tuple(s for s in self.in_the_way if s.status is Status.UNKNOWN)
-
-
-def in_words(items: tuple[Standing, ...]) -> str:
-    return "; ".join(s.words for s in items)
-
-
-def names(items: tuple[Standing, ...]) -> tuple[str, ...]:
-    return tuple(s.name for s in items)
-
-
-def wait(rule: str, reason: str, *, evidence: tuple[Standing, ...] = ()) -> Decision:
-    return Decision(kind=DecisionKind.CONTINUE, rule=rule, reason=reason, evidence=names(evidence))
-
-
-def hold(
-    rule: str,
-    reason: str,
-    *,
-    evidence: tuple[Standing, ...] = (),
-    unknown: tuple[Standing, ...] = (),
-    severity: Severity = "info",
-) -> Decision:
-    return Decision(
-        kind=DecisionKind.HOLD,
-        rule=rule,
-        reason=reason,
-        evidence=names(evidence),
-        unknown=names(unknown),
-        severity=severity,
-    )
-
-
-def promote(rule: str, reason: str, *, evidence: tuple[Standing, ...] = ()) -> Decision:
-    return Decision(
-        kind=DecisionKind.PROMOTE, rule=rule, reason=reason, end=End.PROMOTED, evidence=names(evidence)
-    )
-
-
-def roll_back(
-    rule: str,
-    reason: str,
-    *,
-    end: End,
-    evidence: tuple[Standing, ...] = (),
-    severity: Severity = "critical",
-) -> Decision:
-    return Decision(
-        kind=DecisionKind.ROLL_BACK,
-        rule=rule,
-        reason=reason,
-        end=end,
-        evidence=names(evidence),
-        severity=severity,
-    )
-
+from pipelines.core.vocabulary import AfterTest, OnUnknown, Verdict
 
 # Rules that end a rollout, or that keep it from ending badly.
 
@@ -225,6 +113,46 @@ def harm(case: Case) -> Decision | None:
     return roll_back("harm", in_words(failing), end=End.ROLLED_BACK, evidence=failing)
 
 
+def baking(case: Case) -> Decision | None:
+    """A promoted version bakes: nothing but harm, or a person, takes it back, and nothing but time ends it.
+
+    What is unknown or failing keeps the previous champion warm for `max_unknown` more, a pause or a freeze for its time.
+    """
+    state, policy = case.state, case.state.policy
+    if state.phase is not Phase.BAKING:
+        return None
+    left = policy.bake - (case.now - state.since)
+    doubts = _doubts(case)
+    if left > timedelta(0):
+        tail = f"; {doubts}" if doubts else ""
+        return wait(
+            "baking",
+            f"promoted; version {state.champion} stays warm with {policy.holdback:g} % for {words(left)} more{tail}",
+        )
+    waits = state.paused is not None or policy.frozen_until(case.now) is not None
+    if waits or (doubts and -left < policy.max_unknown):
+        return hold("bake_in_doubt", f"the bake would be over, but {doubts}", severity="warning")
+    tail = f", although {doubts}" if doubts else ", no harm was found"
+    return promote("baked", f"baked for {words(policy.bake)}{tail}; {_promoted_because(state)}")
+
+
+def _doubts(case: Case) -> str:
+    """What speaks against stopping the previous champion now; empty where nothing does."""
+    pause, until = case.state.paused, case.state.policy.frozen_until(case.now)
+    found = [
+        f"paused by {pause.by}: {pause.reason}" if pause is not None else "",
+        case.disagreement or "",
+        in_words(case.unknown),
+        in_words(case.failing),
+        f"frozen until {until:%Y-%m-%d %H:%M} UTC" if until is not None else "",
+    ]
+    return "; ".join(text for text in found if text)
+
+
+def _promoted_because(state: RolloutState) -> str:
+    return "" if state.promotion is None else f"promoted because {state.promotion.decision.reason}"
+
+
 def unknown_too_long(case: Case) -> Decision | None:
     """Nobody flies blind for longer than `max_unknown`."""
     since = {s.name: case.state.unknown_since.get(s.name, case.now) for s in case.unknown}
@@ -313,6 +241,43 @@ def unknown(case: Case) -> Decision | None:
     )
 
 
+def lapsed(case: Case) -> Decision | None:
+    """A share that nobody watched comes back by itself, once the guardrails were looked at and nothing speaks against it.
+
+    It comes back to the same step, which was approved; in a freeze window nothing gets more traffic.
+    """
+    gone = case.state.lapsed
+    if gone is None:
+        return None
+    what = "the copy of traffic" if gone.mirror else f"the share of {gone.percent:g} %"
+    taken = f"{what} was taken away: {gone.reason}"
+    if not _judged(case):
+        back = "it comes back when the guardrails have been looked at"
+        return hold("lapsed", f"{taken}; {back}", severity="warning")
+    return failed_check(case) or _frozen(case, taken) or cannot_tell(case) or _again(case, taken)
+
+
+def _again(case: Case, taken: str) -> Decision:
+    target = case.state.policy.ramp[case.state.step]
+    return Decision(
+        kind=DecisionKind.ADVANCE,
+        rule="watched_again",
+        reason=f"{taken}; it is watched again, and no harm was found in between",
+        step=case.state.step,
+        percent=0.0 if target == "shadow" else target,
+    )
+
+
+def _judged(case: Case) -> bool:
+    """The guardrails were looked at since the lapse was noticed."""
+    return (
+        case.watched is not None
+        and case.state.lapsed is not None
+        and case.watched.at >= case.state.lapsed.at
+        and case.watched.verdict is Verdict.PASS
+    )
+
+
 def failed_check(case: Case) -> Decision | None:
     """A failed check that asks for a hold."""
     failing = tuple(s for s in case.in_the_way if s.status is Status.FAIL)
@@ -341,10 +306,12 @@ def pending(case: Case) -> Decision | None:
 
 def frozen(case: Case) -> Decision | None:
     """A freeze window stops advances and promotions, never rollbacks."""
+    return _frozen(case, "the evidence has passed")
+
+
+def _frozen(case: Case, otherwise: str) -> Decision | None:
     until = case.state.policy.frozen_until(case.now)
-    if until is None:
-        return None
-    return hold("frozen", f"frozen until {until:%Y-%m-%d %H:%M} UTC; the evidence has passed")
+    return None if until is None else hold("frozen", f"frozen until {until:%Y-%m-%d %H:%M} UTC; {otherwise}")
 
 
 def approval(case: Case) -> Decision | None:

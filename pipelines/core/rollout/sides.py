@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from difflib import get_close_matches
 
+from pipelines.core.rollout.events import Action
 from pipelines.core.rollout.policy import REGISTERED, SERVED
-from pipelines.core.rollout.state import RolloutState
+from pipelines.core.rollout.state import Phase, RolloutState
 from pipelines.core.vocabulary import Evidence, OnFail, Verdict
 
 CHAMPION = "champion"
@@ -119,9 +120,23 @@ def cannot_tell(problem: str, now: datetime) -> Evidence:
 
 
 def _served(state: RolloutState, sides: Sides, now: datetime) -> Evidence:
-    problem = _changed(state, sides.served) or ("" if state.despite else disagreement(sides, state.version))
+    problem = _changed(state, sides.served) or (
+        "" if state.despite else _registry_says_otherwise(state, sides)
+    )
     words = problem or f"{served_in_words(sides.served)}, as at the start"
     return _evidence(SERVED, words, now, ok=not problem, on_fail=OnFail.HOLD)
+
+
+def _registry_says_otherwise(state: RolloutState, sides: Sides) -> str:
+    """During a bake the version itself is the champion, once that is registered, beside the previous one that is stable."""
+    if state.promotion is None or state.phase is Phase.ROLLING_BACK:
+        return disagreement(sides, state.version)
+    champion = sides.registered.champion
+    allowed = (state.version,) if Action.REGISTER in state.done else (state.version, state.champion)
+    if champion in allowed:
+        return ""
+    alias = "no version has" if champion is None else f"version {champion} has"
+    return f"version {state.version} is promoted and bakes, but {alias} the alias `{CHAMPION}`"
 
 
 def _changed(state: RolloutState, served: str | None) -> str:

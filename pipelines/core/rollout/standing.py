@@ -5,7 +5,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from pipelines.core.rollout.policy import CHAMPION_HEALTH, REGISTERED, SERVED, VALIDATION, Policy
+from pipelines.core.rollout.policy import (
+    CHAMPION_HEALTH,
+    REGISTERED,
+    SERVED,
+    VALIDATION,
+    WATCHED,
+    Policy,
+)
 from pipelines.core.rollout.state import Phase, RolloutState
 from pipelines.core.vocabulary import Evidence, NeededFor, OnFail, Verdict
 
@@ -71,7 +78,7 @@ def _required(state: RolloutState) -> dict[str, NeededFor]:
 
 
 def _counts(state: RolloutState, item: Evidence) -> bool:
-    if item.name in (CHAMPION_HEALTH, SERVED, REGISTERED):
+    if item.name in (CHAMPION_HEALTH, SERVED, REGISTERED, WATCHED):
         return False
     is_validation = item.source == VALIDATION or item.name == VALIDATION
     if state.phase in _BEFORE_TRAFFIC or is_validation:

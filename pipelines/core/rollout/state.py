@@ -2,11 +2,20 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import NamedTuple
 
-from pipelines.core.rollout.events import Action, Artefact, Command, Decided, DecisionKind, End, Intent
+from pipelines.core.rollout.events import (
+    Action,
+    Artefact,
+    Command,
+    Decided,
+    DecisionKind,
+    End,
+    Intent,
+    Lapsed,
+)
 from pipelines.core.rollout.policy import Policy
 from pipelines.core.vocabulary import Evidence
 
@@ -21,6 +30,8 @@ class Phase(StrEnum):
     SHADOW = "shadow"
     STEPPING = "stepping"
     PROMOTING = "promoting"
+    BAKING = "baking"
+    """Promoted; the previous champion stays warm, and harm restores it."""
     ROLLING_BACK = "rolling_back"
     ENDED = "ended"
 
@@ -71,6 +82,10 @@ class RolloutState:
     since: datetime
     """When the current step came into force; before the first one, when the rollout started."""
     mirror: bool = False
+    lapsed: Lapsed | None = None
+    """The share of this step was taken away because nobody watched it, and was not given again yet."""
+    promotion: Decided | None = None
+    """The decision to promote, once the bake has begun."""
     deployed: bool = False
     exposed: bool = False
     """Live traffic was ever asked for, whether or not it was confirmed."""
@@ -109,6 +124,27 @@ class RolloutState:
         return self.ending is not None and self.ending.decision.rule == "forced"
 
     @property
+    def bakes(self) -> bool:
+        """Whether a bake follows the promotion: there is a version to go back to, and it has not baked yet."""
+        return self.policy.bake > timedelta(0) and self.champion is not None and self.promotion is None
+
+    @property
+    def exposure(self) -> int:
+        """Number of the share in force, from the ramp's first: a share that is given again is another one."""
+        return self._exposure_at(None)
+
+    @property
+    def bake_exposure(self) -> int | None:
+        """Number of the bake's share; None before there is one."""
+        return None if self.promotion is None else self._exposure_at(self.since)
+
+    def _exposure_at(self, time: datetime | None) -> int:
+        shares = [weight.at for weight in self.weights if weight.percent > 0]
+        given = sum(time is None or at <= time for at in shares)
+        shadows = sum(each == "shadow" for each in self.policy.ramp)
+        return shadows + given - 1 if given else self.step
+
+    @property
     def to_be_taken_back(self) -> bool:
         """Live traffic was asked for, and has not been taken away."""
         return self.exposed and not self.policy.dry_run and Action.TRAFFIC_OFF not in self.done
@@ -142,6 +178,8 @@ def owed(state: RolloutState) -> Owed | None:
         return Owed(state.pending.action)
     if state.phase is Phase.STARTING:
         return Owed(Action.DEPLOY)
+    if state.phase is Phase.BAKING and Action.REGISTER not in state.done:
+        return Owed(Action.REGISTER)
     if state.phase not in _WINDING_UP:
         return None
     left = [action for action in _steps(state) if action not in state.done]
@@ -151,6 +189,8 @@ def owed(state: RolloutState) -> Owed | None:
 def _steps(state: RolloutState) -> tuple[Action, ...]:
     if state.phase is Phase.PROMOTING and state.policy.dry_run:
         return (Action.PROMOTE, Action.RESTORE, Action.REGISTER)
+    if state.phase is Phase.PROMOTING and state.bakes:
+        return (Action.BAKE,)
     steps = _WINDING_UP[state.phase]
     if state.landed:
         return (Action.REGISTER,)

@@ -126,6 +126,8 @@ class LookSpec:
     metrics: tuple[MetricSpec, ...]
     """The primary and the guardrails."""
     alpha: float = 0.05
+    harm_alpha: float | None = None
+    """Of it, what the tests for harm may spend at these looks. Default: all of it."""
     tests: int | None = None
     """m of the error budget: every harm test of the rollout, also those on live counters. Default: the metrics."""
     shares: Mapping[int, float] = field(default_factory=dict[int, float])
@@ -145,5 +147,6 @@ class LookSpec:
 
     @property
     def budget(self) -> ErrorBudget:
-        """The rollout's error budget."""
-        return ErrorBudget(self.alpha, self.tests or len(self.metrics))
+        """The rollout's error budget, or its bake's."""
+        alpha = self.alpha if self.harm_alpha is None else self.harm_alpha
+        return ErrorBudget(alpha, self.tests or len(self.metrics))

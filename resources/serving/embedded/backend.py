@@ -14,19 +14,22 @@ from pipelines.core.manifest.model import PredictionLog
 from resources.serving.contract import (
     Capabilities,
     Counters,
+    Lapse,
     ModelArtefact,
     ServiceStatus,
+    lapsed_meanwhile,
     not_replaced,
     overtaken,
 )
+from resources.serving.embedded.brake import Brake
 from resources.serving.embedded.counting import count, stats_pattern
 from resources.serving.embedded.gateway import EmbeddedGateway
 from resources.serving.embedded.layout import Layout
+from resources.serving.embedded.lease import Leases
 from resources.serving.embedded.lifecycle import Lifecycle, pin
 from resources.serving.embedded.predictors import PredictorCommand, Predictors, model_server
 from resources.serving.embedded.restore import report
 from resources.serving.embedded.state import (
-    PATIENCE,
     DamagedState,
     Deployed,
     DesiredCanary,
@@ -49,6 +52,7 @@ class _Share:
     percent: float
     mirror: bool = False
     salt: str | None = None
+    leased: bool = True
     expected: float | None = None
     """The share that the canary is thought to have."""
 
@@ -56,10 +60,27 @@ class _Share:
         if not 0 <= self.percent <= 100:
             raise ServingError(f"percent == {self.percent}, must be 0 to 100")
 
+    @property
+    def lapses(self) -> bool:
+        """Whether it is taken away where nobody watches it."""
+        return self.leased and (self.percent > 0 or self.mirror)
+
+    def given(self, state: ServiceState, version: str) -> ServiceState:
+        """The state once the canary has it."""
+        return with_share(
+            state,
+            version,
+            percent=self.percent,
+            mirror=self.mirror,
+            salt=self.salt,
+            leased=self.leased,
+        )
+
     def holds_for(self, canary: DesiredCanary) -> bool:
         """Whether the canary already has this share."""
         salt = canary.salt if self.salt is None else self.salt
-        return (canary.percent, canary.mirror, canary.salt) == (self.percent, self.mirror, salt)
+        wanted = (self.percent, self.mirror, salt, self.leased)
+        return (canary.percent, canary.mirror, canary.salt, canary.leased) == wanted
 
 
 class EmbeddedBackend:
@@ -89,6 +110,8 @@ class EmbeddedBackend:
         self._layout = layout
         self._store = StateStore(layout.states)
         self._gateway = EmbeddedGateway(settings, self._store)
+        self._leases = Leases(layout.leases)
+        self._way_out = Brake(self._store, self._gateway)
         self._predictors = Predictors(layout, Supervisor(layout.socket))
         self._lifecycle = Lifecycle(
             settings,
@@ -104,9 +127,9 @@ class EmbeddedBackend:
         )
 
     def capabilities(self, service: str) -> Capabilities:
-        """Everything: the gateway hashes units and mirrors requests."""
+        """Everything: the gateway hashes units and mirrors requests; the platform's watch keeps the leases."""
         self._definition(service)
-        return Capabilities(sticky=True, mirror=True, percent_step=0.01)
+        return Capabilities(sticky=True, mirror=True, percent_step=0.01, lease=True)
 
     def status(self, service: str) -> ServiceStatus:
         """The desired state, with the readiness that supervisord and the gateway report."""
@@ -125,46 +148,47 @@ class EmbeddedBackend:
         return self._give(service, artefact.version, share)
 
     def set_canary_percent(
-        self, service: str, version: str, percent: float, *, expected: float | None = None
+        self,
+        service: str,
+        version: str,
+        percent: float,
+        *,
+        expected: float | None = None,
+        leased: bool = True,
     ) -> ServiceStatus:
         """Change the share; mirroring ends. Percent 0 only rewrites the routes.
 
         Where the service's state is damaged, percent 0 takes the traffic away all the same; the status then knows
         of no revision.
         """
-        share = _Share(percent=percent, expected=expected)
+        share = _Share(percent=percent, expected=expected, leased=leased)
         if percent > 0:
             return self._give(service, version, share)
         try:
             return self._brake(service, version)
         except DamagedState:
-            self._gateway.take_away(service)
+            self._way_out.release(service)
             self._gateway.confirm("routes")
             return ServiceStatus(service=service, stable=None, canary=None)
 
     def _brake(self, service: str, version: str) -> ServiceStatus:
-        unwritten: ServingError | None = None
-        with self._store.changing(service, patience=PATIENCE) as state:
-            there = _refuse_if_stable(state, version)
-            try:
-                self._take_away(state, with_share(state, version, percent=0.0) if there else state)
-            except ServingError as error:
-                unwritten = error
+        def nothing(state: ServiceState) -> ServiceState:
+            return with_share(state, version, percent=0.0) if _refuse_if_stable(state, version) else state
+
+        problem = self._way_out.pull(service, nothing)
         self._gateway.confirm("routes")
-        if unwritten is not None:
-            raise unwritten
+        if problem is not None:
+            raise problem
         return self.status(service)
 
-    def _take_away(self, before: ServiceState, after: ServiceState) -> None:
-        """Traffic first, then the record; each is tried, whatever becomes of the other."""
-        alone = True
-        try:
-            alone = self._gateway.publish("routes", instead=after)
-        finally:
-            if after != before:
-                self._store.write(after, from_reserve=True)
-        if not alone:
-            self._gateway.publish("routes", instead=after)
+    def renew(self, service: str, version: str) -> Lapse | None:
+        """Marks the time in a file of the service's own, which takes no room on the disk and waits for no lock."""
+        state = self._store.read(service)
+        if state.canary is None or state.canary.revision.version != version:
+            return None
+        if state.leased is not None:
+            self._leases.renew(service)
+        return state.canary.lapse
 
     def promote(self, service: str, version: str, *, replacing: str | None = None) -> ServiceStatus:
         """Switch the routes, drain and stop the previous revision."""
@@ -176,14 +200,17 @@ class EmbeddedBackend:
                 stable = state.stable.version if state.stable else None
                 if problem := not_replaced(service, version, stable=stable, replacing=replacing):
                     raise ServingError(problem)
+                if lapse := state.canary_of(version).lapse:
+                    raise ServingError(lapsed_meanwhile(service, lapse))
                 self._store.write(promoted(state, version))
         self._gateway.publish("routes")
         return self._settle(service)
 
     def roll_back(self, service: str, version: str) -> ServiceStatus:
         """Routes first, then the processes."""
-        with self._store.changing(service, patience=PATIENCE) as state:
-            self._take_away(state, rolled_back(state, version))
+        problem = self._way_out.pull(service, lambda state: rolled_back(state, version))
+        if problem is not None:
+            raise problem
         return self._settle(service)
 
     def counters(self, service: str) -> Counters:
@@ -214,18 +241,25 @@ class EmbeddedBackend:
         command = self._lifecycle.strengthen(service, version, definition)
         with self._store.changing(service) as state:
             canary = state.canary_of(version)
-            if not share.holds_for(canary):
+            held = share.holds_for(canary)
+            if not held:
                 _require_current(state, version, command)
                 _require_expected(service, canary, share)
-                changed = with_share(
-                    state, version, percent=share.percent, mirror=share.mirror, salt=share.salt
-                )
-                self._store.write(changed)
+            self._begin_lease(service, share)
+            if not held:
+                self._store.write(share.given(state, version))
             self._gateway.publish("routes")
         self._gateway.confirm("routes")
         return self.status(service)
 
+    def _begin_lease(self, service: str, share: _Share) -> None:
+        if share.lapses:
+            self._leases.renew(service)
+        else:
+            self._leases.end(service)
+
     def _settle(self, service: str) -> ServiceStatus:
+        self._leases.end(service)
         self._gateway.confirm("routes")
         self._lifecycle.retire(service)
         return self.status(service)

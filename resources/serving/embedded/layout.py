@@ -29,6 +29,11 @@ class Layout:
         return self.home / "serving"
 
     @property
+    def leases(self) -> Path:
+        """<service>: its time is when somebody last said that he watches the canary's share."""
+        return self.states / "leases"
+
+    @property
     def models(self) -> Path:
         """<model>/<version>-<digest12>/: pinned artefacts."""
         return self.home / "models"
@@ -55,7 +60,7 @@ class Layout:
 
     def create(self) -> None:
         """Make the directories that the backend writes to."""
-        for folder in (self.states, self.models, self.programs, self.discovery, self.logs):
+        for folder in (self.states, self.leases, self.models, self.programs, self.discovery, self.logs):
             folder.mkdir(parents=True, exist_ok=True)
         self.discovery.chmod(0o700)
 

@@ -26,6 +26,7 @@ def report(state: ServiceState, gateway: EmbeddedGateway, predictors: Predictors
         canary=_revision(canary.revision, percent, gateway, predictors) if canary else None,
         salt=canary.salt if canary else "",
         mirror=canary.mirror if canary else False,
+        lapse=canary.lapse if canary else None,
     )
 
 

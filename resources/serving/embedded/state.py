@@ -13,7 +13,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from pipelines.core.errors import ServingError
 from resources.files import lock, replace_with_spare
-from resources.serving.contract import ModelArtefact
+from resources.serving.contract import Lapse, ModelArtefact
+from resources.serving.lease import lapse_of
 
 _DEFAULT_TIMEOUT_SECONDS = 60.0
 
@@ -76,6 +77,10 @@ class DesiredCanary:
     mirror: bool = False
     command: int = 0
     """Counts the commands that set its share; a slow command gives way to a newer one."""
+    leased: bool = True
+    """Whether its share is taken away where nobody watches it."""
+    lapse: Lapse | None = None
+    """What was taken away so since the last command."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +100,14 @@ class ServiceState:
         """Every revision that has processes."""
         live = (self.stable, self.canary.revision if self.canary else None)
         return tuple(revision for revision in live if revision is not None) + self.retiring
+
+    @property
+    def leased(self) -> DesiredCanary | None:
+        """The canary, if it has what may lapse, and there is who takes the traffic."""
+        canary = self.canary
+        if canary is None or self.stable is None or not canary.leased:
+            return None
+        return canary if canary.percent > 0 or canary.mirror else None
 
     def canary_of(self, version: str) -> DesiredCanary:
         """The canary, if it is this version. Raises `ServingError` saying what is there instead."""
@@ -138,13 +151,36 @@ def with_ports(state: ServiceState, version: str, ports: tuple[int, ...]) -> Ser
 
 
 def with_share(
-    state: ServiceState, version: str, *, percent: float, mirror: bool = False, salt: str | None = None
+    state: ServiceState,
+    version: str,
+    *,
+    percent: float,
+    mirror: bool = False,
+    salt: str | None = None,
+    leased: bool = True,
 ) -> ServiceState:
-    """The state with this share for the canary; any command that is still under way is superseded."""
+    """The state with this share for the canary; any command that is still under way is superseded, and a lapse is over."""
     canary = state.canary_of(version)
-    new_salt = canary.salt if salt is None else salt
-    changed = replace(canary, percent=percent, mirror=mirror, salt=new_salt, command=canary.command + 1)
+    changed = replace(
+        canary,
+        percent=percent,
+        mirror=mirror,
+        salt=canary.salt if salt is None else salt,
+        command=canary.command + 1,
+        leased=leased,
+        lapse=None,
+    )
     return replace(state, canary=changed)
+
+
+def without_share(state: ServiceState, *, lease: timedelta) -> ServiceState:
+    """The state after its canary's lease has run out; what it had is in its `lapse`. As it is where nothing may lapse."""
+    canary = state.leased
+    if canary is None:
+        return state
+    lapse = lapse_of(canary.revision.version, percent=canary.percent, mirror=canary.mirror, lease=lease)
+    taken = replace(canary, percent=0.0, mirror=False, command=canary.command + 1, lapse=lapse)
+    return replace(state, canary=taken)
 
 
 def promoted(state: ServiceState, version: str) -> ServiceState:

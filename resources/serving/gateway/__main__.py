@@ -11,6 +11,7 @@ from pipelines.core.errors import RampgateError
 from resources.serving.envoy.admin import Admin
 from resources.serving.envoy.description import Endpoint
 from resources.serving.gateway.following import Follower, Installed
+from resources.serving.gateway.leases import PodLeases, telling
 from resources.serving.gateway.options import Options
 from resources.serving.gateway.publishing import Addresses, Publisher
 from resources.serving.gateway.sidecar import Control, Sidecar, in_cluster
@@ -27,8 +28,11 @@ def main(env: Mapping[str, str]) -> None:
     publisher = Publisher(
         options.gateway, Admin(options.gateway.admin), _addresses(options, installed), options.token
     )
-    sidecar = Sidecar(Follower(cluster, installed), publisher)
-    control = Control(options.gateway.host, options.control_port, options.token, sidecar.answer)
+    leases = PodLeases(options.gateway.discovery / "leases.json")
+    sidecar = Sidecar(Follower(cluster, installed), publisher, leases, tell=telling(options.alert_urls))
+    control = Control(
+        options.gateway.host, options.control_port, options.token, sidecar.answer, sidecar.command
+    )
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())

@@ -13,7 +13,7 @@ from resources.serving.kserve.assignment import Assignment, decode
 from resources.serving.kserve.client import ASSIGNMENTS, Cluster, Expired, Unreachable, watch
 from resources.serving.kserve.knative import KnativeView
 from resources.serving.kserve.service import DeploymentMode, Installation, detect, read_installation
-from resources.serving.kserve.split import Split, split
+from resources.serving.kserve.split import Split, lapses, split
 from resources.serving.kserve.standard import StandardView
 
 
@@ -69,6 +69,20 @@ class Follower:
         with self._lock:
             found = {name: split(view, self._assignments.get(name)) for name, view in self._views.items()}
         return {name: each for name, each in found.items() if each is not None}
+
+    def assignments(self) -> dict[str, Assignment]:
+        """Every service's last one."""
+        with self._lock:
+            return dict(self._assignments)
+
+    def leased(self) -> set[str]:
+        """The services whose canary has something that may lapse."""
+        with self._lock:
+            return {
+                name
+                for name, each in self._assignments.items()
+                if name in self._views and lapses(self._views[name], each)
+            }
 
     def start(self) -> list[threading.Thread]:
         """Follow on two threads until `stop` is set."""

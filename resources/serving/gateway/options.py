@@ -1,7 +1,7 @@
 """A gateway pod as environment variables describe it (docs/kubernetes.md lists them)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipelines.core.errors import ServingError
@@ -22,6 +22,8 @@ class Options:
     kserve_namespace: str
     upstream: str
     """`host:port` in place of every revision's own address; for trying it out."""
+    alert_urls: tuple[str, ...] = field(default=(), repr=False)
+    """Apprise URLs that are told when a share lapses."""
 
     @classmethod
     def from_environment(cls, env: Mapping[str, str]) -> "Options":
@@ -40,6 +42,7 @@ class Options:
             domain=env.get("RAMPGATE_CLUSTER_DOMAIN", "cluster.local"),
             kserve_namespace=env.get("RAMPGATE_KSERVE_NAMESPACE", "kserve"),
             upstream=env.get("RAMPGATE_GATEWAY_UPSTREAM", ""),
+            alert_urls=tuple(env.get("RAMPGATE_ALERT_URLS", "").split()),
         )
 
 

@@ -20,10 +20,11 @@ from resources.serving.envoy.description import (
     GatewayRevision,
     Service,
     publish_if_new,
+    published,
     published_version,
 )
-from resources.serving.envoy.routes import route_configuration
-from resources.serving.kserve.split import Split, SplitPart
+from resources.serving.envoy.routes import give_nothing_to_the_canary, route_configuration, routes_of
+from resources.serving.kserve.split import Split, SplitPart, without_share
 
 _LOG = logging.getLogger(__name__)
 
@@ -78,6 +79,21 @@ class Publisher:
         ready = {name: each for name, each in desired.items() if name not in self.waiting}
         kept = {name: each for name, each in self.routed.items() if name in self.waiting}
         self._route({**kept, **ready})
+
+    def take_away(self, services: set[str]) -> None:
+        """All that these services' canaries get, by the published routes alone: it asks neither the cluster nor who is healthy.
+
+        Raises ServingError where it is not known to be in force.
+        """
+        file = self.gateway.discovery / RDS
+        resources = published(file)
+        for route in routes_of(resources, services):
+            give_nothing_to_the_canary(route)
+        publish_if_new(file, resources, published_version(file), from_reserve=True)
+        self._confirm("routes")
+        taken = {name: without_share(each) for name, each in self.routed.items() if name in services}
+        self.routed = {**self.routed, **taken}
+        self._remember(self.routed)
 
     def in_force(self) -> dict[str, Split]:
         """What Envoy does now. Raises ServingError where it has not taken what was published."""

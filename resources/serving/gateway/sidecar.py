@@ -13,17 +13,20 @@ from typing import Any, cast
 from pydantic import TypeAdapter
 
 from pipelines.core.errors import ServingError
-from resources.serving.contract import RevisionCounters
+from resources.serving.contract import Lapse, RevisionCounters, lapsed_meanwhile
 from resources.serving.embedded.counting import count, stats_pattern
 from resources.serving.embedded.state import Deployed, DesiredCanary, ServiceState
 from resources.serving.envoy.admin import Admin
 from resources.serving.envoy.description import Endpoint
 from resources.serving.gateway.following import Follower
+from resources.serving.gateway.leases import PodLeases
 from resources.serving.gateway.publishing import Publisher
 from resources.serving.kserve.service import DeploymentMode, Installation
 from resources.serving.kserve.split import Split, SplitPart
 
 _ROWS = TypeAdapter(RevisionCounters)
+
+_LAPSE = TypeAdapter(Lapse)
 
 
 def counted(admin: Admin, split: Split) -> dict[str, Any]:
@@ -52,20 +55,31 @@ def _deployed(split: Split, part: SplitPart | None) -> Deployed | None:
 
 # What the sidecar answers: what is in force, what was counted, whether the pod may get traffic.
 #
-# GET /healthz needs no token. GET /splits and GET /counters/<service> do: they name units' salts and traffic.
+# GET /healthz needs no token. GET /splits and GET /counters/<service> do: they name units' salts and traffic. So does
+# POST /renew/<service>, {"version": ...}, which keeps a canary its share: somebody watches it.
 
 
 Answer = tuple[int, Mapping[str, Any]]
 
+_MOST_BYTES = 64 * 1024
+"""Of a body."""
+
 
 class Control(ThreadingHTTPServer):
-    """Serves `answer(path)` as JSON."""
+    """Serves `answer(path)` as JSON, and `command(path, body)` for a POST."""
 
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self, host: str, port: int, token: str, answer: Callable[[str], Answer]) -> None:
-        self.token, self.answer = token, answer
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        token: str,
+        answer: Callable[[str], Answer],
+        command: Callable[[str, object], Answer],
+    ) -> None:
+        self.token, self.answer, self.command = token, answer, command
         super().__init__((host, port), _Handler)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -82,13 +96,37 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = 30
 
     def do_GET(self) -> None:
-        """Every request there is."""
+        """What is in force, and what was counted."""
         control = cast(Control, self.server)
-        if self.path != "/healthz" and not control.allows(self.headers.get("Authorization", "")):
-            self._send(401, {"error": "a token is needed"})
+        if self.path == "/healthz" or self._is_allowed():
+            self._answer(lambda: control.answer(self.path))
+
+    def do_POST(self) -> None:
+        """A command. The body is read once it is known who asks."""
+        control = cast(Control, self.server)
+        self.close_connection = True  # what was not read of the body would be the next request
+        if not self._is_allowed():
+            return
+        length = self.headers.get("Content-Length", "")
+        if not length.isdecimal() or int(length) > _MOST_BYTES:
+            self._send(413, {"error": f"Content-Length == {length!r}, must be 0 to {_MOST_BYTES}"})
             return
         try:
-            self._send(*control.answer(self.path))
+            body = json.loads(self.rfile.read(int(length)))
+        except ValueError:
+            self._send(400, {"error": "the body is not JSON"})
+            return
+        self._answer(lambda: control.command(self.path, body))
+
+    def _is_allowed(self) -> bool:
+        allowed = cast(Control, self.server).allows(self.headers.get("Authorization", ""))
+        if not allowed:
+            self._send(401, {"error": "a token is needed"})
+        return allowed
+
+    def _answer(self, ask: Callable[[], Answer]) -> None:
+        try:
+            self._send(*ask())
         except ServingError as error:
             self._send(503, {"error": str(error)})
 
@@ -112,6 +150,15 @@ _LOG = logging.getLogger(__name__)
 _RETRY_SECONDS = 0.1
 """How often a service is looked at again whose canary is not healthy yet, or an Envoy that does not answer."""
 
+_STEP_SECONDS = 1.0
+"""How often all of it is looked at again, though nothing is known to have changed."""
+
+Tell = Callable[[str, Lapse], None]
+"""Tells people of a service whose share has lapsed; does not wait."""
+
+
+def _nobody(service: str, lapse: Lapse) -> None: ...
+
 
 @dataclass
 class Sidecar:
@@ -119,6 +166,8 @@ class Sidecar:
 
     follower: Follower
     publisher: Publisher
+    leases: PodLeases
+    tell: Tell = _nobody
     trouble: str = ""
     """Why Envoy could not be told what the cluster wants."""
     served: bool = False
@@ -138,13 +187,18 @@ class Sidecar:
         self._threads[-1].join()
 
     def run(self) -> None:
-        """Publish whenever something changed."""
+        """Publish whenever something changed, and look at the leases in any case."""
+        due = 0.0
         while not self.follower.stop.is_set():
             pending = self.publisher.waiting or self.trouble
-            self.follower.changed.wait(_RETRY_SECONDS if pending else 1.0)
+            most = self.leases.keeper.every.total_seconds()
+            changed = self.follower.changed.wait(_RETRY_SECONDS if pending else most)
             self.follower.changed.clear()
-            if self.follower.complete and not self.follower.stop.is_set():
+            self._keep_leases()
+            due = 0.0 if changed or pending else due
+            if self.follower.complete and not self.follower.stop.is_set() and time.monotonic() >= due:
                 self._step()
+                due = time.monotonic() + _STEP_SECONDS
 
     def answer(self, path: str) -> Answer:
         """See `control`."""
@@ -153,22 +207,64 @@ class Sidecar:
             return (200 if ready else 503), {"ready": ready, **self.follower.trouble}
         if path == "/splits":
             splits = {name: each.encode() for name, each in self.publisher.in_force().items()}
-            return 200, {"splits": splits, "waiting": self._waiting()}
+            lapsed = {
+                name: each.encode() for name, each in self.leases.lapsed().items() if not self._gives(name)
+            }
+            return 200, {"splits": splits, "waiting": self._waiting(), "lapsed": lapsed}
         found = self.publisher.routed.get(path.removeprefix("/counters/"))
         if not path.startswith("/counters/") or found is None:
             return 404, {"error": f"{path}: nothing is routed there"}
         return 200, counted(self.publisher.admin, found)
 
+    def command(self, path: str, body: object) -> Answer:
+        """See `control`."""
+        service = path.removeprefix("/renew/")
+        if not path.startswith("/renew/") or service not in self.publisher.routed:
+            return 404, {"error": f"{path}: nothing is routed there"}
+        version = cast(dict[str, Any], body).get("version") if isinstance(body, dict) else None
+        if not isinstance(version, str):
+            return 400, {"error": f"version == {version!r}, must be a string"}
+        lapse = self.leases.renew(service, version)
+        if lapse is not None and self._gives(service):
+            raise ServingError(
+                f"{lapsed_meanwhile(service, lapse)}; Envoy does not do so yet: {self.trouble}"
+            )
+        return 200, {"lapse": None if lapse is None else _LAPSE.dump_python(lapse, mode="json")}
+
+    def _keep_leases(self) -> None:
+        """Take away what nobody watches: at once, and whether or not the cluster, or a step, goes well."""
+        if self.follower.complete:
+            over = self.leases.look(self.follower.assignments(), self.follower.leased())
+        else:
+            over = self.leases.look_alone()
+        given = {name for name in self.leases.lapsed() if self._gives(name)}
+        if given:
+            self._try(lambda: self.publisher.take_away(given))
+        for service, lapsed in over.items():
+            _LOG.error("%s", lapsed_meanwhile(service, lapsed.lapse))
+            self.tell(service, lapsed.lapse)
+
+    def _gives(self, service: str) -> bool:
+        """Whether the service's canary has traffic, as far as Envoy is known to have been told."""
+        routed = self.publisher.routed.get(service)
+        return routed is not None and routed.gives_traffic
+
     def _step(self) -> None:
-        try:
-            self.publisher.step(self.follower.splits())
-            self.trouble = ""
+        if self._try(lambda: self.publisher.step(self.leases.applied(self.follower.splits()))):
             self.served = self.served or not self.publisher.waiting
+
+    def _try(self, publish: Callable[[], None]) -> bool:
+        """Whether Envoy does what it was told; what went wrong is said once, and tried again."""
+        try:
+            publish()
         except ServingError as error:
             if self.trouble != str(error):
                 _LOG.warning("%s", error)
             self.trouble = str(error)
             time.sleep(_RETRY_SECONDS)
+            return False
+        self.trouble = ""
+        return True
 
     def _waiting(self) -> dict[str, str]:
         general = {"": self.trouble} if self.trouble else {}

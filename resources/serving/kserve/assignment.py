@@ -26,10 +26,20 @@ class Assignment:
     mirror: bool = False
     command: int = 0
     """Counts the commands; a slow command gives way to a newer one."""
+    leased: bool = True
+    """Whether each pod of the gateway takes the share away where nobody watches it."""
+
+    @property
+    def lapses(self) -> bool:
+        """Whether there is something to be taken away."""
+        return self.leased and (self.percent > 0 or self.mirror)
 
     def encode(self) -> str:
-        """As it stands in the config map."""
-        return json.dumps(asdict(self), sort_keys=True)
+        """As it stands in the config map: what pods of a release without leases do not know is there only where it must."""
+        return json.dumps(
+            {name: value for name, value in asdict(self).items() if (name, value) != ("leased", True)},
+            sort_keys=True,
+        )
 
 
 def decode(service: str, text: str) -> Assignment:

@@ -111,11 +111,20 @@ class KServeBackend:
         )
 
     def set_canary_percent(
-        self, service: str, version: str, percent: float, *, expected: float | None = None
+        self,
+        service: str,
+        version: str,
+        percent: float,
+        *,
+        expected: float | None = None,
+        leased: bool = True,
     ) -> ServiceStatus:
-        """Give the canary this share; 0 is patched whatever state its model is in."""
+        """Give the canary this share; 0 is patched whatever state its model is in. Nothing of KServe takes it away."""
         share = Share(version, _whole(service, percent), expected)
         return self._run(service, share.on_knative, share.on_standard)
+
+    def renew(self, service: str, version: str) -> None:
+        """Nothing lapses: KServe's own split is looked at by nobody but the rollout. See `sticky` for leases."""
 
     def hold(self, service: str, version: str, percent: float) -> ServiceStatus:
         """Make the canary fit for a share that a gateway gives it; KServe's own split stays neutral."""

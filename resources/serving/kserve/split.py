@@ -3,10 +3,14 @@
 The sidecar computes it to carry it out, and the backend computes it to compare it with what the sidecars report.
 """
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple
 
-from resources.serving.contract import RevisionStatus
+from pydantic import TypeAdapter
+
+from pipelines.core.errors import ServingError
+from resources.serving.contract import Lapse, RevisionStatus
 from resources.serving.envoy.description import TOTAL_WEIGHT
 from resources.serving.kserve import knative as knative_mode
 from resources.serving.kserve import standard as standard_mode
@@ -15,6 +19,8 @@ from resources.serving.kserve.identity import Identity
 from resources.serving.kserve.knative import KnativeView
 from resources.serving.kserve.service import DeploymentMode
 from resources.serving.kserve.standard import StandardView
+
+_LAPSE = TypeAdapter(Lapse)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +55,11 @@ class Split:
         """The revisions whose answers reach somebody."""
         return tuple(part for part in self.parts if part != self.canary or self.weight > 0)
 
+    @property
+    def gives_traffic(self) -> bool:
+        """Whether the canary gets requests, or copies of them."""
+        return self.weight > 0 or self.mirror
+
     def encode(self) -> dict[str, Any]:
         """As JSON has it."""
         return asdict(self)
@@ -80,7 +91,7 @@ def split(view: KnativeView | StandardView, assignment: Assignment | None) -> Sp
         return made
     identity = canary_identity(view)
     share: dict[str, Any] = {"weight": _spec_weight(view), "salt": identity.salt}
-    if assignment is not None and assignment.revision == deployment(view.service, identity):
+    if assignment is not None and _is_about(assignment, view):
         weight = round(assignment.percent * TOTAL_WEIGHT / 100)
         share = {"weight": weight, "salt": assignment.salt, "mirror": assignment.mirror}
     return Split(
@@ -91,6 +102,52 @@ def split(view: KnativeView | StandardView, assignment: Assignment | None) -> Sp
         timeout_ms=view.timeout_ms,
         **share,
     )
+
+
+def without_share(split: Split) -> Split:
+    """The same service after its canary's lease has run out."""
+    return replace(split, weight=0, mirror=False)
+
+
+def lapses(view: KnativeView | StandardView, assignment: Assignment) -> bool:
+    """Whether the canary has its share, or its mirror, by this assignment, and is to lose it where nobody watches.
+
+    Never where the share is the spec's own, as a restored version's is, nor where nothing stable could take the traffic.
+    """
+    if not assignment.lapses:
+        return False
+    found = split(view, assignment)
+    both = found is not None and found.stable is not None and found.canary is not None
+    return both and _is_about(assignment, view)
+
+
+def _is_about(assignment: Assignment, view: KnativeView | StandardView) -> bool:
+    return assignment.revision == deployment(view.service, canary_identity(view))
+
+
+class LapsedShare(NamedTuple):
+    """The lease of one assignment that has run out."""
+
+    revision: str
+    command: int
+    """With the revision, which assignment it was: the next command gives a share of its own."""
+    lapse: Lapse
+
+    def is_of(self, assignment: Assignment | None) -> bool:
+        """Whether it is this assignment's."""
+        return assignment is not None and (assignment.revision, assignment.command) == self[:2]
+
+    def encode(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {**self._asdict(), "lapse": _LAPSE.dump_python(self.lapse, mode="json")}
+
+    @classmethod
+    def decode(cls, data: Mapping[str, Any]) -> "LapsedShare":
+        """The inverse of `encode`. Raises ServingError for anything else."""
+        try:
+            return cls(str(data["revision"]), int(data["command"]), _LAPSE.validate_python(data["lapse"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ServingError(f"{str(data)[:200]} is not a lapse") from error
 
 
 def canary_identity(view: KnativeView | StandardView) -> Identity:

@@ -6,17 +6,19 @@ assignment (`assignment`), which the gateway's sidecars follow, and a call retur
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipelines.core.errors import NotMeasured, ServingError
 from resources.serving.contract import (
     Capabilities,
     Counters,
+    Lapse,
     ModelArtefact,
     RevisionStatus,
     ServiceStatus,
+    lapsed_meanwhile,
     not_replaced,
     overtaken,
     version_of,
@@ -24,13 +26,21 @@ from resources.serving.contract import (
 from resources.serving.envoy.description import TOTAL_WEIGHT
 from resources.serving.kserve.assignment import Assignment, Assignments
 from resources.serving.kserve.backend import KServeBackend, status_of
-from resources.serving.kserve.gateways import Gateways
+from resources.serving.kserve.gateways import Gateways, Report
 from resources.serving.kserve.identity import Identity
 from resources.serving.kserve.knative import KnativeView
 from resources.serving.kserve.split import Split, canary_identity, deployment, split
 from resources.serving.kserve.standard import StandardView
 
 _LOG = logging.getLogger(__name__)
+
+
+class _Look(NamedTuple):
+    """What the cluster says of a service."""
+
+    view: KnativeView | StandardView
+    there: Assignment | None
+    wanted: Split | None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -48,11 +58,15 @@ class StickyBackend:
         """Everything, if every pod of the gateway answers now; else no more than KServe alone."""
         reports = self.gateways.reports()
         there = bool(reports) and not any(report.error for report in reports)
-        return Capabilities(sticky=there, mirror=there, percent_step=0.01 if there else 1.0)
+        leases = there and all(report.lapsed is not None for report in reports)
+        return Capabilities(sticky=there, mirror=there, percent_step=0.01 if there else 1.0, lease=leases)
 
     def status(self, service: str) -> ServiceStatus:
-        """What KServe runs, with the shares that the gateway gives: the largest that any pod gives a canary."""
-        return self._status(*self._look(service))
+        """What KServe runs, with the shares that the gateway gives: the largest that any pod gives a canary.
+
+        A lapse is told as soon as one pod has taken the share away; where another one has not, that one's is the largest.
+        """
+        return self._status(self._look(service), self.gateways.reports())
 
     def deploy_canary(
         self, service: str, artefact: ModelArtefact, *, percent: float, salt: str, mirror: bool = False
@@ -68,44 +82,48 @@ class StickyBackend:
             self.kserve.hold(service, artefact.version, percent)
 
         def give(there: Assignment | None) -> Assignment | None:
-            if (
-                there is None
-                or begun is None
-                or (there.revision, there.command) != (begun.revision, begun.command)
-            ):
+            share = {"percent": float(percent), "mirror": mirror, "salt": salt}
+            given = None if there is None else replace(there, leased=True, **share)
+            if there is None or given is None or begun is None or not _may_give(begun, there, given):
                 raise ServingError(
                     f"{service}: version {artefact.version} was rolled back while it was deployed"
                 )
-            return replace(there, percent=float(percent), salt=salt, mirror=mirror)
+            # A command of its own begins the lease of what is given, and ends a lapse.
+            return replace(given, command=there.command + 1) if given.lapses else given
 
         self.assignments.change(service, give)
-        return self._confirmed(service)
+        return self._given(service) if percent > 0 or mirror else self._confirmed(service)
+
+    def renew(self, service: str, version: str) -> Lapse | None:
+        """Asks the gateway's pods alone, all at the same time. Where one of them has taken the share away, it has lapsed."""
+        return self.gateways.renew(service, version)
 
     def set_canary_percent(
-        self, service: str, version: str, percent: float, *, expected: float | None = None
+        self,
+        service: str,
+        version: str,
+        percent: float,
+        *,
+        expected: float | None = None,
+        leased: bool = True,
     ) -> ServiceStatus:
         """Give the canary this share; mirroring ends. 0 changes the gateway first and asks nobody before."""
         _check(service, percent)
         if percent > 0:
             self.kserve.hold(service, version, percent)
+        reports = self.gateways.reports() if percent > 0 and expected is not None else []
 
         def give(there: Assignment | None) -> Assignment | None:
-            if (
-                there is not None
-                and there.version == version
-                and (
-                    problem := overtaken(
-                        service, version, share=there.percent, expected=expected, percent=percent
-                    )
-                )
-            ):
-                raise ServingError(problem)
-            return _commanded(there, version, percent)
+            if there is not None and there.version == version:
+                share = 0.0 if _lapse(reports, service, there) else there.percent
+                if problem := overtaken(service, version, share=share, expected=expected, percent=percent):
+                    raise ServingError(problem)
+            return _commanded(there, version, percent, leased=leased)
 
         there = self.assignments.change(service, give)
         if there is None or there.version != version:
-            self._unassigned(service, version, percent)
-        status = self._confirmed(service)
+            self._unassigned(service, version, percent, leased=leased)
+        status = self._given(service) if percent > 0 else self._confirmed(service)
         if percent == 0 and status.stable is not None and status.stable.version == version:
             raise ServingError(f"{service}: version {version} is the stable revision, not the canary")
         return status
@@ -117,8 +135,15 @@ class StickyBackend:
             raise ServingError(problem)
         if self._is_canary(service, version):
             self.kserve.hold(service, version, 100)
-            self.assignments.change(service, lambda there: _commanded(there, version, 100))
-            self._confirmed(service)
+            reports = self.gateways.reports()
+
+            def everything(there: Assignment | None) -> Assignment | None:
+                if lapse := _lapse(reports, service, there):
+                    raise ServingError(lapsed_meanwhile(service, lapse))
+                return _commanded(there, version, 100)
+
+            self.assignments.change(service, everything)
+            self._given(service)
         self.kserve.promote(service, version, replacing=replacing)
         return self._confirmed(service)
 
@@ -138,22 +163,23 @@ class StickyBackend:
 
     def predict(self, service: str, version: str, request: Mapping[str, Any]) -> Mapping[str, Any]:
         """Send one request to that version, past the weights."""
-        _, wanted = self._look(service)
+        wanted = self._look(service).wanted
         parts = [part for part in (wanted.parts if wanted else ()) if part.version == version]
         if wanted is None or not parts:
             raise ServingError(f"{service}: no revision serves version {version}")
         return self.gateways.probe(service, parts[-1].name, request, timeout_ms=wanted.timeout_ms)
 
-    def _look(self, service: str) -> tuple[KnativeView | StandardView, Split | None]:
-        view = self.kserve.observe(service)
-        return view, split(view, self.assignments.read(service))
+    def _look(self, service: str) -> _Look:
+        view, there = self.kserve.observe(service), self.assignments.read(service)
+        return _Look(view, there, split(view, there))
 
-    def _status(self, view: KnativeView | StandardView, wanted: Split | None) -> ServiceStatus:
-        found = status_of(view)
+    def _status(self, look: _Look, reports: Sequence[Report]) -> ServiceStatus:
+        found, wanted, service = status_of(look.view), look.wanted, look.view.service
         if wanted is None:
             return found
         weights = [wanted.weight]
-        reported = [report.splits.get(view.service) for report in self.gateways.reports()]
+        reported = [report.splits.get(service) for report in reports]
+        lapse = _lapse(reports, service, look.there)
         weights = [each.weight if each.canary else 0 for each in reported if each] or weights
         share = max(weights) / TOTAL_WEIGHT * 100
         return replace(
@@ -161,21 +187,29 @@ class StickyBackend:
             stable=_with(found.stable, 100 - share if wanted.canary else 100),
             canary=_with(found.canary, share if wanted.canary else 0),
             salt=wanted.salt or found.salt,
-            mirror=wanted.mirror,
+            mirror=wanted.mirror and lapse is None,
+            lapse=lapse,
         )
 
     def _confirmed(self, service: str) -> ServiceStatus:
         """Wait until every pod does what the cluster says now. Raises ServingError naming the one that does not."""
         deadline, pause = time.monotonic() + self.patience, self.poll
         while True:
-            view, wanted = self._look(service)
-            behind = [why for report in self.gateways.reports() if (why := report.behind(service, wanted))]
+            look, reports = self._look(service), self.gateways.reports()
+            behind = [why for each in reports if (why := each.behind(service, look.wanted, look.there))]
             if not behind:
-                return self._status(view, wanted)
+                return self._status(look, reports)
             if time.monotonic() > deadline:
                 raise ServingError(f"{service}: {behind[0]} (after {self.patience:g} s)")
             time.sleep(pause)
             pause = min(0.5, pause * 1.5)
+
+    def _given(self, service: str) -> ServiceStatus:
+        """Confirmed, and not taken away again meanwhile: whoever waited for a slow pod longer than the lease is told."""
+        status = self._confirmed(service)
+        if status.lapse is not None:
+            raise ServingError(lapsed_meanwhile(service, status.lapse))
+        return status
 
     def _try_to_confirm(self, service: str) -> None:
         """A pod of the gateway that does not listen must not keep KServe from removing the version: without its
@@ -186,14 +220,14 @@ class StickyBackend:
         except ServingError as error:
             _LOG.warning("%s; rolling back all the same", error)
 
-    def _unassigned(self, service: str, version: str, percent: float) -> None:
+    def _unassigned(self, service: str, version: str, percent: float, *, leased: bool) -> None:
         """A canary from before there was a gateway, or one that KServe itself is giving traffic to."""
         if percent == 0:
             self.kserve.set_canary_percent(service, version, 0)
             return
         view = self.kserve.observe(service)
         made = _new(service, canary_identity(view), canary_identity(view).salt)
-        self.assignments.change(service, lambda there: replace(made, percent=float(percent)))
+        self.assignments.change(service, lambda there: replace(made, percent=float(percent), leased=leased))
 
     def _is_canary(self, service: str, version: str) -> bool:
         canary = status_of(self.kserve.observe(service)).canary
@@ -223,10 +257,25 @@ def _new(service: str, identity: Identity, salt: str) -> Assignment:
     )
 
 
-def _commanded(there: Assignment | None, version: str, percent: float) -> Assignment | None:
+def _commanded(
+    there: Assignment | None, version: str, percent: float, *, leased: bool = True
+) -> Assignment | None:
     if there is None or there.version != version:
         return None
-    return replace(there, percent=float(percent), mirror=False, command=there.command + 1)
+    command = there.command + 1
+    return replace(there, percent=float(percent), mirror=False, command=command, leased=leased)
+
+
+def _may_give(begun: Assignment, there: Assignment, given: Assignment) -> bool:
+    """Whether nobody else has commanded meanwhile, or has given just this: a second controller that deploys."""
+    if there.revision != begun.revision:
+        return False
+    return there.command == begun.command or (given.lapses and there == given)
+
+
+def _lapse(reports: Iterable[Report], service: str, there: Assignment | None) -> Lapse | None:
+    """What a pod has taken away of this assignment."""
+    return next((lapse for each in reports if (lapse := each.lapse(service, there))), None)
 
 
 def _with(revision: RevisionStatus | None, percent: float) -> RevisionStatus | None:

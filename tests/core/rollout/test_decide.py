@@ -19,11 +19,12 @@ from pipelines.core.rollout.events import (
     Done,
     Event,
     Intent,
+    Lapsed,
     Order,
     Started,
 )
 from pipelines.core.rollout.fold import fold, step
-from pipelines.core.rollout.policy import AbTestPolicy, FreezeWindow, Policy
+from pipelines.core.rollout.policy import SERVED, WATCHED, AbTestPolicy, FreezeWindow, Policy
 from pipelines.core.rollout.state import RolloutState
 from pipelines.core.vocabulary import AfterTest, Evidence, NeededFor, OnFail, OnUnknown, Verdict
 from tests.support.rollouts import evidence, good, harmful, manifest
@@ -31,6 +32,10 @@ from tests.support.rollouts import evidence, good, harmful, manifest
 T0 = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
 
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
+
+LATER = T0 + 30 * MINUTE
+
+WATCHED_PASS = evidence(WATCHED, Verdict.PASS, LATER, source="serving")
 
 POLICY = Policy(
     steps=(10.0, 50.0, 100.0),
@@ -282,6 +287,31 @@ def test_total_deterministic_and_never_promoted_on_unknown_or_fail(
         assert not state.paused
     if decision.kind is DecisionKind.ROLL_BACK and decision.rule != "refused":
         assert decision.rule in {"harm", "inconclusive", "unknown_too_long"}
+
+
+def test_a_lapsed_share_comes_back_to_its_own_step_when_it_was_looked_at_and_nothing_is_in_the_way() -> None:
+    frozen = FreezeWindow(cron="0 9 * * *", duration=5 * HOUR)
+    for policy, items, expected in [
+        (POLICY, (), "lapsed"),
+        (POLICY, (WATCHED_PASS,), "watched_again"),
+        (POLICY, (WATCHED_PASS, evidence("cost", Verdict.FAIL, LATER, on_fail=OnFail.HOLD)), "watched_again"),
+        (POLICY, (WATCHED_PASS, evidence("drift", Verdict.FAIL, LATER)), "failed_check"),
+        (POLICY, (WATCHED_PASS, *harmful(LATER)), "harm"),
+        (POLICY, (WATCHED_PASS, evidence("errors", Verdict.UNKNOWN, LATER)), "unknown"),
+        (POLICY, (WATCHED_PASS, evidence(SERVED, Verdict.UNKNOWN, LATER)), "cannot_tell"),
+        (replace(POLICY, freeze=(frozen,)), (WATCHED_PASS,), "frozen"),
+        (replace(POLICY, approval="every_step"), (WATCHED_PASS,), "watched_again"),
+    ]:
+        gone = after(
+            at_step(0, policy), Lapsed, at=LATER, taken_at=LATER, percent=10.0, reason="nobody watched it"
+        )
+        decision = decide(gone, items, LATER + MINUTE)
+        assert decision.rule == expected
+        if decision.rule == "watched_again":
+            assert (decision.kind, decision.step, decision.percent) == (DecisionKind.ADVANCE, 0, 10.0)
+    assert rule(ordered(gone, Order.PAUSE), (WATCHED_PASS,), LATER + MINUTE) == "paused"
+    assert decide(ordered(gone, Order.FORCE_PROMOTE), (), LATER + MINUTE).kind is DecisionKind.PROMOTE
+    assert decide(ordered(gone, Order.ABORT), (), LATER + MINUTE).kind is DecisionKind.ROLL_BACK
 
 
 def test_guardrails_that_only_warn_are_not_required() -> None:

@@ -1,6 +1,7 @@
 """One rollout's watcher: what it concludes, and that another one can take over."""
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -17,7 +18,7 @@ from pipelines.rollouts.guardrails import HOLD_LASTS, REPEATED, GuardrailWatch
 from resources.ledger.ledger import Ledger
 from resources.serving.contract import UNIT_WINDOW, Answers, Counters
 from tests.support.memory_systems import counters
-from tests.support.rollouts import START, Rig, manifest
+from tests.support.rollouts import START, Rig, good, manifest
 
 SECOND = timedelta(seconds=1)
 
@@ -225,3 +226,30 @@ def test_buckets_belong_to_the_step_they_were_counted_at(ledger: Ledger, state: 
     buckets = [b for b in ledger.counters.buckets(state.rollout_id) if b.metric == "errors"]
     found = [(b.step, b.canary_trials, b.champion_trials) for b in buckets]
     assert found == [(0, 10, 90), (1, 50, 50)]
+
+
+def test_a_bake_is_watched_by_a_test_of_its_own(rig: Rig, ledger: Ledger) -> None:
+    """A ramp in which the canary was by far the better one must not weigh against harm that begins later."""
+    rollout = rig.start(bake="1h")
+    controller = rig.controller(ledger=ledger)
+    controller.drive(rollout, good(rig.clock.now))
+    wanted, state = manifest(bake="1h"), controller.state(rollout)
+    watcher = GuardrailWatch(store=ledger.counters, manifest=wanted, state=state, save_every=2 * SECOND)
+    look(watcher, at(0, v1=(0, 0), v2=(0, 0)))
+    look(watcher, at(10, v1=(90_000, 900), v2=(90_000, 0)))
+    ramp = watcher.boundary
+    for _ in range(2):
+        rig.clock.tick()
+        controller.drive(rollout, good(rig.clock.now))
+    state = controller.state(rollout)
+    assert state.phase is Phase.BAKING
+    watcher.follow(state)
+    assert watcher.boundary - ramp == pytest.approx(math.log(4))
+    look(watcher, at(20, v1=(91_000, 910), v2=(94_000, 200)))
+    (harm,) = watcher.evidence(START)
+    assert "200 of 4000 answers at the canary" in harm.reason
+    taken_over = GuardrailWatch(store=ledger.counters, manifest=wanted, state=state, save_every=2 * SECOND)
+    assert taken_over.boundary == watcher.boundary
+    watcher.save()
+    taken_over = GuardrailWatch(store=ledger.counters, manifest=wanted, state=state, save_every=2 * SECOND)
+    assert taken_over.totals == watcher.totals

@@ -1,0 +1,142 @@
+"""The watch that does not end where a tick ends: one thread polls every model's canary until nobody keeps it on."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from pipelines.core.manifest.load import Model
+from pipelines.rollouts.canary_watch import POLL, OpenRows, RolledBack, Strays, Watcher
+from pipelines.rollouts.controller import Controller
+from resources.ledger.ledger import Ledger
+from resources.notifier import contained, in_words, say
+from resources.serving.contract import ServingBackend
+
+GRACE = timedelta(seconds=60)
+"""How long it goes on without a tick: over the pause between two, a daemon that starts again, a loaded machine. A sensor
+that somebody switched off ends the watch as late as this, and what it watched loses its share by its lease soon after."""
+
+AGAIN = timedelta(seconds=1)
+"""After the serving side could not be had."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watched:
+    """The systems that a round asks."""
+
+    ledger: Ledger
+    backend: ServingBackend
+    controller: Controller
+
+
+class Rounds:
+    """One look after the other at all models' canaries."""
+
+    def __init__(self, of: Watched, models: Sequence[Model]) -> None:
+        self.of = of
+        self._watchers = [Watcher(of.ledger, of.backend, of.controller, model) for model in models]
+        self._rows = OpenRows(of.ledger)
+        self._strays = Strays(of.ledger, of.controller, {model.name for model in models})
+
+    def begin(self, log: logging.Logger) -> None:
+        """Say in this log from now on what there is to say, and look at the ledger first."""
+        self._rows.begin(log)
+        for watcher in self._watchers:
+            watcher.begin(log)
+
+    def look(self, log: logging.Logger) -> list[RolledBack]:
+        """Every model once; whatever goes wrong with one delays no other."""
+        self._strays.poll(log)
+        row_of = self._rows.by_model()
+        polled = (watcher.poll(row_of.get(watcher.model)) for watcher in self._watchers)
+        return [rolled_back for rolled_back in polled if rolled_back is not None]
+
+    def leave(self) -> None:
+        """Write down what was counted."""
+        for watcher in self._watchers:
+            watcher.leave()
+
+    @property
+    def said(self) -> str:
+        """What is watched, in words."""
+        return "; ".join(watcher.said for watcher in self._watchers if watcher.said)
+
+
+class StandingWatch:
+    """One of a process. A tick keeps it on, lends it its log, and tells what it did."""
+
+    def __init__(self, connect: Callable[[], Watched], models: Sequence[Model]) -> None:
+        self._connect, self._models = connect, models
+        self._lock = threading.Lock()
+        self._until = 0.0
+        self._thread: threading.Thread | None = None
+        self._rounds: Rounds | None = None
+        self._log, self._is_new_log = logging.getLogger(__name__), True
+        self._news: list[RolledBack] = []
+
+    def keep(self, duration: timedelta, log: logging.Logger | None = None) -> None:
+        """Watch for at least this long from now; until `rest`, in this log."""
+        with self._lock:
+            self._until = max(self._until, time.monotonic() + duration.total_seconds())
+            if log is not None:
+                self._log, self._is_new_log = log, True
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="guardrails", daemon=True)
+                self._thread.start()
+
+    def rest(self) -> None:
+        """The tick is over: its log takes no more."""
+        with self._lock:
+            self._log, self._is_new_log = logging.getLogger(__name__), True
+
+    def news(self) -> list[RolledBack]:
+        """What was rolled back since this was asked last."""
+        with self._lock:
+            news, self._news = self._news, []
+        return news
+
+    @property
+    def said(self) -> str:
+        """What is watched, in words."""
+        rounds = self._rounds
+        return "" if rounds is None else rounds.said
+
+    def _run(self) -> None:
+        while self._goes_on():
+            pause = POLL
+            try:
+                self._round()
+            except Exception as error:  # noqa: BLE001 -- the watch over all models ends for no error
+                say(self._log, logging.ERROR, f"the guardrails cannot be watched: {in_words(error)}", error)
+                pause = AGAIN
+            time.sleep(pause.total_seconds())
+
+    def _goes_on(self) -> bool:
+        """Decided under the lock, so that whoever keeps it on finds a thread that goes on, or none."""
+        with self._lock:
+            if time.monotonic() < self._until:
+                return True
+            self._thread = None
+        if self._rounds is not None:
+            self._rounds.leave()
+        return False
+
+    def _round(self) -> None:
+        rounds = self._connected()
+        with self._lock:
+            log, is_new, self._is_new_log = self._log, self._is_new_log, False
+        if is_new:
+            rounds.begin(log)
+        with contained(rounds.of.ledger, log, where="the guardrail watch"):
+            done = rounds.look(log)
+            with self._lock:
+                self._news += done
+
+    def _connected(self) -> Rounds:
+        """Raises what the serving side raises where it cannot be had; kept until the systems are others."""
+        of = self._connect()
+        if self._rounds is None or self._rounds.of != of:
+            self._rounds, self._is_new_log = Rounds(of, self._models), True
+        return self._rounds

@@ -1,0 +1,143 @@
+"""The way back from a promotion, in one step and at any time: the previous champion is served again."""
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import NamedTuple
+
+from pipelines.core.errors import CommandRefused, NotInRegistry, VersionRefused
+from pipelines.core.manifest.load import Model
+from pipelines.core.rollout.events import End, Order
+from pipelines.core.rollout.policy import Policy
+from pipelines.core.rollout.sides import served_in_words
+from pipelines.core.rollout.state import RolloutState
+from pipelines.rollouts.actions import tag_version
+from pipelines.rollouts.open_rollout import open_rollout, read_rollout
+from pipelines.rollouts.start import RolloutSystems, carry_on
+from resources.serving.contract import ModelArtefact
+
+UNDONE = "undone"
+"""The tag `rampgate.status` of a version whose promotion was undone: it does not start again by itself."""
+
+
+class Undone(NamedTuple):
+    """What was done."""
+
+    rollout_id: str
+    """The rollout whose bake it ended, or the one that brought the previous champion back."""
+    version: str
+    """What is served again."""
+    instead_of: str
+    warm: bool
+    """It was still running."""
+
+
+def undo(systems: RolloutSystems, model: Model, *, by: str, reason: str) -> Undone:
+    """Serve the previous champion again: warm within the bake, else from the registry by the digest in the ledger.
+
+    Traffic moves only to a version that has answered; until then everything stays as it is. Raises CommandRefused, in
+    words, where there is nothing to go back to or the previous champion does not come up, StillInTraffic where the traffic
+    would not go, and LedgerError, RegistryError and ServingError where one of them cannot be asked.
+    """
+    if not reason.strip():
+        raise CommandRefused(f"undo of {model.name}: the reason is empty, expected why")
+    under_way = open_rollout(systems.ledger, model.name)
+    if under_way is None:
+        under_way = _begun(systems, model, by=by, reason=reason)
+    if under_way.promotion is not None and under_way.champion is not None:
+        systems.controller.command(under_way.rollout_id, Order.ROLL_BACK_NOW, by=by, reason=f"undo: {reason}")
+        systems.controller.drive(under_way.rollout_id)
+        return Undone(under_way.rollout_id, under_way.champion, under_way.version, warm=True)
+    if not under_way.policy.undoes:
+        raise CommandRefused(
+            f"undo of {model.name}: version {under_way.version} is under way and not promoted"
+            f" ({under_way.rollout_id}); order roll_back_now, which takes it back"
+        )
+    return _carried_out(systems, model, under_way, reason)
+
+
+def undo_policy(policy: Policy, of: str) -> Policy:
+    """Nothing but an answer of the version is waited for: it has served all traffic before."""
+    return replace(
+        policy,
+        steps=(100.0,),
+        min_duration=timedelta(0),
+        min_units=0,
+        approval="none",
+        freeze=(),
+        dry_run=False,
+        bake=timedelta(0),
+        ab_test=None,
+        required=(),
+        required_to_promote=(),
+        undoes=of,
+    )
+
+
+def _begun(systems: RolloutSystems, model: Model, *, by: str, reason: str) -> RolloutState:
+    """A rollout of the previous champion."""
+    served = systems.backend.status(model.name).stable
+    promoted = None if served is None else _promotion_of(systems, model.name, served.version)
+    if served is None or promoted is None:
+        raise CommandRefused(
+            f"undo of {model.name}: there is nothing to go back to:"
+            f" {served_in_words(served and served.version)}, and the ledger has no promotion of it"
+        )
+    if promoted.policy.undoes:
+        raise CommandRefused(
+            f"undo of {model.name}: version {promoted.version} was itself brought back by an undo; to serve version"
+            f" {promoted.champion} again, clear its tag `rampgate.status` and give it the alias `challenger`"
+        )
+    if promoted.champion is None:
+        raise CommandRefused(
+            f"undo of {model.name}: there is nothing to go back to: version {promoted.version} was the first"
+        )
+    rollout_id = systems.controller.start(
+        model.rollout,
+        promoted.champion,
+        promoted.version,
+        _artefact(systems, model.name, promoted.champion),
+        policy=undo_policy(Policy.of(model.rollout), promoted.rollout_id),
+        by=by,
+        despite=f"undo: {reason}",
+    )
+    return systems.controller.state(rollout_id)
+
+
+def _promotion_of(systems: RolloutSystems, model: str, version: str) -> RolloutState | None:
+    """The last rollout of the version that ended with its promotion."""
+    rows = systems.ledger.rollouts(model)
+    found = [row for row in rows if row.version == version and row.end is End.PROMOTED]
+    return read_rollout(systems.ledger, found[-1].rollout_id) if found else None
+
+
+def _artefact(systems: RolloutSystems, model: str, version: str) -> ModelArtefact:
+    """What the registry has, if it is what was served: its digest is in the ledger since its own rollout."""
+    local = systems.settings.serving == "embedded"
+    try:
+        artefact = systems.registry.artefact(model, version, local=local)
+    except (NotInRegistry, VersionRefused) as error:
+        raise CommandRefused(f"undo of {model}: version {version} cannot be had any more: {error}") from error
+    served = _promotion_of(systems, model, version)
+    if served is not None and served.artefact.digest != artefact.digest:
+        raise CommandRefused(
+            f"undo of {model}: the artefact of version {version} was changed since it was served: its digest is"
+            f" {artefact.digest[:19]}, and {served.artefact.digest[:19]} was served"
+        )
+    return artefact
+
+
+def _carried_out(systems: RolloutSystems, model: Model, state: RolloutState, reason: str) -> Undone:
+    """Start it, let it answer, move the traffic. What does not come up is taken back, and nothing has changed."""
+    decision = carry_on(systems, model, state.rollout_id)
+    after = systems.controller.state(state.rollout_id)
+    if after.end is not End.PROMOTED:
+        fate = (
+            f"it ended {after.end}" if after.end else "it is tried again by itself; the order abort ends that"
+        )
+        raise CommandRefused(
+            f"undo of {model.name}: version {state.version} is not served yet, and {state.champion} still is: {fate}:"
+            f" {after.end_reason or decision.reason}"
+        )
+    undone = str(state.champion)
+    tag_version(systems.registry, model.name, undone, state.rollout_id, UNDONE, f"undone: {reason}")
+    return Undone(state.rollout_id, state.version, undone, warm=False)
