@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -13,6 +14,7 @@ from pipelines.model_pipeline import model_definitions, model_jobs
 from pipelines.reports.configured import ReportsResource
 from pipelines.rollouts.configured import ControllerResource, RolloutsResource
 from pipelines.rollouts.naming import AssetJob
+from pipelines.rollouts.standing_watch import StandingWatch, Watched
 from resources.configured import (
     LakeResource,
     LedgerResource,
@@ -22,11 +24,11 @@ from resources.configured import (
     ServingResource,
     SettingsResource,
 )
-from resources.settings import RUN_MODEL, Settings
+from resources.settings import RUN_MODEL, WATCH_AT_ONCE, Settings
 from sensors.alerts import alert_sensor, failure_sensor
 from sensors.challenger import challenger_sensor
 from sensors.evidence import evidence_sensor
-from sensors.guardrail import guardrail_sensor
+from sensors.guardrail import await_watch, guardrail_sensor, watch_at_once
 from sensors.manifests import manifest_sensor
 from sensors.rollout import rollout_sensor
 from sensors.routine import routine_sensor
@@ -34,19 +36,34 @@ from sensors.routine import routine_sensor
 log = logging.getLogger(__name__)
 
 
-def build(settings: Settings, *, only: str = "") -> dg.Definitions:
+def build(settings: Settings, *, only: str = "", watched: bool = False) -> dg.Definitions:
     """All definitions for these settings. A model whose manifest is wrong is left out, and said so.
 
     `only`: of this model's. A run of one of its jobs needs no others, and building three hundred takes ten seconds.
+    `watched`: its canaries, from now on, whatever becomes of the definitions.
     """
     found = load_models(settings.manifests, only=only)
     for error in found.errors:
         log.error("%s", error)
     models = found.models
+    watch, resources = StandingWatch(models), _resources(settings)
+    if watched:
+        watch_at_once(watch, partial(_watched, resources))
     jobs = {model.name: model_jobs(model) for model in models}
-    shared = dg.Definitions(sensors=_sensors(models, jobs), resources=_resources(settings))
+    shared = dg.Definitions(sensors=_sensors(models, jobs, watch), resources=resources)
     each = (model_definitions(model, jobs[model.name]) for model in models)
-    return dg.Definitions.merge(shared, maintenance(models), *each)
+    merged = dg.Definitions.merge(shared, maintenance(models), *each)
+    await_watch(watch)
+    return merged
+
+
+def _watched(resources: Mapping[str, dg.ConfigurableResource[Any]]) -> Watched:
+    """As the sensor asks for them in a tick."""
+    return Watched(
+        ledger=resources["ledger"].get(),
+        backend=resources["serving"].get(),
+        controller=resources["controller"].get(),
+    )
 
 
 def _resources(settings: Settings) -> dict[str, dg.ConfigurableResource[Any]]:
@@ -80,7 +97,7 @@ def _resources(settings: Settings) -> dict[str, dg.ConfigurableResource[Any]]:
 
 
 def _sensors(
-    models: Sequence[Model], jobs: Mapping[str, Mapping[str, AssetJob]]
+    models: Sequence[Model], jobs: Mapping[str, Mapping[str, AssetJob]], watch: StandingWatch
 ) -> list[dg.SensorDefinition]:
     """One of a kind for all models: what a sensor costs must not grow with them."""
 
@@ -91,7 +108,7 @@ def _sensors(
         challenger_sensor(models, every("start")),
         evidence_sensor(models, every("look", "windows")),
         rollout_sensor(models, every("step")),
-        guardrail_sensor(models),
+        guardrail_sensor(models, watch=watch),
         routine_sensor(models, every("ingest", "windows")),
         alert_sensor(),
         failure_sensor(),
@@ -99,4 +116,8 @@ def _sensors(
     ]
 
 
-defs = build(Settings.from_environment(), only=os.environ.get(RUN_MODEL, ""))
+defs = build(
+    Settings.from_environment(),
+    only=os.environ.get(RUN_MODEL, ""),
+    watched=bool(os.environ.pop(WATCH_AT_ONCE, "")),  # what this process starts does not watch as well
+)

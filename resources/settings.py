@@ -19,6 +19,9 @@ HOST = "127.0.0.1"
 RUN_MODEL = "RAMPGATE_RUN_MODEL"
 """In the environment of a run's process: the model whose manifest and definitions are all that it needs."""
 
+WATCH_AT_ONCE = "RAMPGATE_WATCH_AT_ONCE"
+"""In the environment of the code server alone: the definitions that are loaded there watch canaries from the start."""
+
 SHORTEST_TOKEN = 16
 """Characters of a token that cannot be found by trying."""
 

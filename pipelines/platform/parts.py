@@ -14,7 +14,7 @@ from pipelines.platform import health
 from resources.links import Links
 from resources.serving.embedded.layout import Layout, gateway_of
 from resources.serving.envoy.clusters import HEALTH_PATH
-from resources.settings import HOST, ROOT, Settings
+from resources.settings import HOST, ROOT, WATCH_AT_ONCE, Settings
 
 DEFINITIONS = "pipelines.definitions"
 
@@ -127,6 +127,7 @@ def _code(settings: Settings, definitions: str, loading: float) -> Part:
         url=f"unix:{socket}",
         trouble=lambda: health.no_code(socket),
         start_seconds=loading,
+        environment={WATCH_AT_ONCE: "1"},
     )
 
 

@@ -22,7 +22,7 @@ from pipelines.core.rollout.standing import words
 from pipelines.core.rollout.state import Phase, RolloutState
 from pipelines.core.vocabulary import Evidence, OnFail, OnUnknown, Verdict
 from pipelines.rollouts.controller import Controller
-from pipelines.rollouts.emergency import EMERGENCY, UNRECORDED
+from pipelines.rollouts.emergency import ALREADY, EMERGENCY, UNRECORDED
 from pipelines.rollouts.guardrails import REPEATED, GuardrailWatch
 from pipelines.rollouts.open_rollout import read_rollout
 from resources.ledger.ledger import Ledger, RolloutRow
@@ -94,6 +94,7 @@ class Watcher:
         self.model, self._model = model.name, model
         self._log = logging.getLogger(__name__)
         self._watch: GuardrailWatch | None = None
+        self._overtaken: GuardrailWatch | None = None
         self._state: RolloutState | None = None
         self._reread_at = 0.0
         self._complaints: set[str] = set()
@@ -113,12 +114,12 @@ class Watcher:
         Whatever goes wrong is said and tried again; no other model is delayed by it.
         """
         if row is None:
-            self._state, self._watch, self.said = None, None, ""
+            self._state, self._watch, self._overtaken, self.said = None, None, None, ""
             return None
         try:
             return self._poll(row.rollout_id)
         except LedgerConflict:
-            self._watch = None  # another watcher has taken over these counters: resume from what it wrote
+            self._resume()
         except StillInTraffic as error:
             self._complain(str(error))
         except RampgateError as error:
@@ -187,13 +188,17 @@ class Watcher:
             else:
                 watch.save_if_due()
         except LedgerConflict:
-            self._watch = None
+            self._resume()
         except LedgerError as error:
             self._complain(f"{self._model.name}: cannot write down what was counted: {error}")
         except Exception as error:  # noqa: BLE001 -- see `poll`
             self._complain(
                 f"{self._model.name}: cannot write down what was counted: {in_words(error)}", error
             )
+
+    def _resume(self) -> None:
+        """Another watcher has written these counters down: go on from there at the next look."""
+        self._watch, self._overtaken, self._reread_at = None, self._watch or self._overtaken, 0.0
 
     def _complain(self, message: str, unforeseen: Exception | None = None) -> None:
         """Once for each message in a tick: this is called several times a second. What nobody foresaw is alerted."""
@@ -215,16 +220,21 @@ class Watcher:
         if state.phase not in _WATCHED or state.champion is None:
             self._watch, self.said = None, f"{rollout_id}: the canary takes no traffic"
             return
-        if self._watch is None or before is None or before.rollout_id != state.rollout_id:
+        if before is None or before.rollout_id != state.rollout_id:
             self._pause, self._again_at, self._held_again_at = FIRST_PAUSE, 0.0, 0.0
-            self._watch = GuardrailWatch(
-                store=self._ledger.counters,
-                manifest=self._model.rollout,
-                state=state,
-                save_every=SAVE,
-            )
+            self._watch = None
+        self._watch = self._watch or self._begun(state)
         self._watch.follow(state)
         self.said = f"{state.rollout_id}: watched at {state.percent:g} %, no guardrail crossed its boundary"
+
+    def _begun(self, state: RolloutState) -> GuardrailWatch:
+        """From what the ledger has of this rollout, and what was seen here before another watcher wrote there."""
+        watch = GuardrailWatch(
+            store=self._ledger.counters, manifest=self._model.rollout, state=state, save_every=SAVE
+        )
+        if self._overtaken is not None:
+            watch.remember(self._overtaken)
+        return watch
 
     def _look(self, watch: GuardrailWatch, state: RolloutState) -> RolledBack | None:
         watch.observe(self._backend.counters(self._model.name))
@@ -253,6 +263,8 @@ class Watcher:
             self._complain(f"{state.rollout_id}: rolled back: {decision.reason}")
             return None
         self._pause, self._again_at = FIRST_PAUSE, 0.0
+        if decision.rule == ALREADY:
+            return None
         if decision.kind is not DecisionKind.ROLL_BACK:
             self._complain(f"{state.rollout_id}: not rolled back: {decision.reason}")
             return None

@@ -42,6 +42,9 @@ log = logging.getLogger(__name__)
 EMERGENCY, UNRECORDED = "emergency", "unrecorded"
 """Rules of a rollback that the ledger does not have yet: kept on disk, or in this process's memory alone."""
 
+ALREADY = "already"
+"""The rule of a rollback to which nothing was added here: the ledger had it, and its traffic change, from somebody else."""
+
 
 class EmergencyExit:
     """Rollbacks that do not wait."""
@@ -158,6 +161,8 @@ class EmergencyExit:
         for _ in range(ROUNDS):
             state = self._parts.journal.read(emergency.rollout_id)
             events = _events(state, emergency, tried)
+            if not events and state.phase is Phase.ROLLING_BACK:
+                return dataclasses.replace(decide(state, (), emergency.at), rule=ALREADY)
             try:
                 state = self._parts.journal.append(state, events) if events else state
             except LedgerConflict:
@@ -214,7 +219,7 @@ def _events(state: RolloutState, emergency: Emergency, tried: Sequence[Event]) -
         events.append(decided(state, decision, emergency.evidence, at=emergency.at, by=emergency.by))
         if decision.kind is not DecisionKind.ROLL_BACK:
             return events
-    free = state.phase is not Phase.ROLLING_BACK or state.pending is None
+    free = state.phase is not Phase.ROLLING_BACK or (state.pending is None and not _is_known(state, tried))
     return events + _renamed(state, tried, place=len(events) + 1) if free else events
 
 
@@ -227,6 +232,11 @@ def _warnings(state: RolloutState, emergency: Emergency) -> list[Event]:
     if emergency.ordered and state.ordered is None:
         events.append(_order(state, emergency))
     return events
+
+
+def _is_known(state: RolloutState, tried: Sequence[Event]) -> bool:
+    """Two who watch have taken the same traffic away, and the ledger has it of the other one."""
+    return not state.to_be_taken_back and any(isinstance(event, Done) for event in tried)
 
 
 def _renamed(state: RolloutState, tried: Sequence[Event], *, place: int) -> list[Event]:

@@ -2,10 +2,11 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import reduce
+from itertools import groupby
 
 from pydantic import TypeAdapter
 
@@ -208,9 +209,10 @@ class GuardrailWatch:
         self._saved_at = datetime.min.replace(tzinfo=state.started_at.tzinfo)
         self._unsaved: dict[str, Counts] = {}
         self._health: list[tuple[datetime, int, int]] = []
-        self._failed_units: list[tuple[datetime, str, float]] = []
         self._begin(state)
-        for bucket in store.buckets(state.rollout_id):
+        buckets = store.buckets(state.rollout_id)
+        self._failed_units = self._proven_by(buckets)
+        for bucket in buckets:
             if state.bake_exposure is None or bucket.step >= state.bake_exposure:
                 self._take(bucket.metric, _counts_of(bucket))
 
@@ -220,6 +222,16 @@ class GuardrailWatch:
         self.processes = {metric.name: ConditionalBinomial() for metric in self.metrics}
         self.totals = {name: Counts() for name in (*self.processes, REQUEST_FAULTS)}
         self._repeated: dict[str, Evidence] = {}
+
+    def remember(self, overtaken: "GuardrailWatch") -> None:
+        """What no bucket tells, of a watch over the same rollout whose counters another process has written down.
+
+        Up to what that one has counted: the rest is in the difference to it, and is seen again.
+        """
+        if self._last is None or overtaken._key != self._key:
+            return
+        self._health = [each for each in overtaken._health if each[0] <= self._last.at]
+        self._repeated = dict(overtaken._repeated)
 
     def follow(self, state: RolloutState) -> None:
         """The rollout has moved on: close the buckets of the old traffic share."""
@@ -259,8 +271,25 @@ class GuardrailWatch:
     def _note_units(self, name: str, failed: float, counters: Counters) -> None:
         """How many units the canary has failed for certain: in a longer interval one unit may count several times."""
         last = counters if self._last is None else self._last
-        if proven := failed // (1 + (counters.at - last.at) // WITHIN):
+        interval = max(counters.at - last.at, timedelta(0))  # the clock may have been set back
+        if proven := failed // (1 + interval // WITHIN):
             self._failed_units.append((counters.at, name, proven))
+
+    def _proven_by(self, buckets: Sequence[CounterBucket]) -> list[tuple[datetime, str, float]]:
+        """What another watch had noted, or somewhat less: as of each bucket's beginning, where it counts for the shortest."""
+        if self._last is None:
+            return []
+        begin = self._state.weights[-1].at if self._state.weights else self._state.started_at
+        by_unit = {metric.name for metric in self.metrics if metric.by_unit}
+        mine = (each for each in buckets if each.step == self._state.exposure and each.at > begin)
+        found: list[tuple[datetime, str, float]] = []
+        for at, group in groupby(mine, key=lambda each: each.at):
+            for each in group:
+                proven = each.canary_events // (1 + (at - begin) // WITHIN)
+                if proven and each.metric in by_unit and each.epoch == self._last.epoch:
+                    found.append((begin, each.metric, proven))
+            begin = at
+        return [each for each in found if self._last.at - each[0] < WITHIN]
 
     def _still_proven(self, counters: Counters) -> list[tuple[datetime, str, float]]:
         """Of a short time, and of one gateway: one that has started again remembers no unit."""

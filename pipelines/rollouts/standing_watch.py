@@ -65,26 +65,40 @@ class Rounds:
 
 
 class StandingWatch:
-    """One of a process. A tick keeps it on, lends it its log, and tells what it did."""
+    """One of a process. A tick keeps it on, lends it its log, and tells what it did.
 
-    def __init__(self, connect: Callable[[], Watched], models: Sequence[Model]) -> None:
-        self._connect, self._models = connect, models
+    Two processes may watch at the same time: each sees what the other one counted, and one of them tells of a rollback.
+    """
+
+    def __init__(self, models: Sequence[Model]) -> None:
+        self._models = models
+        self._connect: Callable[[], Watched] | None = None
         self._lock = threading.Lock()
+        self._looked = threading.Event()
+        self._complaint = ""
         self._until = 0.0
         self._thread: threading.Thread | None = None
         self._rounds: Rounds | None = None
         self._log, self._is_new_log = logging.getLogger(__name__), True
         self._news: list[RolledBack] = []
 
-    def keep(self, duration: timedelta, log: logging.Logger | None = None) -> None:
-        """Watch for at least this long from now; until `rest`, in this log."""
+    def keep(
+        self, connect: Callable[[], Watched], duration: timedelta, log: logging.Logger | None = None
+    ) -> None:
+        """Watch these systems for at least this long from now; until `rest`, in this log."""
         with self._lock:
+            self._connect = connect
             self._until = max(self._until, time.monotonic() + duration.total_seconds())
             if log is not None:
-                self._log, self._is_new_log = log, True
+                self._log, self._is_new_log, self._complaint = log, True, ""
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="guardrails", daemon=True)
                 self._thread.start()
+
+    def await_look(self, most: timedelta) -> None:
+        """Wait until it has looked once, or has tried to, where it is on."""
+        if self._thread is not None:
+            self._looked.wait(most.total_seconds())
 
     def rest(self) -> None:
         """The tick is over: its log takes no more."""
@@ -108,10 +122,18 @@ class StandingWatch:
             pause = POLL
             try:
                 self._round()
+                self._complaint = ""
             except Exception as error:  # noqa: BLE001 -- the watch over all models ends for no error
-                say(self._log, logging.ERROR, f"the guardrails cannot be watched: {in_words(error)}", error)
+                self._complain(error)
                 pause = AGAIN
+            self._looked.set()
             time.sleep(pause.total_seconds())
+
+    def _complain(self, error: Exception) -> None:
+        message = f"the guardrails cannot be watched: {in_words(error)}"
+        if message != self._complaint:
+            say(self._log, logging.ERROR, message, error)
+        self._complaint = message
 
     def _goes_on(self) -> bool:
         """Decided under the lock, so that whoever keeps it on finds a thread that goes on, or none."""
@@ -136,7 +158,9 @@ class StandingWatch:
 
     def _connected(self) -> Rounds:
         """Raises what the serving side raises where it cannot be had; kept until the systems are others."""
-        of = self._connect()
+        connect = self._connect
+        assert connect is not None, "nobody keeps it on"
+        of = connect()
         if self._rounds is None or self._rounds.of != of:
             self._rounds, self._is_new_log = Rounds(of, self._models), True
         return self._rounds

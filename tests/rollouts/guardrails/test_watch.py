@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 
 from pipelines.core.errors import LedgerConflict
 from pipelines.core.rollout.policy import CHAMPION_HEALTH
-from pipelines.core.rollout.state import Phase, RolloutState
+from pipelines.core.rollout.state import Phase, RolloutState, Weight
 from pipelines.core.vocabulary import OnFail, Verdict
 from pipelines.rollouts.guardrails import HOLD_LASTS, REPEATED, GuardrailWatch
 from resources.ledger.ledger import Ledger
@@ -108,12 +108,13 @@ def test_counters_of_an_earlier_release_are_no_beginning(
     assert watcher.totals["errors"] == (100, 0, 100, 0)
 
 
-def by_customer(ledger: Ledger, state: RolloutState) -> GuardrailWatch:
-    """A watch where units are compared, which has looked once."""
+def by_customer(ledger: Ledger, state: RolloutState, *, first: bool = True) -> GuardrailWatch:
+    """A watch where units are compared, which has looked once; or the next one, which has not."""
     given = manifest()
     given = given.model_copy(update={"experiment": given.experiment.model_copy(update={"unit": "customer"})})
     watcher = GuardrailWatch(store=ledger.counters, manifest=given, state=state, save_every=2 * SECOND)
-    look(watcher, units(0, canary=(0, 0)))
+    if first:
+        look(watcher, units(0, canary=(0, 0)))
     return watcher
 
 
@@ -206,6 +207,41 @@ def test_of_two_watchers_one_is_told(ledger: Ledger, state: RolloutState) -> Non
     look(first, at(0, v1=(0, 0), v2=(0, 0)))
     with pytest.raises(LedgerConflict):
         look(second, at(0, v1=(0, 0), v2=(0, 0)))
+
+
+def test_a_clock_that_is_set_back_stops_no_watch(ledger: Ledger, state: RolloutState) -> None:
+    watcher = by_customer(ledger, state)
+    look(watcher, replace(units(10, canary=(100, 30)), at=START - SECOND))
+    assert "errors" in {item.name for item in watcher.evidence(START)}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "proven"), [((3, 6, 9), True), ((3, 6, 600), False)], ids=["at once", "over ten minutes"]
+)
+def test_a_watch_that_takes_over_knows_which_units_failed_a_short_time_ago(
+    ledger: Ledger, state: RolloutState, seconds: Sequence[int], proven: bool
+) -> None:
+    for number, second in enumerate(seconds, start=1):
+        watcher = by_customer(ledger, state, first=number == 1)
+        look(watcher, units(second, canary=(number, number)))
+    evidence = {item.on_fail for item in watcher.evidence(START + seconds[-1] * SECOND)}
+    assert (OnFail.ROLL_BACK in evidence) == proven
+
+
+def test_what_failed_under_another_share_or_another_gateway_proves_no_unit_to_the_next_watch(
+    ledger: Ledger, state: RolloutState
+) -> None:
+    """The gateway counts every unit anew there: one that fails on both sides of it is one."""
+    look(by_customer(ledger, state), units(3, canary=(9, 2)))
+    look(by_customer(ledger, state, first=False), replace(units(4, canary=(9, 1)), epoch="b"))
+    last = by_customer(ledger, state, first=False)
+    look(last, replace(units(5, canary=(10, 2)), epoch="b"))
+    assert OnFail.ROLL_BACK not in {item.on_fail for item in last.evidence(START + 5 * SECOND)}
+    now = START + 6 * SECOND
+    shared = replace(state, step=1, percent=50.0, weights=(*state.weights, Weight(now, now, 50.0)))
+    later = by_customer(ledger, shared, first=False)
+    look(later, replace(units(7, canary=(11, 3)), epoch="b"))
+    assert OnFail.ROLL_BACK not in {item.on_fail for item in later.evidence(START + 7 * SECOND)}
 
 
 def test_evidence_of_an_earlier_step_still_counts(ledger: Ledger, state: RolloutState) -> None:
