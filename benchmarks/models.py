@@ -26,7 +26,9 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.rollback import measure, percentile
+from benchmarks.rollback_parts.boundary import measure
+from benchmarks.rollback_parts.logged import logged
+from benchmarks.rollback_parts.rows import percentile
 from pipelines.rollouts.open_rollout import open_rollout
 from resources.serving.embedded.layout import Layout
 from resources.serving.embedded.supervisor import Supervisor, wait_until
@@ -133,32 +135,6 @@ def with_rollouts(
     clients = OpenLoop(platform.settings, models[0], RATE)
     with clients.running():
         found.boundary = [each.boundary_to_safe for each in measure(platform, models[:3], clients, asked)]
-
-
-def logged(uri: str) -> dict[str, str]:
-    """A small version that may be started, logged once for all models: what registers it under another name."""
-    import mlflow
-    import numpy as np
-    import pandas as pd
-    from mlflow.models import infer_signature
-    from mlflow.sklearn import log_model
-    from sklearn.linear_model import LinearRegression
-
-    frame = pd.DataFrame({"x": np.linspace(0.5, 1.5, 8)})
-    mlflow.set_tracking_uri(uri)
-    with mlflow.start_run():
-        found = log_model(
-            LinearRegression().fit(frame, frame["x"]),
-            name="model",
-            registered_model_name="logged",
-            signature=infer_signature(frame, pd.DataFrame({"cost": [1.0]})),
-            input_example=frame.head(2),
-            serialization_format="skops",
-            skops_trusted_types=["numpy.dtype"],
-            pip_requirements=["scikit-learn"],
-        )
-    version = mlflow.MlflowClient().get_model_version("logged", found.registered_model_version)
-    return {"source": str(version.source), "model_id": str(found.model_id)}
 
 
 def alias_to_event(platform: LightPlatform, model: str) -> float:

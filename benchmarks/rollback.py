@@ -1,227 +1,88 @@
-"""How fast the running platform takes traffic away from a canary that fails.
+"""How fast the running platform takes traffic away: from a canary that fails, from one that nobody watches, from a
+champion that fails late, and by hand. And how often it does so for nothing.
 
-    python benchmarks/rollback.py [--rollbacks 50] [--rate 60] [--fail-share 0.5] [--out var/bench/rollback.json]
+    python benchmarks/rollback.py [--only boundary watcher false-lapses bake false-undo undo] [--minutes 60] [--out ...]
 
-Starts the platform in a home of its own (Dagster's daemon and code server, Envoy, supervisord, MLflow) with
-predictors that load no model. For each rollback a rollout is opened, a canary that fails a share of its requests gets
-10 % of an open loop's traffic, and the guardrail sensor of the daemon is left to find it. The reference is the gateway
-alone: how long `set_canary_percent(0)` takes when there is nothing to find out.
+Writes var/bench/rollback.json. A part that runs again replaces its own rows there and leaves the others. Each part but
+`false-undo`, which simulates, starts the platform in a home of its own: Dagster's daemon and code server, Envoy,
+supervisord, MLflow. All parts together take some three hours, one of which is the false lapses'.
 
-The boundary is where the answers in the prediction log, in buckets of 0.2 s, carry the guardrail's own e-process
-across it; 0 % is where Envoy has confirmed the routes and the ledger has the outcome.
+    boundary      evidence crosses the boundary -> 0 %
+    watcher       the watcher is killed, frozen or starved while the canary does harm -> 0 %
+    false-lapses  shares taken away although somebody watches, with both cores loaded
+    bake          a promoted version begins to fail in its bake -> the previous champion has all traffic
+    false-undo    bakes of a harmless version that end in an undo
+    undo          by hand: within the bake, and after it
 """
 
 import argparse
 import json
-import math
-import random
+import signal
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
-from itertools import groupby
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from pipelines.core.rollout.state import Phase, RolloutState
-from pipelines.core.statistics.binomial import ConditionalBinomial, Counts
-from pipelines.demo.measurements import BUCKET_SECONDS
-from pipelines.rollouts.guardrails import harm_boundary
-from resources.serving.embedded.supervisor import wait_until
+from benchmarks.rollback_parts import bake, boundary, false_lapses, false_undo, undo, watcher
+from benchmarks.rollback_parts.rows import NotMeasurable, held
 from resources.settings import ROOT
-from tests.support.answer_log import Logged, logged_answers
-from tests.support.light_platform import LightPlatform, light_platform
-from tests.support.open_loop import OpenLoop
 
-P50_LIMIT_S, P99_LIMIT_S = 1.0, 5.0
-
-MODELS = ["one", "two", "three"]
-"""Taken in turn: the run that restores one model's spec goes on while the next rollout is under way."""
-
-LONGEST_PAUSE_S = 10.0
-"""Rollouts begin at any moment of a sensor's tick."""
-
-PATIENCE_S = 120.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rollback:
-    """One measured rollback; seconds."""
-
-    rollout: str
-    harm_to_safe: float
-    boundary_to_safe: float
-    boundary_to_last_answer: float
-    """To the canary's last answer to live traffic; negative where the boundary was crossed by the answers in flight."""
-    answered_after: int
-    """Live requests that reached the canary after 0 % was confirmed."""
+PARTS: dict[str, Callable[[argparse.Namespace], list[dict[str, Any]]]] = {
+    "boundary": boundary.rows,
+    "watcher": watcher.rows,
+    "false-lapses": false_lapses.rows,
+    "bake": bake.rows,
+    "false-undo": false_undo.rows,
+    "undo": undo.rows,
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--rollbacks", type=int, default=50)
+    parser.add_argument("--only", nargs="*", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--rollbacks", type=int, default=100, help="at the boundary")
+    parser.add_argument("--watchers", type=int, default=60, help="shares whose watcher ends, in all")
+    parser.add_argument("--minutes", type=float, default=60.0, help="for which false lapses are counted")
+    parser.add_argument("--models", type=int, default=30, help="with open rollouts meanwhile")
+    parser.add_argument("--bakes", type=int, default=50, help="that harm ends")
+    parser.add_argument("--runs", type=int, default=3000, help="simulated bakes of a scenario")
+    parser.add_argument("--undos", type=int, default=20, help="by hand, of each kind")
     parser.add_argument("--rate", type=float, default=60.0, help="requests a second")
-    parser.add_argument("--fail-share", type=float, default=0.5, help="of the canary's answers")
+    parser.add_argument("--fail-share", type=float, default=0.5, help="of a harmful version's answers")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=ROOT / "var" / "bench" / "rollback.json")
     given = parser.parse_args()
-    models = MODELS[: given.rollbacks]
-    with light_platform(models) as platform:
-        reference = gateway_alone(platform, models[0])
-        clients = OpenLoop(platform.settings, models[0], given.rate)
-        with clients.running():
-            measured = measure(platform, models, clients, given)
-    results = rows(measured, reference, clients)
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(json.dumps(results, indent=2) + "\n")
-    print(given.out.read_text())
-    for failure in clients.failures:
-        print(f"client failure at {datetime.fromtimestamp(failure.at, UTC):%H:%M:%S.%f}: {failure.error}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended from outside"))  # and the platform with it
+    troubles = [trouble for part in given.only if (trouble := measured(part, given))]
+    sys.exit("; ".join(troubles) or 0)
 
 
-def measure(
-    platform: LightPlatform, models: Sequence[str], clients: OpenLoop, given: argparse.Namespace
-) -> list[Rollback]:
-    """One rollback after the other."""
-    draw = random.Random(given.seed)
-    opened = dict.fromkeys(models, "")
-    measured: list[Rollback] = []
-    for number in range(given.rollbacks):
-        model = models[number % len(models)]
-        await_end(platform, opened[model])
-        version = str(int(platform.systems.registry.versions(model)[0].version) + 1)
-        artefact = platform.register(model, version, fail_share=given.fail_share)
-        clients.model = model
-        time.sleep(draw.uniform(1.0, LONGEST_PAUSE_S))
-        opened[model] = platform.open(model, artefact)
-        measured.append(watch(platform, opened[model]))
-        print(
-            f"{number + 1}/{given.rollbacks}, {len(clients.failures)} client failures: {asdict(measured[-1])}",
-            flush=True,
-        )
-    for rollout_id in opened.values():
-        await_end(platform, rollout_id)
-    return measured
+def measured(part: str, given: argparse.Namespace) -> str:
+    """Run one part and save its rows. Why it came to no end, empty where it did: the others are measured all the same."""
+    begun = time.perf_counter()
+    try:
+        found = [{"part": part, **each} for each in PARTS[part](given)]
+    except NotMeasurable as error:
+        print(f"-- {part}: {error}", flush=True)
+        return f"{part}: {error}"
+    save(given.out, part, found)
+    for each in found:
+        print(f"{each['name']}: {each['ours']:g} {each['unit']}  {held(each)}")
+    print(f"-- {part}: {time.perf_counter() - begun:.0f} s", flush=True)
+    return ""
 
 
-def watch(platform: LightPlatform, rollout_id: str) -> Rollback:
-    """Wait until the daemon's sensor has taken the traffic away, and read back when what happened."""
-    if not wait_until(lambda: off(platform.state(rollout_id)) is not None, seconds=PATIENCE_S, every=0.25):
-        raise SystemExit(f"{rollout_id} was not rolled back within {PATIENCE_S:g} s")
-    state = platform.state(rollout_id)
-    safe = off(state)
-    assert safe is not None
-    time.sleep(1)  # whatever still reaches the canary is in its log by then
-    answers = [each for each in logged_answers(platform.settings, state.model) if live(each, state)]
-    canary = [each for each in answers if each.version == state.version]
-    harm = min(each.requested_at for each in canary if each.status != 200)
-    boundary = crossed(platform, state, answers)
-    return Rollback(
-        rollout=rollout_id,
-        harm_to_safe=seconds(harm, safe),
-        boundary_to_safe=seconds(boundary, safe),
-        boundary_to_last_answer=seconds(boundary, canary[-1].responded_at),
-        answered_after=sum(each.requested_at > safe for each in canary),
-    )
-
-
-def off(state: RolloutState) -> datetime | None:
-    """When 0 % was confirmed after the canary had had traffic."""
-    shares = [weight.percent for weight in state.weights]
-    return state.weights[-1].at if any(shares) and shares[-1] == 0 else None
-
-
-def live(answer: Logged, state: RolloutState) -> bool:
-    return answer.assignment == "weighted" and answer.requested_at >= state.started_at
-
-
-def crossed(platform: LightPlatform, state: RolloutState, answers: Sequence[Logged]) -> datetime:
-    """When the guardrail's e-process, fed with the logged answers, reaches its boundary."""
-    process = ConditionalBinomial()
-    boundary = harm_boundary(platform.systems.catalogue.model(state.model).rollout)
-    for _, group in groupby(answers, key=lambda each: each.responded_at.timestamp() // BUCKET_SECONDS):
-        bucket = list(group)
-        process = process.observe(counted(bucket, state))
-        if process.log_e >= boundary:
-            return bucket[-1].responded_at
-    raise SystemExit(f"{state.rollout_id}: the logged answers do not cross the boundary")
-
-
-def counted(bucket: Sequence[Logged], state: RolloutState) -> Counts:
-    canary = [each.status != 200 for each in bucket if each.version == state.version]
-    champion = [each.status != 200 for each in bucket if each.version == state.champion]
-    return Counts(len(canary), sum(canary), len(champion), sum(champion))
-
-
-def await_end(platform: LightPlatform, rollout_id: str) -> None:
-    """The run that follows restores the spec, tags the version and ends the rollout."""
-    if rollout_id and not wait_until(
-        lambda: platform.state(rollout_id).phase is Phase.ENDED, seconds=PATIENCE_S, every=0.5
-    ):
-        raise SystemExit(f"{rollout_id} was not restored within {PATIENCE_S:g} s")
-
-
-def gateway_alone(platform: LightPlatform, model: str, *, times: int = 20) -> list[float]:
-    """Seconds of `set_canary_percent(0)` on its own."""
-    artefact = platform.register(model, "2")
-    platform.backend.deploy_canary(model, artefact, percent=0, salt="reference")
-    found: list[float] = []
-    for _ in range(times):
-        platform.backend.set_canary_percent(model, "2", 10)
-        begun = time.perf_counter()
-        platform.backend.set_canary_percent(model, "2", 0)
-        found.append(time.perf_counter() - begun)
-    platform.backend.roll_back(model, "2")
-    return found
-
-
-def rows(measured: Sequence[Rollback], alone: Sequence[float], clients: OpenLoop) -> list[dict[str, Any]]:
-    size = f"{len(measured)} rollbacks"
-    harm = [each.harm_to_safe for each in measured]
-    boundary = [each.boundary_to_safe for each in measured]
-    last = [each.boundary_to_last_answer for each in measured]
-    limits = {50: P50_LIMIT_S, 90: None, 99: P99_LIMIT_S}
-    what = f"evidence boundary crossed -> 0 % confirmed by Envoy, {size}"
-    found = [row(f"{what}: p{p}", percentile(boundary, p), percentile(alone, p), limits[p]) for p in limits]
-    for what, values in (
-        (f"evidence boundary crossed -> last canary answer, {size}", last),
-        (f"first harmful answer -> 0 % confirmed by Envoy, {size}", harm),
-    ):
-        found += [row(f"{what}: p{p}", percentile(values, p), percentile(alone, p), None) for p in limits]
-    after = sum(each.answered_after for each in measured)
-    return [
-        *found,
-        row(f"live requests at the canary after 0 % was confirmed, {size}", after, None, 0, unit="requests"),
-        row(f"client failures of {clients.sent} requests", len(clients.failures), None, 0, unit="requests"),
-    ]
-
-
-def row(
-    name: str, ours: float, reference: float | None, limit: float | None, *, unit: str = "s"
-) -> dict[str, Any]:
-    return {
-        "name": name,
-        "ours": round(ours, 3),
-        "reference": None if reference is None else round(reference, 3),
-        "reference_is": None
-        if reference is None
-        else "the gateway alone: set_canary_percent(0), same percentile",
-        "ratio": None if reference is None else round(ours / reference, 2),
-        "unit": unit,
-        "limit": limit,
-    }
-
-
-def percentile(values: Sequence[float], percent: int) -> float:
-    """The nearest rank: a measured value, and of few values the largest stands for the highest."""
-    return sorted(values)[math.ceil(len(values) * percent / 100) - 1]
-
-
-def seconds(start: datetime, end: datetime) -> float:
-    return round((end - start) / timedelta(seconds=1), 3)
+def save(out: Path, part: str, found: list[dict[str, Any]]) -> None:
+    """In the place of this part's rows of an earlier run."""
+    before = json.loads(out.read_text()) if out.exists() else []
+    others = [each for each in before if each.get("part") in PARTS and each["part"] != part]
+    order = list(PARTS)
+    rows = sorted([*others, *found], key=lambda each: order.index(each["part"]))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(rows, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,10 @@ that somebody switched off ends the watch as late as this, and what it watched l
 AGAIN = timedelta(seconds=1)
 """After the serving side could not be had."""
 
+LEDGER_PATIENCE, LEDGER_PAUSE = timedelta(seconds=2), timedelta(seconds=5)
+"""How long the watch waits for who has the ledger's lock, and when it asks again; together less than a lease, over all
+models. What is to be written is kept until then."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Watched:
@@ -118,6 +122,10 @@ class StandingWatch:
         return "" if rounds is None else rounds.said
 
     def _run(self) -> None:
+        with Ledger.in_a_hurry(patience=LEDGER_PATIENCE, pause=LEDGER_PAUSE):
+            self._watch()
+
+    def _watch(self) -> None:
         while self._goes_on():
             pause = POLL
             try:

@@ -1,9 +1,12 @@
 """The ledger's tables, on SQLite or Postgres."""
 
 import sqlite3
+import time
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +148,37 @@ _SCHEMA_LOCK = 7_261_746_301
 """Postgres advisory lock held while the schema is created."""
 
 
+@dataclass
+class _Hurry:
+    patience: timedelta
+    pause: timedelta
+    again_at: dict[str, float] = field(default_factory=dict[str, float])
+    """For `read` and `write`: not before."""
+
+
+_HURRY: ContextVar[_Hurry | None] = ContextVar("hurry", default=None)
+
+
+@contextmanager
+def in_a_hurry(*, patience: timedelta, pause: timedelta) -> Generator[None]:
+    """Of whoever has more to do than to wait for a database: holds for what this thread does in the block.
+
+    A write waits for other writers no longer than `patience`, be they frozen with the lock in their hands. After a read
+    that could not be done no read is tried for `pause`, after a write no write: LedgerError is raised at once.
+    """
+    token = _HURRY.set(_Hurry(patience, pause))
+    try:
+        yield
+    finally:
+        _HURRY.reset(token)
+
+
+def _lock_ms() -> int:
+    """How long a write waits for other writers."""
+    hurry = _HURRY.get()
+    return BUSY_TIMEOUT_MS if hurry is None else round(hurry.patience / timedelta(milliseconds=1))
+
+
 class Database:
     """Opens on first use, so that a program can start, and roll back, while the database is away."""
 
@@ -180,15 +214,17 @@ class Database:
     @contextmanager
     def reading(self) -> Generator[Connection]:
         """A connection for reads. Raises LedgerError."""
-        with self._errors("read"), self._open().connect() as connection:
+        with self._errors("read", "read"), self._open().connect() as connection:
             yield connection
 
     @contextmanager
     def writing(self, what: str) -> Generator[Connection]:
         """One transaction, all or nothing. Raises LedgerError; LedgerConflict where a key is taken."""
-        with self._errors(f"write {what}"), self._open().connect() as connection:
+        with self._errors("write", f"write {what}"), self._open().connect() as connection:
             connection = connection.execution_options(rampgate_write=True)
             with connection.begin():
+                if _HURRY.get() is not None and self.url.get_backend_name() == "postgresql":
+                    connection.execute(text(f"SET LOCAL lock_timeout = {_lock_ms()}"))
                 yield connection
 
     def insert_new(self, connection: Connection, table: Table, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -204,12 +240,18 @@ class Database:
             self._engine = None
 
     @contextmanager
-    def _errors(self, doing: str) -> Generator[None]:
+    def _errors(self, kind: str, doing: str) -> Generator[None]:
+        hurry = _HURRY.get()
+        left = 0.0 if hurry is None else hurry.again_at.get(kind, 0.0) - time.monotonic()
+        if left > 0:
+            raise LedgerError(f"cannot {doing} at {self.place}: not tried again for {left:.1f} s")
         try:
             yield
         except IntegrityError as error:
             raise LedgerConflict(f"{doing}: somebody else was first ({error.orig})") from error
         except (SQLAlchemyError, sqlite3.Error, NoSuchModuleError, ImportError, OSError) as error:
+            if hurry is not None:
+                hurry.again_at[kind] = time.monotonic() + hurry.pause.total_seconds()
             cause = getattr(error, "orig", None) or error
             raise LedgerError(f"cannot {doing} at {self.place}: {cause}") from error
 
@@ -250,6 +292,8 @@ def _on_connect(connection: Any, record: Any) -> None:
 def _on_begin(connection: Connection) -> None:
     """Writers queue at BEGIN: a read that turns into a write would fail at once when another got in between."""
     writes = connection.get_execution_options().get("rampgate_write", False)
+    if writes:
+        connection.exec_driver_sql(f"PRAGMA busy_timeout={_lock_ms()}")
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 

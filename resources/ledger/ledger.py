@@ -35,7 +35,7 @@ from pipelines.core.rollout.events import (
 )
 from resources.files import lock
 from resources.ledger.counters import CounterStore
-from resources.ledger.database import ALERTS, DELIVERIES, EVENTS, ROLLOUTS, Database
+from resources.ledger.database import ALERTS, DELIVERIES, EVENTS, ROLLOUTS, Database, in_a_hurry
 
 log = logging.getLogger(__name__)
 
@@ -247,6 +247,11 @@ class Ledger:
         self.database = Database(url)
         self.outbox = Outbox(self.database)
         self.counters = CounterStore(self.database)
+
+    @staticmethod
+    def in_a_hurry(*, patience: timedelta, pause: timedelta) -> AbstractContextManager[None]:
+        """Of whoever has more to do than to wait for a ledger; see `resources.ledger.database.in_a_hurry`."""
+        return in_a_hurry(patience=patience, pause=pause)
 
     def append(self, *events: Event, alerts: Iterable[Alert] = ()) -> None:
         """Write events and the alerts they cause, all or nothing.

@@ -1,7 +1,8 @@
 """A predictor in a hundred milliseconds: Open Inference Protocol v2 over real HTTP, no model library.
 
 It takes the real predictor's arguments. `behaviour.json` in the model directory says how it behaves:
-`status` (of predictions), `fail_share` (of predictions, evenly spread, that are answered with 500 instead),
+`status` (of predictions), `fail_share` (of predictions, evenly spread, that are answered with 500 instead), `once` (a file: before it is
+there no prediction fails for `fail_share`),
 `obeys` (the request header `x-please` says how it is answered: a status, `slow`, or `reset`, a connection that is closed without
 an answer; `500@2` is obeyed by version 2 alone), `delay` (seconds per prediction), `start_delay` (seconds until it is ready), `die` (a message: print it and exit
 with 3 while starting), `log` (write the real prediction log; the process needs the project's packages for it).
@@ -60,7 +61,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def _status(self) -> int:
         number, share = next(self.numbers), self.behaviour.get("fail_share", 0)
-        failed = int(number * share) > int((number - 1) * share)
+        begun = "once" not in self.behaviour or Path(self.behaviour["once"]).exists()
+        failed = begun and int(number * share) > int((number - 1) * share)
         return 500 if failed else self.behaviour.get("status", 200)
 
     def _answer(self, status: int, body: dict[str, Any]) -> None:

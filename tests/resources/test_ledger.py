@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -277,3 +278,29 @@ def test_an_unreachable_ledger_is_one_error_without_the_password(tmp_path: Path)
     with pytest.raises(LedgerError) as error:
         Ledger("postgresql+nodriver://u:hunter2@127.0.0.1:1/x").rollouts()
     assert "hunter2" not in str(error.value)
+
+
+def test_in_a_hurry_nobody_waits_for_a_frozen_writer_nor_asks_again_at_once_and_reads_go_on(
+    ledger: Ledger,
+) -> None:
+    seen = ledger.counters.append([], key="watch", value="a", after=None)
+    frozen = create_engine(ledger.database.url)
+    with (
+        frozen.connect() as writer,
+        Ledger.in_a_hurry(patience=timedelta(seconds=0.2), pause=timedelta(seconds=0.5)),
+    ):
+        if ledger.database.file is not None:
+            writer.exec_driver_sql("BEGIN IMMEDIATE")
+        writer.exec_driver_sql("UPDATE seen SET value = 'b'")
+        begun = time.monotonic()
+        with pytest.raises(LedgerError, match="lock"):
+            ledger.counters.append([], key="watch", value="c", after=seen)
+        waited = time.monotonic() - begun
+        with pytest.raises(LedgerError, match=r"cannot write counters watch .* not tried again for 0\.\d s"):
+            ledger.counters.append([], key="watch", value="c", after=seen)
+        assert waited < 5, "of the ten seconds that others wait"
+        assert ledger.counters.seen("watch") == seen
+        writer.rollback()
+        time.sleep(0.5)
+        assert ledger.counters.append([], key="watch", value="c", after=seen).value == "c"
+    frozen.dispose()

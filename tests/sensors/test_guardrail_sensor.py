@@ -1,8 +1,10 @@
 """The sensor that rolls back by itself, inside its tick, on counters that a test scripts."""
 
+import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -15,7 +17,7 @@ from pipelines.core.errors import LedgerError, NotMeasured, ServingError
 from pipelines.core.rollout.events import DecisionKind, End
 from pipelines.core.rollout.state import Phase
 from pipelines.core.vocabulary import OnFail, OnUnknown, Verdict
-from pipelines.rollouts import canary_watch
+from pipelines.rollouts import canary_watch, standing_watch
 from pipelines.rollouts.guardrails import REPEATED
 from resources.ledger.counters import CounterStore
 from resources.ledger.ledger import Ledger
@@ -117,6 +119,32 @@ def test_counters_that_cannot_be_read_roll_nothing_back(
     systems.backend.show(error)
     tick()
     assert systems.share == 10
+
+
+def test_a_ledger_whose_lock_somebody_keeps_stops_no_look_and_no_renewal(
+    systems: MemorySystems, tick: Tick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(canary_watch, "RENEW", timedelta(seconds=0.1))
+    monkeypatch.setattr(canary_watch, "SAVE", timedelta(0))
+    monkeypatch.setattr(standing_watch, "LEDGER_PATIENCE", timedelta(seconds=0.1))
+    start_rollout(systems)
+    systems.backend.show(NOTHING)
+    before = systems.world.marks[MODEL]
+    with frozen_writer(systems):
+        tick()
+        assert systems.world.marks[MODEL] - before >= 3
+        systems.backend.show(HARM)
+        tick()
+        assert systems.share == 0
+
+
+@contextmanager
+def frozen_writer(systems: MemorySystems) -> Iterator[None]:
+    """Somebody who stopped in the middle of a transaction."""
+    with closing(sqlite3.connect(systems.settings.home / "ledger.db", isolation_level=None)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        yield
+        writer.rollback()
 
 
 @pytest.mark.parametrize(

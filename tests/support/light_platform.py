@@ -34,7 +34,7 @@ from tests.support.ports import free_base
 _ROLLOUT = """\
 model: {model}
 steps: [10, 100]
-bake: 0s
+bake: {bake}
 tier: low
 experiment:
   primary: {{name: cost, type: mean, source: outcomes.cost, mde: 5%}}
@@ -98,13 +98,18 @@ class LightPlatform:
 
     def register_logged(self, model: str, **logged: str) -> None:
         """Version 1 in MLflow, of a model that has none: `source` and `model_id` of what was logged."""
-        api = RegistryApi(self.settings.mlflow_uri)
-        api.call("POST", "registered-models/create", name=model)
-        api.call("POST", "model-versions/create", name=model, **logged)
+        RegistryApi(self.settings.mlflow_uri).call("POST", "registered-models/create", name=model)
+        self.register_next(model, **logged)
 
-    def serve(self, model: str) -> None:
+    def register_next(self, model: str, **logged: str) -> str:
+        """The next version in MLflow, of the same."""
+        api = RegistryApi(self.settings.mlflow_uri)
+        answer = api.call("POST", "model-versions/create", name=model, **logged)
+        return str(answer["model_version"]["version"])
+
+    def serve(self, model: str, **behaviour: Any) -> None:
         """Version 1 becomes the champion."""
-        artefact = self.register(model, "1")
+        artefact = self.register(model, "1", **behaviour)
         self.backend.deploy_canary(model, artefact, percent=0, salt="first")
         self.backend.promote(model, "1")
         self.systems.registry.set_alias(model, "champion", "1")
@@ -138,6 +143,7 @@ def light_platform(
     idle: Sequence[str] = (),
     serve: bool = True,
     replicas: int = 1,
+    bake: str = "0s",
     say: Say = print,
 ) -> Generator[LightPlatform]:
     """Every part, up; stopped and removed afterwards. `idle` models have a folder, and are in no registry yet.
@@ -148,7 +154,7 @@ def light_platform(
     for model in (*models, *idle):
         folder = home / "manifests" / model
         folder.mkdir(parents=True)
-        (folder / "rollout.yaml").write_text(_ROLLOUT.format(model=model))
+        (folder / "rollout.yaml").write_text(_ROLLOUT.format(model=model, bake=bake))
         (folder / "inferenceservice.yaml").write_text(_SERVICE.format(model=model, replicas=replicas))
     settings = Settings.from_environment(
         {

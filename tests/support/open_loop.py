@@ -5,7 +5,7 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -34,6 +34,8 @@ class OpenLoop:
     settings: Settings
     model: str
     rate: float
+    also: Sequence[str] = ()
+    """Other models that are sent to in turn."""
     sent: int = 0
     answered: set[str] = field(default_factory=set[str])
     """Request ids of good answers."""
@@ -68,15 +70,16 @@ class OpenLoop:
                 if len(pending) >= MOST_PENDING:
                     self.failures.append(Failure(time.time(), f"not sent: {MOST_PENDING} requests wait"))
                     continue
-                task = asyncio.create_task(self._send(client, due))
+                models = (self.model, *self.also)
+                task = asyncio.create_task(self._send(client, due, models[number % len(models)]))
                 pending.add(task)
                 task.add_done_callback(pending.discard)
             await asyncio.gather(*pending)
 
-    async def _send(self, client: httpx.AsyncClient, due: float) -> None:
+    async def _send(self, client: httpx.AsyncClient, due: float, model: str) -> None:
         identity = str(uuid.uuid4())
         headers = {"x-request-id": identity, "x-unit-id": f"u{random.getrandbits(40)}"}
-        url = f"http://{HOST}:{self.settings.ports.gateway}/v2/models/{self.model}/infer"
+        url = f"http://{HOST}:{self.settings.ports.gateway}/v2/models/{model}/infer"
         try:
             answer = await client.post(url, json={"inputs": []}, headers=headers)
         except httpx.HTTPError as error:
