@@ -106,7 +106,8 @@ def _boundary(systems: Systems, state: RolloutState) -> datetime | None:
 
 
 def _errors_boundary(systems: Systems, state: RolloutState) -> datetime | None:
-    """Replay the answers in buckets of 0.2 s through the guardrail's own e-process."""
+    """Replay the answers in buckets of 0.2 s through the guardrail's own e-process, which begins anew with a bake."""
+    baking = state.promotion is not None
     query = f"""
         SELECT floor(epoch(responded_at) / $width) AS bucket,
             count(*) FILTER (version = $canary), count(*) FILTER (version = $canary AND NOT ({ANSWERED})),
@@ -117,9 +118,11 @@ def _errors_boundary(systems: Systems, state: RolloutState) -> datetime | None:
         GROUP BY bucket ORDER BY bucket"""
     parameters = {"width": BUCKET_SECONDS, "canary": state.version, "champion": state.champion}
     with systems.lake.connect() as connection:
-        rows: list[Any] = connection.execute(query, parameters | {"since": state.started_at}).fetchall()
+        rows: list[Any] = connection.execute(
+            query, parameters | {"since": state.since if baking else state.started_at}
+        ).fetchall()
     process = ConditionalBinomial()
-    boundary = harm_boundary(systems.catalogue.model(state.model).rollout)
+    boundary = harm_boundary(systems.catalogue.model(state.model).rollout, baking=baking)
     for _, *numbers, at in rows:
         process = process.observe(Counts(*map(float, numbers)))
         if process.sealed().log_e >= boundary:

@@ -38,7 +38,7 @@ ACTS = (
         patience_seconds=300,
     ),
     Act(
-        title="v2, trained on January to May, is good: ramped up and promoted",
+        title="v2, trained on January to May, is good: ramped up, promoted, and watched while v1 stays warm",
         params={"months": [1, 2, 3, 4, 5], "seed": 1},
         end="promoted",
         patience_seconds=900,
@@ -134,9 +134,16 @@ def in_words(events: Sequence[Event]) -> Iterator[str]:
                 yield f"v{event.version}: rollout {event.rollout_id} started"
             case "refused":
                 yield f"v{event.version}: refused before any traffic: {event.reason}"
+            case "intent" if event.action == "bake":
+                yield f"  about to promote it: {event.percent:g} % of the traffic, and the alias `champion`"
             case "intent":
                 share = "" if event.percent is None else f" {event.percent:g} %"
                 yield f"  about to {event.action.replace('_', ' ')}{share}"
+            case "lapsed":
+                what = "copy of the traffic" if event.mirror else f"share of {event.percent:g} %"
+                yield f"  its {what} was taken away: {event.reason}"
+            case "decided" if event.decision.rule == "baking":
+                yield f"  baking: {event.decision.reason}"
             case "decided" if event.decision.kind not in ("continue", "hold"):
                 yield f"  DECIDED {event.decision.kind.replace('_', ' ')}: {event.decision.reason}"
             case "decided" if event.decision.kind == "hold":

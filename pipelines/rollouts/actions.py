@@ -1,6 +1,7 @@
 """What each action does to the serving side and the registry. Every one of them may be repeated."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Protocol, assert_never
 
 from pipelines.core.errors import NotInRegistry, ServingError
@@ -15,6 +16,9 @@ CHALLENGER = "challenger"
 STATUS_TAG, ROLLOUT_TAG, REASON_TAG = "rampgate.status", "rampgate.rollout", "rampgate.reason"
 
 DRY_RUN = "dry_run"
+
+UNDONE = "undone"
+"""The tag `rampgate.status` of a version whose promotion was undone: it does not start again by itself."""
 
 _REASON_LENGTH = 1000
 
@@ -81,7 +85,7 @@ def outcome(state: RolloutState) -> tuple[End, str]:
 
 def register(registry: RolloutRegistry, state: RolloutState) -> None:
     """Write the end into the registry: aliases after a promotion, then tags, the status last. A bake begins with it, too;
-    where it ends badly, the alias goes back.
+    where it ends badly, the alias goes back. After an undo the version whose promotion was undone is told, too.
 
     Raises RegistryError; NotInRegistry where the version is gone: then there is nothing to write it on.
     """
@@ -91,6 +95,7 @@ def register(registry: RolloutRegistry, state: RolloutState) -> None:
         challenger = registry.version_with_alias(state.model, CHALLENGER)
         if challenger is not None and challenger.version == state.version:
             registry.remove_alias(state.model, CHALLENGER)
+        _tag_undone(registry, state)
     elif state.promotion is not None:
         _give_back(registry, state)
     status = DRY_RUN if state.policy.dry_run else end.value
@@ -106,6 +111,14 @@ def _give_back(registry: RolloutRegistry, state: RolloutState) -> None:
         registry.set_alias(state.model, CHAMPION, state.champion)
     except NotInRegistry:  # it goes on serving, and is nobody's to name any more
         registry.remove_alias(state.model, CHAMPION)
+
+
+def _tag_undone(registry: RolloutRegistry, state: RolloutState) -> None:
+    """Under its own rollout's id: what names another version's says nothing of it."""
+    if not state.policy.undoes or state.champion is None:
+        return
+    with suppress(NotInRegistry):  # deleted meanwhile: the undo is no worse for it
+        tag_version(registry, state.model, state.champion, state.policy.undoes, UNDONE, state.despite)
 
 
 def tag_version(

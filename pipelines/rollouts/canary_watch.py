@@ -27,7 +27,7 @@ from pipelines.rollouts.guardrails import REPEATED, GuardrailWatch
 from pipelines.rollouts.open_rollout import read_rollout
 from resources.ledger.ledger import Ledger, RolloutRow
 from resources.notifier import contained, in_words, platform_alert, say, tell
-from resources.serving.contract import ServingBackend, lapsed_meanwhile
+from resources.serving.contract import LEASE, Lapse, ServingBackend, lapsed_meanwhile
 
 POLL = timedelta(milliseconds=200)
 
@@ -100,7 +100,7 @@ class Watcher:
         self._complaints: set[str] = set()
         self._pause, self._again_at = FIRST_PAUSE, 0.0
         self._held_again_at = 0.0
-        self._renew_at = 0.0
+        self._renew_at, self._asked_at = 0.0, float("-inf")
         self.said = ""
 
     def begin(self, log: logging.Logger) -> None:
@@ -141,6 +141,7 @@ class Watcher:
                 return self._roll_back(self._state, ())
         if self._watch is None or self._state is None:
             return None
+        self._learn_of_a_lapse(self._state)
         try:
             event = self._look(self._watch, self._state)
         except NotMeasured:  # a look all the same: what it means for the rollout is the evidence's matter
@@ -152,6 +153,22 @@ class Watcher:
             self._watched_again(self._state)
         return event
 
+    def _learn_of_a_lapse(self, state: RolloutState) -> None:
+        """After a gap, and before it is judged: once it is rolled back, nothing tells any more that its share had lapsed."""
+        now, before = time.monotonic(), self._asked_at
+        self._asked_at = now
+        if now - before < LEASE.total_seconds():
+            return
+        try:
+            self._note(state, self._backend.status(self._model.name).lapse)
+        except (LedgerError, ServingError) as error:  # judged all the same
+            self._complain(f"{state.rollout_id}: cannot tell whether its share has lapsed: {error}")
+
+    def _note(self, state: RolloutState, lapse: Lapse | None) -> None:
+        if lapse is not None:
+            self._complain(lapsed_meanwhile(self._model.name, lapse))
+            self._controller.lapsed(state.rollout_id, lapse)
+
     def _renew(self, state: RolloutState) -> None:
         """Say that the canary is watched: a share for which nobody says so is taken away."""
         if time.monotonic() < self._renew_at:
@@ -162,9 +179,7 @@ class Watcher:
         except ServingError as error:
             self._complain(f"{state.rollout_id}: cannot say that it is watched: {error}")
             return
-        if lapse is not None:
-            self._complain(lapsed_meanwhile(self._model.name, lapse))
-            self._controller.lapsed(state.rollout_id, lapse)
+        self._note(state, lapse)
 
     def _watched_again(self, state: RolloutState) -> None:
         """After a lapse: what was answered in the gap has been judged, and the share may come back."""
@@ -268,6 +283,7 @@ class Watcher:
         if decision.kind is not DecisionKind.ROLL_BACK:
             self._complain(f"{state.rollout_id}: not rolled back: {decision.reason}")
             return None
+        self._reread_at = 0.0  # told once: what is known of it is out of date
         return RolledBack(state.rollout_id, self._model.name, decision)
 
 

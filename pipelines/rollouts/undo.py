@@ -9,14 +9,10 @@ from pipelines.core.manifest.load import Model
 from pipelines.core.rollout.events import End, Order
 from pipelines.core.rollout.policy import Policy
 from pipelines.core.rollout.sides import served_in_words
-from pipelines.core.rollout.state import RolloutState
-from pipelines.rollouts.actions import tag_version
+from pipelines.core.rollout.state import Phase, RolloutState
 from pipelines.rollouts.open_rollout import open_rollout, read_rollout
 from pipelines.rollouts.start import RolloutSystems, carry_on
 from resources.serving.contract import ModelArtefact
-
-UNDONE = "undone"
-"""The tag `rampgate.status` of a version whose promotion was undone: it does not start again by itself."""
 
 
 class Undone(NamedTuple):
@@ -41,18 +37,37 @@ def undo(systems: RolloutSystems, model: Model, *, by: str, reason: str) -> Undo
     if not reason.strip():
         raise CommandRefused(f"undo of {model.name}: the reason is empty, expected why")
     under_way = open_rollout(systems.ledger, model.name)
+    if under_way is not None and under_way.promotion is not None:
+        warm = _out_of_the_bake(systems, under_way, by=by, reason=reason)
+        if warm is not None:
+            return warm
+        under_way = None
     if under_way is None:
         under_way = _begun(systems, model, by=by, reason=reason)
-    if under_way.promotion is not None and under_way.champion is not None:
-        systems.controller.command(under_way.rollout_id, Order.ROLL_BACK_NOW, by=by, reason=f"undo: {reason}")
-        systems.controller.drive(under_way.rollout_id)
-        return Undone(under_way.rollout_id, under_way.champion, under_way.version, warm=True)
     if not under_way.policy.undoes:
         raise CommandRefused(
             f"undo of {model.name}: version {under_way.version} is under way and not promoted"
             f" ({under_way.rollout_id}); order roll_back_now, which takes it back"
         )
-    return _carried_out(systems, model, under_way, reason)
+    return _carried_out(systems, model, under_way)
+
+
+def _out_of_the_bake(systems: RolloutSystems, state: RolloutState, *, by: str, reason: str) -> Undone | None:
+    """The previous champion is still warm. None where the bake had just ended, and the version is promoted for good.
+
+    Raises CommandRefused where it is not known which of the two it is.
+    """
+    systems.controller.command(state.rollout_id, Order.ROLL_BACK_NOW, by=by, reason=f"undo: {reason}")
+    systems.controller.drive(state.rollout_id)
+    after = systems.controller.state(state.rollout_id)
+    if after.end is End.PROMOTED:
+        return None
+    if after.end is None and after.phase is not Phase.ROLLING_BACK:
+        raise CommandRefused(
+            f"undo of {state.model}: the bake of version {state.version} is just ending, and it is not known whether"
+            f" version {state.champion} still runs: order it again in a moment"
+        )
+    return Undone(state.rollout_id, str(state.champion), state.version, warm=True)
 
 
 def undo_policy(policy: Policy, of: str) -> Policy:
@@ -126,7 +141,7 @@ def _artefact(systems: RolloutSystems, model: str, version: str) -> ModelArtefac
     return artefact
 
 
-def _carried_out(systems: RolloutSystems, model: Model, state: RolloutState, reason: str) -> Undone:
+def _carried_out(systems: RolloutSystems, model: Model, state: RolloutState) -> Undone:
     """Start it, let it answer, move the traffic. What does not come up is taken back, and nothing has changed."""
     decision = carry_on(systems, model, state.rollout_id)
     after = systems.controller.state(state.rollout_id)
@@ -138,6 +153,4 @@ def _carried_out(systems: RolloutSystems, model: Model, state: RolloutState, rea
             f"undo of {model.name}: version {state.version} is not served yet, and {state.champion} still is: {fate}:"
             f" {after.end_reason or decision.reason}"
         )
-    undone = str(state.champion)
-    tag_version(systems.registry, model.name, undone, state.rollout_id, UNDONE, f"undone: {reason}")
-    return Undone(state.rollout_id, state.version, undone, warm=False)
+    return Undone(state.rollout_id, state.version, str(state.champion), warm=False)

@@ -17,16 +17,22 @@ from pipelines.core.rollout.events import End
 from pipelines.core.rollout.state import Phase
 from resources.lake.ingest import ingest_predictions
 from resources.registry.signature import Column, ModelSchema
+from resources.serving.contract import LEASE
 from resources.serving.embedded.layout import Layout
 from resources.serving.embedded.supervisor import Supervisor, wait_until
+from tests.platform.test_whole_platform import descendants
 from tests.support.chaos import (
     MODEL,
     PATIENCE_S,
     begin,
     end_of,
+    lapses_of,
     pid_of,
     registration_failed,
     report,
+    rules_of,
+    share_of,
+    signal_all,
     until,
     works_again,
 )
@@ -38,9 +44,12 @@ RATE = 30.0
 GATEWAY_AWAY_S = 10.0
 """Nothing answers while the only gateway of the machine is away; it must not be away for longer."""
 
+LAPSED_WITHIN_S = LEASE.total_seconds() + 3.0
+"""A share that nobody watches is gone by then, looks and a loaded machine included."""
+
 SCHEMA = ModelSchema(inputs=(Column("x", "double"),), outputs=(Column("version", "string"),))
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(200)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(400)]
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +81,8 @@ def test_a_killed_process_comes_back_and_the_rollout_ends_as_it_should(
     assert wait_until(lambda: works_again(platform, name, pid), seconds=PATIENCE_S, every=0.1)
     recovered = time.time() - killed
     if phase == "at 10 %":
-        state = platform.state(rollout_id)
-        assert state.percent == 10 or victim in ("canary", "gateway"), state
+        if victim not in ("canary", "gateway"):
+            until(platform, rollout_id, lambda state: state.percent == 10 and state.pending is None)
         end_of(platform, rollout_id, phase)
     state = until(platform, rollout_id, lambda state: state.phase is Phase.ENDED)
     ended = time.time() - killed
@@ -86,7 +95,9 @@ def test_a_killed_process_comes_back_and_the_rollout_ends_as_it_should(
         ended_s=round(ended, 2),
         last_failure_s=round(away, 2),
         end=str(state.end),
+        lapses=len(lapses_of(platform, rollout_id)),
     )
+    assert not numbers["lapses"] or victim == "code", "only whoever holds the watch leaves a share unwatched"
     assert state.end is (End.PROMOTED if phase == "promoting" else End.ROLLED_BACK)
     stable = platform.backend.status(MODEL).stable
     assert stable is not None
@@ -106,14 +117,59 @@ def test_harm_that_nobody_watched_is_found_by_the_next_watcher(
     _, pid = pid_of(platform, victim)
     os.kill(pid, signal.SIGKILL)
     killed = time.time()
-    until(platform, rollout_id, lambda state: state.exposed and state.percent == 0)
+    assert wait_until(lambda: share_of(platform) == 0, seconds=PATIENCE_S, every=0.1)
     safe = time.time() - killed
     state = until(platform, rollout_id, lambda state: state.phase is Phase.ENDED)
     numbers = report(
-        f"kill -9 {victim} while the canary fails", platform, clients, kill_to_safe_s=round(safe, 2)
+        f"kill -9 {victim} while the canary fails",
+        platform,
+        clients,
+        kill_to_safe_s=round(safe, 2),
+        lapses=len(lapses_of(platform, rollout_id)),
     )
     assert state.end is End.ROLLED_BACK
+    assert safe < LAPSED_WITHIN_S, numbers
     assert numbers["client_failures"] == 0, numbers
+
+
+@pytest.mark.parametrize("harm", [False, True])
+def test_a_share_whose_watcher_is_frozen_lapses_and_its_gap_is_judged_when_he_is_back(
+    platform: LightPlatform, clients: OpenLoop, harm: bool
+) -> None:
+    """Without harm in the gap it comes back by itself; with harm it does not."""
+    rollout_id = begin(platform, obeys=True)
+    time.sleep(2)
+    frozen, began = descendants(pid_of(platform, "code")[1]), time.time()
+    signal_all(frozen, signal.SIGSTOP)
+    try:
+        clients.please = f"500@{platform.state(rollout_id).version}" if harm else ""
+        assert wait_until(lambda: share_of(platform) == 0, seconds=PATIENCE_S, every=0.1)
+        lapsed_after = time.time() - began
+        time.sleep(3)
+        assert (share_of(platform), lapses_of(platform, rollout_id)) == (0, [])
+    finally:
+        signal_all(frozen, signal.SIGCONT)
+    back = time.time()
+    state = until(
+        platform,
+        rollout_id,
+        lambda state: state.phase is Phase.ENDED if harm else bool(state.weights[2:]) and state.percent == 10,
+    )
+    decided_after = time.time() - back
+    (lapse,) = lapses_of(platform, rollout_id)
+    assert "nobody has watched it for 10 s" in lapse.reason
+    rules = rules_of(platform, rollout_id)
+    assert (rules.count("watched_again"), state.end) == ((0, End.ROLLED_BACK) if harm else (1, None)), rules
+    numbers = report(
+        f"SIGSTOP code, {'harm' if harm else 'no harm'} meanwhile",
+        platform,
+        clients,
+        frozen_to_lapse_s=round(lapsed_after, 2),
+        back_to_decided_s=round(decided_after, 2),
+        rules=rules,
+    )
+    assert lapsed_after < LAPSED_WITHIN_S, numbers
+    assert (numbers["client_failures"], numbers["lost"]) == (0, 0), numbers
 
 
 @pytest.mark.parametrize("victim", ["stable", "canary"])

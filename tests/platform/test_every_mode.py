@@ -1,6 +1,6 @@
 """Every mode of the manifest, once, on the whole platform: real predictors, real traffic, outcomes that come later.
 
-Ten small models side by side; the tests stand in the order of the waves in which their rollouts are started.
+Eleven small models side by side; the tests stand in the order of the waves in which their rollouts are started.
 """
 
 from collections.abc import Iterator, Mapping
@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from pipelines.core.rollout.events import DecisionKind, End
+from pipelines.core.rollout.events import Action, DecisionKind, End
 from pipelines.core.rollout.state import Phase, RolloutState
 from pipelines.experiments.looks import past_looks, registered_in
 from resources.serving.embedded.supervisor import wait_until
@@ -41,6 +41,7 @@ COMMON: dict[str, Any] = {
     "tier": "low",
     "steps": [50, 100],
     "guardrails": [ERRORS],
+    "bake": "0s",
     "step": {"min_duration": "10s", "min_units": 30},
     "max_unknown": "20m",
     "validation": {"timeout": "5m", "agreement_rows": 40},
@@ -97,7 +98,8 @@ MODES = {
     "dry": manifest(dry_run=True),
     "same": manifest(ab_test={"share": 50, "duration": "4m", "then": "keep"}),
     "better": manifest(ab_test={"share": 50, "duration": "4m", "then": "promote_if_better"}),
-    "shadowed": manifest(steps=SHADOW, approval="promote"),
+    "shadowed": manifest(steps=SHADOW, approval="promote", bake="20s"),
+    "baking": manifest(bake="1h", holdback="20%"),
     "measured": manifest(
         primary=COST | {"winsorise": 0.99, "covariate": "predictions.x"}, guardrails=EVERY_METRIC
     ),
@@ -109,6 +111,7 @@ SECONDS: dict[str, dict[str, Any]] = {
     "harmful": {"strict": True, "slope": 10.0},
     "failing": {"strict": True, "slope": 10.0},
     "differing": {"slope": -10.0},
+    "baking": {"strict": True, "slope": 9.5},
     "shadowed": {"slope": 9.5},
 }
 """What the second versions are like, where they are not simply better."""
@@ -117,7 +120,7 @@ TESTS = ("same", "better")
 
 FIRST_WAVE = ("harmful", "failing", "differing", "ordered", "frozen")
 
-SECOND_WAVE = ("dry", "shadowed", "measured")
+SECOND_WAVE = ("dry", "shadowed", "measured", "baking")
 
 EXPECTED_FAILURES: set[str] = set()
 """Jobs whose runs must fail: orders that are refused."""
@@ -170,6 +173,11 @@ def stepping(state: RolloutState) -> bool:
     return state.phase is Phase.STEPPING
 
 
+def bakes(state: RolloutState) -> bool:
+    """Promoted, in the registry, too."""
+    return state.phase is Phase.BAKING and Action.REGISTER in state.done
+
+
 def served(platform: Stage, model: str) -> str:
     """The version that gets all live traffic."""
     status = platform.systems.backend.status(model)
@@ -220,6 +228,19 @@ def test_a_freeze_holds_what_has_passed_until_somebody_forces_it(first_wave: Sta
     assert first_wave.order("frozen", "force_promote") == "SUCCESS"
     assert "forced by anna" in first_wave.until_ended("frozen", End.PROMOTED).end_reason
     assert (served(first_wave, "frozen"), first_wave.champion("frozen")) == ("2", "2")
+
+
+def test_an_undo_brings_the_previous_champion_up_again_whatever_is_frozen(first_wave: Stage) -> None:
+    """Its replicas are gone: it is started from the registry, and callers notice nothing."""
+    assert first_wave.order("frozen", "undo") == "SUCCESS"
+    assert (served(first_wave, "frozen"), first_wave.champion("frozen")) == ("1", "1")
+    state = first_wave.until_ended("frozen", End.PROMOTED, version="1")
+    assert (state.despite, state.champion) == ("undo: a test", "2")
+    undone = first_wave.systems.registry.version("frozen", "2")
+    assert undone is not None and undone.tags["rampgate.status"] == "undone"
+    EXPECTED_FAILURES.add("frozen_undo")
+    assert first_wave.order("frozen", "undo") == "FAILURE"
+    assert served(first_wave, "frozen") == "1", "a second undo would bring back what the first one took away"
     first_wave.callers.models.discard("frozen")
 
 
@@ -278,12 +299,26 @@ def test_a_better_version_takes_the_champions_place_when_its_test_is_over(second
     assert (served(second_wave, "better"), second_wave.champion("better")) == ("2", "2")
 
 
-def test_a_shadowed_version_is_promoted_when_somebody_approves(second_wave: Stage) -> None:
+def test_harm_in_the_bake_restores_the_previous_champion_and_reaches_nobody(second_wave: Stage) -> None:
+    state = second_wave.until("baking", bakes)
+    assert (state.percent, second_wave.champion("baking")) == (80, "2")
+    second_wave.callers.plans["baking"] = "new"
+    state = second_wave.until_ended("baking", End.ROLLED_BACK)
+    assert "errors" in state.end_reason
+    assert (served(second_wave, "baking"), second_wave.champion("baking")) == ("1", "1")
+    second_wave.callers.models.discard("baking")
+
+
+def test_a_shadowed_version_is_promoted_when_somebody_approves_and_bakes_to_its_end(
+    second_wave: Stage,
+) -> None:
     state = second_wave.until("shadowed", holds("approval"))
     assert state.percent == 50
     assert second_wave.champion("shadowed") == "1"
     assert second_wave.order("shadowed", "approve") == "SUCCESS"
-    second_wave.until_ended("shadowed", End.PROMOTED)
+    state = second_wave.until_ended("shadowed", End.PROMOTED)
+    assert "baked for 20s" in state.end_reason
+    assert [weight.percent for weight in state.weights] == [50, 98, 100]
     assert (served(second_wave, "shadowed"), second_wave.champion("shadowed")) == ("2", "2")
 
 

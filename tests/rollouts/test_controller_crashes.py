@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from pipelines.core.errors import CommandRefused
-from pipelines.core.rollout.events import End, Order
+from pipelines.core.rollout.events import End, Ended, Order
 from pipelines.core.rollout.policy import Policy
 from pipelines.core.vocabulary import Verdict
 from pipelines.rollouts.controller import Controller
 from tests.support.faults import Crash, Fault, FaultyRig
-from tests.support.rollouts import MODEL, START, artefact, evidence, good, harmful, manifest, watch
+from tests.support.rollouts import MODEL, START, artefact, evidence, good, harmful, manifest
 
 ROLLOUT = "flight-delay-v2-c3872d99"
 
@@ -32,7 +32,42 @@ def lapse(rig: FaultyRig, controller: Controller) -> None:
 
 
 def watch_again(rig: FaultyRig, controller: Controller) -> None:
-    watch(rig, controller)
+    rig.look(controller)
+
+
+def watch_dies(rig: FaultyRig, controller: Controller) -> None:
+    rig.watch_dies()
+
+
+def watch_returns(rig: FaultyRig, controller: Controller) -> None:
+    rig.watch_returns(controller)
+
+
+def undo(rig: FaultyRig, controller: Controller) -> None:
+    """Ordered once: who has had his answer does not ask again because his computer crashed."""
+    answered = rig.undoes and isinstance(rig.last()[-1], Ended)
+    with contextlib.suppress(CommandRefused):
+        if not answered:
+            rig.undo(controller)
+
+
+def carry_on(rig: FaultyRig, controller: Controller) -> None:
+    rig.carry_on(controller)
+
+
+def breaks(rig: FaultyRig, controller: Controller) -> None:
+    """The previous champion answers no more when it is started again."""
+    rig.world.broken.add("1")
+
+
+def challenge(rig: FaultyRig, controller: Controller) -> None:
+    with contextlib.suppress(CommandRefused):
+        rig.challenge(controller)
+
+
+def replace(rig: FaultyRig, controller: Controller) -> None:
+    with contextlib.suppress(CommandRefused):
+        rig.replace(controller)
 
 
 BAKE, LONG_BAKE = {"bake": "90s"}, {"bake": "1h"}
@@ -65,13 +100,13 @@ def emergency(rig: FaultyRig, controller: Controller) -> None:
 
 
 def drive(rig: FaultyRig, controller: Controller) -> None:
-    controller.drive(ROLLOUT)
+    controller.drive(rig.last_id)
 
 
 def order(what: Order) -> Tick:
     def give(rig: FaultyRig, controller: Controller) -> None:
         with contextlib.suppress(CommandRefused):
-            controller.command(ROLLOUT, what, by="ada", reason="because")
+            controller.command(rig.last_id, what, by="ada", reason="because")
 
     return give
 
@@ -84,6 +119,10 @@ class Path_:
     end: End
     champion: str | None = "1"
     changes: dict[str, Any] = field(default_factory=dict)
+    later: tuple[End, ...] = ()
+    """How the rollouts after it end."""
+    served: str = "2"
+    """What is served in the end, where there were any."""
 
 
 PATHS = {
@@ -109,6 +148,15 @@ PATHS = {
     "lapse, harm in the gap": Path_(
         (start, drive_good, lapse, watch_again, drive_harmful, drive), End.ROLLED_BACK
     ),
+    "watch dies": Path_(
+        (start, drive_good, watch_dies, drive, watch_returns, *[drive_good] * 4), End.PROMOTED
+    ),
+    "watch dies, harm in the gap": Path_(
+        (start, drive_good, watch_dies, drive, watch_returns, drive_harmful, drive), End.ROLLED_BACK
+    ),
+    "watch dies in a bake": Path_(
+        (start, *[drive_good] * 4, watch_dies, watch_returns, *[drive_good] * 2), End.PROMOTED, changes=BAKE
+    ),
     "bake": Path_((start, *[drive_good] * 6), End.PROMOTED, changes=BAKE),
     "bake, harm": Path_((start, *[drive_good] * 4, drive_harmful, drive), End.ROLLED_BACK, changes=LONG_BAKE),
     "bake, harm now": Path_((start, *[drive_good] * 4, emergency, drive), End.ROLLED_BACK, changes=LONG_BAKE),
@@ -126,6 +174,30 @@ PATHS = {
     "bake after an A/B test": Path_(
         (start, *[drive_good] * 5), End.PROMOTED, changes=ab_test("promote_if_better") | BAKE
     ),
+    "bake, a challenger waits": Path_(
+        (start, *[drive_good] * 4, challenge, *[drive_good] * 2, challenge, order(Order.ABORT), drive),
+        End.PROMOTED,
+        changes=BAKE,
+        later=(End.ABORTED,),
+    ),
+    "bake, a challenger replaces it": Path_(
+        (start, *[drive_good] * 4, replace, drive, challenge, order(Order.ABORT), drive),
+        End.PROMOTED,
+        changes=LONG_BAKE,
+        later=(End.ABORTED,),
+    ),
+    "undo in a bake": Path_((start, *[drive_good] * 4, undo, drive), End.ROLLED_BACK, changes=LONG_BAKE),
+    "undo after it": Path_(
+        (start, *[drive_good] * 4, undo, carry_on), End.PROMOTED, later=(End.PROMOTED,), served="1"
+    ),
+    "undo of the undo": Path_(
+        (start, *[drive_good] * 4, undo, undo, carry_on), End.PROMOTED, later=(End.PROMOTED,), served="1"
+    ),
+    "undo to what does not answer": Path_(
+        (start, *[drive_good] * 4, breaks, undo, carry_on), End.PROMOTED, later=(End.REFUSED,)
+    ),
+    "undo in a ramp": Path_((start, drive_good, undo, *[drive_good] * 3), End.PROMOTED),
+    "undo of a first version": Path_((start, drive_good, drive_good, undo), End.PROMOTED, champion=None),
     "force": Path_((start, drive_good, order(Order.FORCE_PROMOTE), drive), End.PROMOTED),
 }
 
@@ -142,7 +214,7 @@ def run(path: Path_, rig: FaultyRig, crash_at: int | None) -> int:
     """All ticks; the one that crashes is done again by a controller that knows nothing. Returns the calls made."""
     made = 0
     for minute, tick in enumerate(path.ticks):
-        rig.clock.now = START.replace(minute=minute)
+        rig.wait(START.replace(minute=minute) - rig.clock.now)
 
         def operation(controller: Controller, tick: Tick = tick) -> object:
             return tick(rig, controller) if tick is not start else start(rig, controller, **path.changes)
@@ -152,10 +224,20 @@ def run(path: Path_, rig: FaultyRig, crash_at: int | None) -> int:
             made += rig.do(operation, fault)
         except Crash:
             made = crash_at or 0
-            rig.check_if_started(ROLLOUT)
+            rig.check_last()
             rig.clock.now = rig.clock.now.replace(second=20)
             rig.do(operation)
     return made
+
+
+def check_ended(path: Path_, rig: FaultyRig) -> None:
+    if not path.later:
+        assert rig.check_end(ROLLOUT, path.champion) is path.end
+        return
+    assert [rig.ended(rollout) for rollout in rig.ledger.history] == [path.end, *path.later]
+    stable, canary = rig.world.of(MODEL).stable, rig.world.of(MODEL).canary
+    assert (stable and stable.version, canary) == (path.served, None)
+    assert rig.world.aliases[MODEL, "champion"] == path.served
 
 
 def crash_at_every(stride: int, name: str, folder: Path) -> None:
@@ -163,12 +245,12 @@ def crash_at_every(stride: int, name: str, folder: Path) -> None:
     path = PATHS[name]
     whole = prepared(path, folder / "whole")
     calls = run(path, whole, None)
-    assert whole.check_end(ROLLOUT, path.champion) is path.end
+    check_ended(path, whole)
     assert calls > 20
     for crash_at in range(1 + list(PATHS).index(name) % stride, calls + 1, stride):
         rig = prepared(path, folder / str(crash_at))
         run(path, rig, crash_at)
-        assert rig.check_end(ROLLOUT, path.champion) is path.end, f"crash at call {crash_at}"
+        check_ended(path, rig)
         assert rig.world.status == whole.world.status
         assert (rig.world.aliases, rig.world.tags) == (whole.world.aliases, whole.world.tags)
         rig.ledger.close()

@@ -1,6 +1,6 @@
 """The way back from a promotion: in the bake, after it, and where there is none."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -9,12 +9,13 @@ import pytest
 
 from pipelines.core.errors import CommandRefused, LedgerError, RegistryError, ServingError
 from pipelines.core.manifest.load import Model
-from pipelines.core.rollout.events import End, Order
+from pipelines.core.rollout.events import End, Order, named
 from pipelines.core.rollout.state import Phase
 from pipelines.core.vocabulary import Verdict
 from pipelines.jobs import control_jobs
+from pipelines.rollouts.actions import UNDONE
 from pipelines.rollouts.start import carry_on
-from pipelines.rollouts.undo import UNDONE, Undone, undo
+from pipelines.rollouts.undo import Undone, undo
 from resources.serving.contract import ModelArtefact
 from tests.support.memory_systems import MemorySystems, broken_predictor, given, memory_systems, start_rollout
 from tests.support.rollouts import MODEL, evidence
@@ -77,7 +78,76 @@ def test_after_the_bake_it_is_started_from_the_registry_and_answers_before_traff
     assert (done.version, done.instead_of, done.warm) == ("1", "2", False)
     assert (champion(systems), served(systems)) == ("1", "1")
     assert systems.world.tags[MODEL, "2", "rampgate.status"] == UNDONE
+    assert named(systems.world.tags[MODEL, "2", "rampgate.rollout"]).version == "2", "or it would start again"
     assert systems.controller.state(done.rollout_id).phase is Phase.ENDED
+
+
+def test_an_undo_that_somebody_else_finishes_tells_the_registry_the_same(
+    systems: MemorySystems, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever ordered it may be gone before it has come up."""
+    promoted = promote(systems)
+    monkeypatch.setattr("pipelines.rollouts.undo.carry_on", crashed)
+    with pytest.raises(KeyboardInterrupt):
+        ordered(systems)
+    (row,) = systems.ledger.rollouts(MODEL, open_only=True)
+    carry_on(systems, systems.model, row.rollout_id)  # type: ignore[arg-type]
+    assert (champion(systems), served(systems)) == ("1", "1")
+    tags = [systems.world.tags[MODEL, "2", f"rampgate.{name}"] for name in ("status", "rollout", "reason")]
+    assert tags == [UNDONE, promoted, "undo: customers call"]
+
+
+def crashed(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_version_that_was_deleted_since_its_promotion_is_undone_all_the_same(
+    systems: MemorySystems,
+) -> None:
+    promote(systems)
+    systems.world.delete(MODEL, "2")
+    assert ordered(systems).version == "1"
+    assert (champion(systems), served(systems)) == ("1", "1")
+
+
+@pytest.mark.parametrize("how", ["is over", "is not known"])
+def test_an_undo_at_the_very_end_of_a_bake_says_nothing_that_is_not_so(
+    systems: MemorySystems, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """The bake ends while the undo is on its way: then it is one after the bake; where nobody knows, it is refused."""
+    rollout = promote(systems, bake="24h")
+    systems.controller.command(rollout, Order.FORCE_PROMOTE, by="bob", reason="enough")
+    asked, promoting = systems.controller.command, systems.backend.promote
+
+    def ends_first(*given: Any, **named: Any) -> Any:
+        monkeypatch.setattr(systems.controller, "command", asked)
+        if how == "is not known":
+            monkeypatch.setattr(systems.backend, "promote", silent_promotion(promoting))
+            monkeypatch.setattr(systems.backend, "status", unasked)
+        systems.controller.drive(rollout)
+        return asked(*given, **named)
+
+    monkeypatch.setattr(systems.controller, "command", ends_first)
+    if how == "is over":
+        done = ordered(systems)
+        assert (done.warm, done.version, served(systems)) == (False, "1", "1")
+    else:
+        with pytest.raises(CommandRefused, match="is just ending, and it is not known whether version 1"):
+            ordered(systems)
+
+
+def unasked(*_: Any) -> Any:
+    raise ServingError("no answer")
+
+
+def silent_promotion(promote: Callable[..., Any]) -> Callable[..., Any]:
+    """It takes effect, and the answer is lost."""
+
+    def silent(*given: Any, **named: Any) -> Any:
+        promote(*given, **named)
+        raise ServingError("no answer")
+
+    return silent
 
 
 def test_never_into_a_version_that_does_not_answer(systems: MemorySystems) -> None:

@@ -188,6 +188,39 @@ def test_a_share_that_lapsed_and_a_lease_that_cannot_be_renewed_are_said_once_an
     assert isinstance(tick(), dg.SensorResult)
 
 
+@pytest.mark.parametrize("away", [None, LedgerError("the ledger is away"), ServingError("no answer")])
+def test_harm_in_the_gap_of_a_watch_that_was_away_is_rolled_back_and_the_ledger_has_the_lapse_before_it(
+    systems: MemorySystems, tick: Tick, away: Exception | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever keeps the lapse from being told does not keep harm from being judged."""
+    rollout = start_rollout(systems)
+    systems.backend.show(NOTHING)
+    tick()
+    systems.world.lapse(MODEL)
+    if away is not None:
+        part, call = (
+            (systems.backend, "status") if isinstance(away, ServingError) else (systems.controller, "lapsed")
+        )
+        monkeypatch.setattr(part, call, raising(away))
+    systems.backend.show(HARM)
+    fresh_tick(systems)
+    monkeypatch.undo()
+    events = systems.ledger.events(rollout)
+    kinds = [
+        event.kind
+        for event in events
+        if event.kind == "lapsed" or (event.kind == "decided" and event.decision.kind == "roll_back")
+    ]
+    assert kinds == (["lapsed", "decided"] if away is None else ["decided"])
+
+
+def raising(error: Exception) -> Callable[..., Any]:
+    def call(*_: Any, **__: Any) -> Any:
+        raise error
+
+    return call
+
+
 def unsaid(service: str, version: str) -> None:
     raise ServingError("no pod answers")
 

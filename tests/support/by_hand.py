@@ -3,8 +3,10 @@
 from collections.abc import Callable, Mapping
 
 from pipelines.core.rollout.events import End, Ended
+from pipelines.rollouts.actions import UNDONE
 from pipelines.rollouts.controller import Controller
-from tests.support.faults import ROLL_BACK, FaultyRig
+from resources.ledger.ledger import RolloutRow
+from tests.support.faults import FaultyRig
 from tests.support.memory_backend import World
 from tests.support.rollouts import MODEL
 
@@ -78,14 +80,25 @@ def check_end_among_hands(rig: FaultyRig, rollout_id: str) -> End:
     rig.check(rollout_id)
     end = rig.ledger.events(rollout_id)[-1]
     assert isinstance(end, Ended), f"not ended: {rig.ledger.events(rollout_id)[-3:]}"
-    world, promoted = rig.world, end.end is End.PROMOTED
+    world = rig.world
+    later = [row for row in _later(rig, rollout_id) if row.end is End.PROMOTED]
+    undone = any(bool(rig.controller().state(row.rollout_id).policy.undoes) for row in later)
+    serves = end.end is End.PROMOTED and not later
     status = world.of(MODEL)
     assert status.stable is not None
-    assert (status.stable.version == "2") == promoted
+    assert (status.stable.version == "2") == serves
     assert status.canary is None
     if (MODEL, "2") not in world.deleted:
-        assert world.tags[MODEL, "2", "rampgate.status"] == end.end
-        assert (world.aliases.get((MODEL, "champion")) == "2") == promoted
-    if any(effect.call == ROLL_BACK for effect in world.effects):
-        assert not promoted, "a rollback was lost"
+        assert world.tags[MODEL, "2", "rampgate.status"] == (UNDONE if undone else end.end)
+        assert world.tags[MODEL, "2", "rampgate.rollout"] == rollout_id
+        assert (world.aliases.get((MODEL, "champion")) == "2") == serves
+    assert not rig.lost_rollback("2", end.end), "a rollback was lost"
     return end.end
+
+
+def _later(rig: FaultyRig, rollout_id: str) -> list[RolloutRow]:
+    """The rollouts after this one; every one of them has ended."""
+    rows = [row for row in rig.ledger.rollouts(MODEL) if row.rollout_id != rollout_id]
+    for row in rows:
+        rig.ended(row.rollout_id)
+    return rows

@@ -2,13 +2,15 @@
 
 import json
 import os
+import signal
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
 
-from pipelines.core.rollout.events import Action, Event, Failed, Intent
+from pipelines.core.rollout.events import Action, Decided, Event, Failed, Intent, Lapsed
 from pipelines.core.rollout.state import RolloutState
 from pipelines.core.vocabulary import Evidence, OnFail, Verdict
 from pipelines.platform.parts import parts
@@ -21,7 +23,7 @@ from tests.support.open_loop import OpenLoop
 
 MODEL = "chaos"
 
-PATIENCE_S = 85.0
+PATIENCE_S = 150.0
 
 _versions = count(2)
 
@@ -64,6 +66,30 @@ def pid_of(platform: LightPlatform, victim: str) -> tuple[str, int]:
     processes = Supervisor(Layout(platform.settings.home).socket).processes()
     found = next(process for known, process in processes.items() if known.partition(".")[0] == name)
     return found.name, found.pid
+
+
+def signal_all(processes: Iterable[int], number: signal.Signals) -> None:
+    """Those that are gone meanwhile were ended by whoever starts them again."""
+    for pid in processes:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def share_of(platform: LightPlatform) -> float:
+    """The canary's share as the serving side has it, in percent."""
+    canary = platform.backend.status(MODEL).canary
+    return 0.0 if canary is None else canary.percent
+
+
+def lapses_of(platform: LightPlatform, rollout_id: str) -> list[Lapsed]:
+    """The lapses that the ledger knows of."""
+    return [event for event in platform.systems.ledger.events(rollout_id) if isinstance(event, Lapsed)]
+
+
+def rules_of(platform: LightPlatform, rollout_id: str) -> list[str]:
+    """By which rules was decided, in order."""
+    events = platform.systems.ledger.events(rollout_id)
+    return [event.decision.rule for event in events if isinstance(event, Decided)]
 
 
 def works_again(platform: LightPlatform, name: str, pid: int) -> bool:

@@ -42,6 +42,8 @@ class Effect(NamedTuple):
     percent: float
     over: str | None = None
     """The version that was stable before."""
+    of: str = ""
+    """The version that a mark is about, beside which nothing came into force."""
 
 
 @dataclass
@@ -54,10 +56,16 @@ class World:
     effects: list[Effect] = field(default_factory=list)
     deleted: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
     """Versions that somebody deleted in the registry."""
+    broken: set[str] = field(default_factory=set[str])
+    """Versions that do not answer a probe."""
     unleased: set[str] = field(default_factory=set[str])
     """Services whose canary has a share that does not lapse."""
     marks: dict[str, int] = field(default_factory=dict[str, int])
     """How often each service's share was set or renewed."""
+    now: float = 0.0
+    """Seconds on the serving side's own clock, which nobody sets."""
+    last_word: dict[str, float] = field(default_factory=dict[str, float])
+    """When each service's share was set or renewed last, on that clock."""
 
     def of(self, service: str) -> ServiceStatus:
         return self.status.get(service, ServiceStatus(service=service, stable=None, canary=None))
@@ -242,13 +250,11 @@ class MemoryBackend:
 
     def _mark(self, service: str) -> None:
         self.world.marks[service] = self.world.marks.get(service, 0) + 1
+        self.world.last_word[service] = self.world.now
 
     def _keep_leases(self) -> None:
-        if self.keeper is None:
-            return
-        leased = [name for name in self.world.status if self.world.leased(name) is not None]
-        for service in self.keeper.look({name: self.world.marks.get(name, 0) for name in leased}):
-            self.world.lapse(service, self.keeper.lease)
+        if self.keeper is not None:
+            keep_leases(self.world, self.keeper)
 
     def _call(
         self, name: str, version: str, service: str, effect: Callable[[], ServiceStatus]
@@ -258,6 +264,13 @@ class MemoryBackend:
         self.world.change(name, version, effect())
         self._hook(f"after {name}")
         return self.world.of(service)
+
+
+def keep_leases(world: World, keeper: Keeper[int]) -> None:
+    """One look at every lease, as the serving side takes it by itself."""
+    leased = [name for name in world.status if world.leased(name) is not None]
+    for service in keeper.look({name: world.marks.get(name, 0) for name in leased}):
+        world.lapse(service, keeper.lease)
 
 
 def _weighted(status: ServiceStatus, percent: float) -> ServiceStatus:

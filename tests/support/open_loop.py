@@ -40,6 +40,8 @@ class OpenLoop:
     answered: set[str] = field(default_factory=set[str])
     """Request ids of good answers."""
     failures: list[Failure] = field(default_factory=list[Failure])
+    please: str = ""
+    """What a light predictor that obeys is asked for in each request from now on, such as `500@2`."""
     slowest: float = 0.0
     """Seconds from when a request was due to its answer."""
     _stop: threading.Event = field(default_factory=threading.Event)
@@ -79,6 +81,8 @@ class OpenLoop:
     async def _send(self, client: httpx.AsyncClient, due: float, model: str) -> None:
         identity = str(uuid.uuid4())
         headers = {"x-request-id": identity, "x-unit-id": f"u{random.getrandbits(40)}"}
+        if self.please:
+            headers["x-please"] = self.please
         url = f"http://{HOST}:{self.settings.ports.gateway}/v2/models/{model}/infer"
         try:
             answer = await client.post(url, json={"inputs": []}, headers=headers)

@@ -10,7 +10,6 @@ from pipelines.core.manifest.model import RolloutManifest
 from pipelines.core.rollout.decide import decide
 from pipelines.core.rollout.events import Decided, Event
 from pipelines.core.rollout.fold import fold
-from pipelines.core.rollout.policy import WATCHED
 from pipelines.core.vocabulary import Evidence, NeededFor, OnFail, Verdict
 from pipelines.rollouts.controller import Controller
 from resources.ledger.ledger import Ledger
@@ -110,16 +109,6 @@ class Rig:
 
     def share(self, version: str = "2") -> float:
         return self.world.share(MODEL, version)
-
-
-def watch(rig: Any, controller: Controller) -> None:
-    """What the guardrails' watch does once a second: renew the lease, note a lapse, say that it looks again."""
-    lapse = MemoryBackend(rig.world).renew(MODEL, "2")
-    (row,) = rig.ledger.rollouts(MODEL)
-    if lapse is not None:
-        controller.lapsed(row.rollout_id, lapse)
-    if controller.state(row.rollout_id).lapsed is not None:
-        controller.record(row.rollout_id, [evidence(WATCHED, Verdict.PASS, rig.clock.now, source="serving")])
 
 
 def replay(events: tuple[Event, ...]) -> int:
