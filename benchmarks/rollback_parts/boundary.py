@@ -30,6 +30,8 @@ P50_LIMIT_S, P99_LIMIT_S = 0.5, 2.0
 MODELS = ["one", "two", "three"]
 """Taken in turn: the run that restores one model's spec goes on while the next rollout is under way."""
 
+PHASES = 10
+
 LONGEST_PAUSE_S = 10.0
 """Rollouts begin at any moment of a sensor's tick."""
 
@@ -43,6 +45,7 @@ class Rollback:
     rollout: str
     harm_to_safe: float
     boundary_to_safe: float
+    decided_to_safe: float
     boundary_to_last_answer: float
     """To the canary's last answer to live traffic; negative where the boundary was crossed by the answers in flight."""
     answered_after: int
@@ -98,7 +101,8 @@ def watch(platform: LightPlatform, rollout_id: str) -> Rollback:
         raise NotMeasurable(f"{rollout_id} was not rolled back within {PATIENCE_S:g} s")
     state = platform.state(rollout_id)
     safe = off(state)
-    assert safe is not None
+    decided = state.ending
+    assert safe is not None and decided is not None
     time.sleep(1)  # whatever still reaches the canary is in its log by then
     answers = [each for each in logged_answers(platform.settings, state.model) if live(each, state)]
     canary = [each for each in answers if each.version == state.version]
@@ -108,6 +112,7 @@ def watch(platform: LightPlatform, rollout_id: str) -> Rollback:
         rollout=rollout_id,
         harm_to_safe=seconds(harm, safe),
         boundary_to_safe=seconds(boundary, safe),
+        decided_to_safe=seconds(decided.at, safe),
         boundary_to_last_answer=seconds(boundary, canary[-1].responded_at),
         answered_after=sum(each.requested_at > safe for each in canary),
     )
@@ -126,17 +131,29 @@ def live(answer: Logged, state: RolloutState) -> bool:
 def crossed(state: RolloutState, answers: Sequence[Logged], boundary: float) -> datetime:
     """When the guardrail's e-process, fed with the logged answers, reaches its boundary.
 
-    What the champion answered in the canary's place is the canary's request, here as in the gateway's counters.
+    The watch's polls cut the answers into buckets at moments that no log tells, and an e-value depends a little on them: of
+    several ways to cut, the earliest crossing counts, which makes the delay the longest; where none crosses, the last failure. What the champion answered in the
+    canary's place is the canary's request, here as in the gateway's counters.
     """
     asked = {each.request_id for each in answers if each.version == state.version}
     first = [each for each in answers if each.version == state.version or each.request_id not in asked]
+    found = [_crossed(state, first, boundary, phase=phase / PHASES) for phase in range(PHASES)]
+    harmful = [each.responded_at for each in first if each.version == state.version and each.status != 200]
+    return min((time for time in found if time is not None), default=harmful[-1])
+
+
+def _crossed(
+    state: RolloutState, answers: Sequence[Logged], boundary: float, *, phase: float
+) -> datetime | None:
     process = ConditionalBinomial()
-    for _, group in groupby(first, key=lambda each: each.responded_at.timestamp() // BUCKET_SECONDS):
+    for _, group in groupby(
+        answers, key=lambda each: (each.responded_at.timestamp() / BUCKET_SECONDS + phase) // 1
+    ):
         bucket = list(group)
         process = process.observe(counted(bucket, state))
         if process.log_e >= boundary:
             return bucket[-1].responded_at
-    raise NotMeasurable(f"{state.rollout_id}: the logged answers do not cross the boundary")
+    return None
 
 
 def counted(bucket: Sequence[Logged], state: RolloutState) -> Counts:

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
@@ -27,7 +27,7 @@ from pipelines.rollouts.guardrails import REPEATED, GuardrailWatch
 from pipelines.rollouts.open_rollout import read_rollout
 from resources.ledger.ledger import Ledger, RolloutRow
 from resources.notifier import contained, in_words, platform_alert, say, tell
-from resources.serving.contract import LEASE, Lapse, ServingBackend, lapsed_meanwhile
+from resources.serving.contract import LEASE, Counters, Lapse, ServingBackend, lapsed_meanwhile
 
 POLL = timedelta(milliseconds=200)
 
@@ -108,7 +108,7 @@ class Watcher:
         self._log, self._reread_at = log, 0.0
         self._complaints.clear()
 
-    def poll(self, row: RolloutRow | None) -> RolledBack | None:
+    def poll(self, row: RolloutRow | None, counters: Callable[[str], Counters]) -> RolledBack | None:
         """Look once at the model's open rollout; there is nothing to be done where it has none.
 
         Whatever goes wrong is said and tried again; no other model is delayed by it.
@@ -117,7 +117,7 @@ class Watcher:
             self._state, self._watch, self._overtaken, self.said = None, None, None, ""
             return None
         try:
-            return self._poll(row.rollout_id)
+            return self._poll(row.rollout_id, counters)
         except LedgerConflict:
             self._resume()
         except StillInTraffic as error:
@@ -133,7 +133,7 @@ class Watcher:
         if self._watch is not None:
             self._keep(self._watch, at_once=True)
 
-    def _poll(self, rollout_id: str) -> RolledBack | None:
+    def _poll(self, rollout_id: str, counters: Callable[[str], Counters]) -> RolledBack | None:
         if time.monotonic() >= self._reread_at:
             self._reread_at = time.monotonic() + REREAD.total_seconds()
             self._follow(rollout_id)
@@ -143,7 +143,7 @@ class Watcher:
             return None
         self._learn_of_a_lapse(self._state)
         try:
-            event = self._look(self._watch, self._state)
+            event = self._look(self._watch, self._state, counters)
         except NotMeasured:  # a look all the same: what it means for the rollout is the evidence's matter
             self._renew(self._state)
             raise
@@ -251,8 +251,10 @@ class Watcher:
             watch.remember(self._overtaken)
         return watch
 
-    def _look(self, watch: GuardrailWatch, state: RolloutState) -> RolledBack | None:
-        watch.observe(self._backend.counters(self._model.name))
+    def _look(
+        self, watch: GuardrailWatch, state: RolloutState, counters: Callable[[str], Counters]
+    ) -> RolledBack | None:
+        watch.observe(counters(self._model.name))
         evidence = watch.evidence(datetime.now(UTC))
         if any(item.on_fail is OnFail.ROLL_BACK for item in evidence):
             return self._roll_back(state, evidence)

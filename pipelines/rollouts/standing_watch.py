@@ -3,16 +3,17 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
+from pipelines.core.errors import RampgateError
 from pipelines.core.manifest.load import Model
 from pipelines.rollouts.canary_watch import POLL, OpenRows, RolledBack, Strays, Watcher
 from pipelines.rollouts.controller import Controller
 from resources.ledger.ledger import Ledger
 from resources.notifier import contained, in_words, say
-from resources.serving.contract import ServingBackend
+from resources.serving.contract import Counters, ServingBackend
 
 GRACE = timedelta(seconds=60)
 """How long it goes on without a tick: over the pause between two, a daemon that starts again, a loaded machine. A sensor
@@ -54,7 +55,8 @@ class Rounds:
         """Every model once; whatever goes wrong with one delays no other."""
         self._strays.poll(log)
         row_of = self._rows.by_model()
-        polled = (watcher.poll(row_of.get(watcher.model)) for watcher in self._watchers)
+        counters = _read_at_once(self.of.backend, row_of)
+        polled = (watcher.poll(row_of.get(watcher.model), counters) for watcher in self._watchers)
         return [rolled_back for rolled_back in polled if rolled_back is not None]
 
     def leave(self) -> None:
@@ -66,6 +68,21 @@ class Rounds:
     def said(self) -> str:
         """What is watched, in words."""
         return "; ".join(watcher.said for watcher in self._watchers if watcher.said)
+
+
+def _read_at_once(backend: ServingBackend, models: Collection[str]) -> Callable[[str], Counters]:
+    """Each model's counters, of all read together when the first one is asked for."""
+    found: dict[str, Counters | RampgateError] = {}
+
+    def of(model: str) -> Counters:
+        if not found:
+            found.update(backend.all_counters(models))
+        answer = found[model]
+        if isinstance(answer, RampgateError):
+            raise answer
+        return answer
+
+    return of
 
 
 class StandingWatch:

@@ -14,7 +14,7 @@ from typing import Any, Protocol, cast
 
 import httpx
 
-from pipelines.core.errors import ServingError, VersionFailed
+from pipelines.core.errors import RampgateError, ServingError, VersionFailed
 
 NOTHING = ""
 """In place of a version, where no version is served."""
@@ -242,6 +242,10 @@ class ServingBackend(Protocol):
         """Cumulative per-revision counts. Raises `NotMeasured` where they cannot be read."""
         ...
 
+    def all_counters(self, services: Iterable[str]) -> Mapping[str, "Counters | RampgateError"]:
+        """Of each service what `counters` answers or raises: what cannot be read of one keeps no other from its counts."""
+        ...
+
     def predict(self, service: str, version: str, request: Mapping[str, Any]) -> Mapping[str, Any]:
         """Send one Open Inference Protocol v2 request to that version, past the weights (a probe).
 
@@ -249,6 +253,20 @@ class ServingBackend(Protocol):
         it could not be asked: no connection, a timeout, an answer of something in front of it.
         """
         ...
+
+
+def one_by_one(
+    counters: Callable[[str], Counters], services: Iterable[str]
+) -> Mapping[str, Counters | RampgateError]:
+    """`all_counters` of a serving side that is asked for each service by itself."""
+    return {service: _answer(counters, service) for service in services}
+
+
+def _answer(counters: Callable[[str], Counters], service: str) -> Counters | RampgateError:
+    try:
+        return counters(service)
+    except RampgateError as error:
+        return error
 
 
 def version_of(revision: RevisionStatus | None) -> str | None:

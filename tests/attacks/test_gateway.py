@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from os import truncate
 from pathlib import Path
 
@@ -298,8 +298,14 @@ def listens(pid: int) -> set[int]:
     """TCP ports that a process listens on."""
     rows = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
     ports = {f"socket:[{row[9]}]": int(row[1].partition(":")[2], 16) for row in rows if row[3] == "0A"}
-    files = {str(each.readlink()) for each in Path(f"/proc/{pid}/fd").iterdir()}
+    files = {_target(each) for each in Path(f"/proc/{pid}/fd").iterdir()}
     return {port for inode, port in ports.items() if inode in files}
+
+
+def _target(descriptor: Path) -> str:
+    with suppress(FileNotFoundError):  # closed since it was listed
+        return str(descriptor.readlink())
+    return ""
 
 
 def test_the_admin_interface_is_a_socket_of_the_owner_alone(arena: EmbeddedArena) -> None:

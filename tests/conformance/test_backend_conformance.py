@@ -12,7 +12,7 @@ import xxhash
 
 from pipelines.core.errors import ServingError, VersionFailed
 from resources import serving
-from resources.serving.contract import NOTHING, RevisionCounters, ServingBackend
+from resources.serving.contract import NOTHING, Counters, RevisionCounters, ServingBackend
 from tests.conformance.arena import Arena
 from tests.conformance.conftest import BACKENDS
 
@@ -339,6 +339,14 @@ def test_slow_answers_are_counted_against_each_threshold(traffic: Arena) -> None
         time.sleep(0.1)
     over = counted(traffic, "2", requests=10).over_slo
     assert (over[1], over[100], over[1000]) == (10, 10, 0)
+    alone, together = (
+        traffic.backend.counters(traffic.service),
+        traffic.backend.all_counters([traffic.service, "another"]),
+    )
+    same = together[traffic.service]
+    assert isinstance(same, Counters)
+    assert (same.revisions, same.epoch) == (alone.revisions, alone.epoch)
+    assert set(together) == {traffic.service, "another"}
 
 
 def test_a_roll_back_overtakes_a_deployment_that_waits_for_its_model(stable: Arena) -> None:

@@ -141,7 +141,7 @@ def watcher(systems: MemorySystems, ledger: Ledger) -> Watcher:
 
 
 def polled(systems: MemorySystems, each: Watcher) -> RolledBack | None:
-    return each.poll(next(iter(systems.ledger.rollouts(open_only=True)), None))
+    return each.poll(next(iter(systems.ledger.rollouts(open_only=True)), None), systems.backend.counters)
 
 
 def test_two_who_see_the_same_harm_at_once_make_one_rollback_one_alert_and_one_event(

@@ -4,12 +4,12 @@ The serving side keeps the contract: it is one of the backends of `tests/conform
 it, so it counts nothing and predicts nothing.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, NamedTuple
 
-from pipelines.core.errors import NotInRegistry, ServingError
+from pipelines.core.errors import NotInRegistry, RampgateError, ServingError
 from resources.serving.contract import (
     LEASE,
     Capabilities,
@@ -20,6 +20,7 @@ from resources.serving.contract import (
     ServiceStatus,
     lapsed_meanwhile,
     not_replaced,
+    one_by_one,
     overtaken,
     version_of,
 )
@@ -229,6 +230,9 @@ class MemoryBackend:
 
     def counters(self, service: str) -> Counters:
         raise ServingError(f"{service}: nothing is counted in memory")
+
+    def all_counters(self, services: Iterable[str]) -> Mapping[str, Counters | RampgateError]:
+        return one_by_one(self.counters, services)
 
     def predict(self, service: str, version: str, request: Mapping[str, Any]) -> Mapping[str, Any]:
         raise ServingError(f"{service}: version {version} does not predict in memory")

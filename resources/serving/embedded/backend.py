@@ -4,12 +4,12 @@ Every call changes the desired state under a lock held for milliseconds, then br
 gateway there without holding it. Whoever repeats a call after a crash continues where the files say it was.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from pipelines.core.errors import NotMeasured, ServingError
+from pipelines.core.errors import NotMeasured, RampgateError, ServingError
 from pipelines.core.manifest.model import PredictionLog
 from resources.serving.contract import (
     Capabilities,
@@ -19,10 +19,11 @@ from resources.serving.contract import (
     ServiceStatus,
     lapsed_meanwhile,
     not_replaced,
+    one_by_one,
     overtaken,
 )
 from resources.serving.embedded.brake import Brake
-from resources.serving.embedded.counting import count, stats_pattern
+from resources.serving.embedded.counting import EVERY_STATISTIC, count, stats_pattern
 from resources.serving.embedded.gateway import EmbeddedGateway
 from resources.serving.embedded.layout import Layout
 from resources.serving.embedded.lease import Leases
@@ -42,7 +43,22 @@ from resources.serving.embedded.state import (
     with_share,
 )
 from resources.serving.embedded.supervisor import Supervisor
+from resources.serving.envoy.admin import Stats
 from resources.settings import Settings
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """What one start of the gateway had counted at one time."""
+
+    instance: str
+    at: datetime
+    stats: Stats
+
+    def of(self, state: ServiceState) -> Counters:
+        """A service's part of it."""
+        epoch = f"{self.instance}/{state.stable.name if state.stable else ''}"
+        return Counters(at=self.at, epoch=epoch, revisions=count(state, self.stats))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,15 +236,26 @@ class EmbeddedBackend:
         """
         state = self._store.read(service)
         try:
-            instance = self._gateway.admin.instance()
-            stats = self._gateway.admin.stats(stats_pattern(state))
-            restarted = instance != self._gateway.admin.instance()
+            reading = self._read(stats_pattern(state))
         except ServingError as error:
             raise NotMeasured(f"counters of {service}: {error}") from error
-        if restarted:
-            raise NotMeasured(f"counters of {service}: the gateway restarted while they were read")
-        epoch = f"{instance}/{state.stable.name if state.stable else ''}"
-        return Counters(at=datetime.now(UTC), epoch=epoch, revisions=count(state, stats))
+        return reading.of(state)
+
+    def all_counters(self, services: Iterable[str]) -> Mapping[str, Counters | RampgateError]:
+        """One reading for all: each costs the gateway a search through the statistics of all services."""
+        try:
+            reading = self._read(EVERY_STATISTIC)
+        except ServingError as error:
+            return {service: NotMeasured(f"counters of {service}: {error}") for service in services}
+        return one_by_one(lambda service: reading.of(self._store.read(service)), services)
+
+    def _read(self, pattern: str) -> _Reading:
+        admin = self._gateway.admin
+        instance = admin.instance()
+        reading = _Reading(instance, datetime.now(UTC), admin.stats(pattern))
+        if instance != admin.instance():
+            raise ServingError("the gateway restarted while they were read")
+        return reading
 
     def predict(self, service: str, version: str, request: Mapping[str, Any]) -> Mapping[str, Any]:
         """One pinned request through the gateway, in no revision's counters."""

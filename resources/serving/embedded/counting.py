@@ -47,11 +47,18 @@ class _Clusters:
 
 
 def stats_pattern(state: ServiceState) -> str:
-    """Matches the statistics that `count` needs."""
-    names = "|".join(re.escape(each.revision.name) for each in _clusters(state)) or "-"
+    """Matches the statistics that `count` needs of one service."""
+    return _pattern("|".join(re.escape(each.revision.name) for each in _clusters(state)) or "-")
+
+
+def _pattern(names: str) -> str:
     classes = rf"(zone\.{ZONE}\.({names})\.)?upstream_rq_([1-5]xx|unknown)"
     cluster = f"({SHADOW}|{AGAIN})?({names})({FAILOVER}({names}))?"
     return rf"^(cluster\.{cluster}\.(upstream_rq_({'|'.join(_WANTED)})|{classes})|{HUNG_UP_AT}{cluster})$"
+
+
+EVERY_STATISTIC = _pattern(r"[^.]+")
+"""Matches the statistics that `count` needs of all services."""
 
 
 def count(state: ServiceState, stats: Stats) -> tuple[RevisionCounters, ...]:

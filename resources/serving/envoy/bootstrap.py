@@ -211,6 +211,12 @@ _HUNG_UP = "hung_up"
 HUNG_UP_AT = f"{_HUNG_UP}.requests.asked."
 """Before the cluster's name, in the counter of callers that went away."""
 
+_KEPT_STATISTICS = (
+    r"cluster\..*\.(upstream_rq_(completed|retry_success|retry_overflow|timeout|time|active|[1-5]xx|unknown)"
+    r"|outlier_detection\.ejections_enforced_total)|.*\.version_text|hung_up\..*"
+)
+"""Of the 550 of each cluster: all are searched through for each question."""
+
 _UNIT = "unit"
 
 _NO_LIMIT = 4_000_000_000
@@ -251,7 +257,10 @@ def bootstrap(gateway: Gateway) -> dict[str, Any]:
         "overload_manager": overload_manager(),
         "layered_runtime": {"layers": [{"name": "rampgate", "static_layer": _RUNTIME}]},
         "stats_flush_interval": STATS_FLUSH,
-        "stats_config": {"histogram_bucket_settings": [_latency_buckets()]},
+        "stats_config": {
+            "histogram_bucket_settings": [_latency_buckets()],
+            "stats_matcher": {"inclusion_list": {"patterns": [{"safe_regex": {"regex": _KEPT_STATISTICS}}]}},
+        },
         "dynamic_resources": {"cds_config": _from_file(str(gateway.discovery / CDS))},
         "static_resources": {"listeners": [_listener(gateway)]},
     }

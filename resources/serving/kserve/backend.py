@@ -1,16 +1,23 @@
 """`ServingBackend` on a real KServe, in Knative or Standard mode."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 
-from pipelines.core.errors import NotMeasured, ServingError
+from pipelines.core.errors import NotMeasured, RampgateError, ServingError
 from resources.prediction_log.sink import tokens
-from resources.serving.contract import Capabilities, Counters, ModelArtefact, ServiceStatus, prediction
+from resources.serving.contract import (
+    Capabilities,
+    Counters,
+    ModelArtefact,
+    ServiceStatus,
+    one_by_one,
+    prediction,
+)
 from resources.serving.kserve import knative, service, standard
 from resources.serving.kserve.client import Cluster, NotThere
 from resources.serving.kserve.commit_back import CommitBack, commit_quietly
@@ -164,6 +171,10 @@ class KServeBackend:
         return self.prometheus.counters(
             Measured(service, self.cluster.namespace, mode, revisions, since=since)
         )
+
+    def all_counters(self, services: Iterable[str]) -> Mapping[str, Counters | RampgateError]:
+        """Of each service by itself."""
+        return one_by_one(self.counters, services)
 
     def predict(self, service: str, version: str, request: Mapping[str, Any]) -> Mapping[str, Any]:
         """Send one request to that version: by its traffic tag, or by its own Service."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from pipelines.core.errors import NotMeasured, ServingError
+from pipelines.core.errors import NotMeasured, RampgateError, ServingError
 from resources.serving.contract import (
     Capabilities,
     Counters,
@@ -20,6 +20,7 @@ from resources.serving.contract import (
     ServiceStatus,
     lapsed_meanwhile,
     not_replaced,
+    one_by_one,
     overtaken,
     version_of,
 )
@@ -160,6 +161,10 @@ class StickyBackend:
         if not self.kserve.observe(service).exists:
             raise NotMeasured(f"{service}: there is no such InferenceService")
         return self.gateways.counters(service)
+
+    def all_counters(self, services: Iterable[str]) -> Mapping[str, Counters | RampgateError]:
+        """Of each service by itself."""
+        return one_by_one(self.counters, services)
 
     def predict(self, service: str, version: str, request: Mapping[str, Any]) -> Mapping[str, Any]:
         """Send one request to that version, past the weights."""

@@ -102,6 +102,9 @@ def test_a_damaged_state_does_not_keep_traffic_at_a_canary(
         state.mkdir()  # root reads every file: EISDIR stands for EACCES and EIO
     with pytest.raises(ServingError, match=how):
         (arena if own else other).backend.status(state.stem)
+    counts = arena.backend.all_counters([arena.service, other.service])
+    unknown = [service for service, each in counts.items() if isinstance(each, ServingError)]
+    assert unknown == [state.stem], "what cannot be read of one keeps no other from its counts"
     arena.backend.set_canary_percent(arena.service, "2", 0)
     assert canaries(arena) == 0
     assert other.send("u").version == "1"

@@ -245,3 +245,11 @@ def test_a_program_that_is_written_again_is_never_read_half(arena: EmbeddedArena
     again.join()
     assert again.exitcode == 0
     assert seen == set(whole.values())
+
+
+def test_the_gateway_keeps_few_statistics_for_each_revision(arena: EmbeddedArena) -> None:
+    """Each question about counters searches through all that there are, of every model."""
+    admin = arena.backend._gateway.admin
+    before = len(admin._ask("GET", "/stats").splitlines())
+    _controller(arena, "deploy")
+    assert 0 < len(admin._ask("GET", "/stats").splitlines()) - before < 100
