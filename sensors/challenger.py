@@ -217,8 +217,8 @@ def _gives_way(model: Model, under_way: RolloutState, challenger: VersionInfo) -
             return False
         case OnNewChallenger.REPLACE:
             ending = under_way.winding_up or under_way.ordered is not None
-            test = under_way.policy.ab_test is not None
-            return not ending and not test and challenger.status is Registration.READY
+            stays = under_way.policy.ab_test is not None or under_way.policy.undoes
+            return not ending and not stays and challenger.status is Registration.READY
         case _:
             assert_never(model.rollout.on_new_challenger)
 

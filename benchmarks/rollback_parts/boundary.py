@@ -32,8 +32,8 @@ MODELS = ["one", "two", "three"]
 
 PHASES = 10
 
-LONGEST_PAUSE_S = 10.0
-"""Rollouts begin at any moment of a sensor's tick."""
+LONGEST_PAUSE_S = 4.0
+"""Rollouts begin at any moment between two polls, renewals and looks at the ledger."""
 
 PATIENCE_S = 120.0
 

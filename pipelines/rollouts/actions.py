@@ -159,6 +159,7 @@ class Effects:
                 self._bake(state, intent.percent or 0.0)
             case Action.PROMOTE:
                 self._require_share(state)
+                self._end_lapse(state)
                 self._backend.promote(model, version, replacing=_other_side(state))
             case Action.TRAFFIC_OFF:
                 self.traffic_off(model, version)
@@ -225,6 +226,14 @@ class Effects:
                 f"{state.model}: version {state.version} has {canary.percent:g} %, not the expected"
                 f" {state.percent:g} %: somebody took traffic away meanwhile, so it is not promoted"
             )
+
+    def _end_lapse(self, state: RolloutState) -> None:
+        """A share that has lapsed, as the ledger knows: it is promoted by a person's order alone, as from any share."""
+        if state.lapsed is None:
+            return
+        found = self._backend.status(state.model)
+        if found.lapse is not None and found.canary is not None and found.canary.version == state.version:
+            self._backend.set_canary_percent(state.model, state.version, 0.0)
 
     def _remove_leftover(self, state: RolloutState) -> None:
         """A model has one open rollout: another version's canary is what a controller that died left behind."""

@@ -314,8 +314,8 @@ class Strays:
             seconds=time.monotonic() - self._since.setdefault(state.rollout_id, time.monotonic())
         )
         policy, gone = state.policy, f"no manifest of {state.model} can be read"
-        goes = policy.on_unknown is OnUnknown.ROLL_BACK
-        fate = f"taken back after {words(policy.max_unknown)}" if goes else "left open (on_unknown: hold)"
+        goes = policy.on_unknown is OnUnknown.ROLL_BACK and state.promotion is None
+        fate = f"taken back after {words(policy.max_unknown)}" if goes else _left_open(state)
         platform_alert(
             self._ledger,
             topic=f"stray:{state.rollout_id}",
@@ -326,6 +326,14 @@ class Strays:
         lasting = goes and blind >= policy.max_unknown and state.phase in _WATCHED
         if lasting or _is_owed_a_rollback(state):
             self.controller.roll_back_now(state.rollout_id, f"{gone} for {words(blind)}")
+
+
+def _left_open(state: RolloutState) -> str:
+    return (
+        "left open (on_unknown: hold)"
+        if state.promotion is None
+        else "promoted and stays so, its bake left open"
+    )
 
 
 def _is_owed_a_rollback(state: RolloutState) -> bool:

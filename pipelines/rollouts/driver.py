@@ -135,6 +135,8 @@ class Driver:
             fresh = self._parts.journal.read(state.rollout_id)
             if fresh.pending is None or fresh.pending.action_id != todo.action_id:
                 return True
+            if fresh.lapsed is not None and fresh.pending.seq < fresh.lapsed.seq:
+                return self._settle(fresh, todo, evidence, "the share has lapsed since it was decided")
             if todo.action in _PROMOTING and would_roll_back(fresh, evidence, self._parts.clock()):
                 return self._settle(fresh, todo, evidence, "the evidence has turned against it")
             if problem := in_the_way(found):

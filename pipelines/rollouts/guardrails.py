@@ -110,8 +110,11 @@ BAKE_PART = 0.2
 
 
 def harm_budget(manifest: RolloutManifest, *, baking: bool = False) -> ErrorBudget:
-    """What the tests for harm may spend: the ramp's and the bake's together make the manifest's alpha."""
-    part = (BAKE_PART if baking else 1 - BAKE_PART) if manifest.bakes_for else 1.0
+    """What the tests for harm may spend: the ramp's and the bake's together make the manifest's alpha.
+
+    A bake has its part and no more, even where the manifest asks for none any more.
+    """
+    part = BAKE_PART if baking else 1 - BAKE_PART if manifest.bakes_for else 1.0
     return ErrorBudget(manifest.experiment.alpha * part, harm_tests(manifest))
 
 

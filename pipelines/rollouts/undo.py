@@ -106,6 +106,13 @@ def _begun(systems: RolloutSystems, model: Model, *, by: str, reason: str) -> Ro
         raise CommandRefused(
             f"undo of {model.name}: there is nothing to go back to: version {promoted.version} was the first"
         )
+    undone = _taken_back_since(systems, promoted)
+    if undone is not None:
+        raise CommandRefused(
+            f"undo of {model.name}: version {promoted.version} was itself brought back, when the promotion of version"
+            f" {undone.version} was taken back ({undone.end_reason}); to serve version {promoted.champion} again, clear its"
+            " tag `rampgate.status` and give it the alias `challenger`"
+        )
     rollout_id = systems.controller.start(
         model.rollout,
         promoted.champion,
@@ -123,6 +130,15 @@ def _promotion_of(systems: RolloutSystems, model: str, version: str) -> RolloutS
     rows = systems.ledger.rollouts(model)
     found = [row for row in rows if row.version == version and row.end is End.PROMOTED]
     return read_rollout(systems.ledger, found[-1].rollout_id) if found else None
+
+
+def _taken_back_since(systems: RolloutSystems, promoted: RolloutState) -> RolloutState | None:
+    """A later rollout whose bake ended badly: an undo that is ordered after that, or twice, most likely means that one."""
+    rows = systems.ledger.rollouts(promoted.model)
+    later = rows[[row.rollout_id for row in rows].index(promoted.rollout_id) + 1 :]
+    ended = [row.rollout_id for row in later if row.end in (End.ROLLED_BACK, End.ABORTED)]
+    states = (read_rollout(systems.ledger, each) for each in reversed(ended))
+    return next((state for state in states if state.promotion is not None), None)
 
 
 def _artefact(systems: RolloutSystems, model: str, version: str) -> ModelArtefact:

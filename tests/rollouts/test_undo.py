@@ -18,7 +18,7 @@ from pipelines.rollouts.start import carry_on
 from pipelines.rollouts.undo import Undone, undo
 from resources.serving.contract import ModelArtefact
 from tests.support.memory_systems import MemorySystems, broken_predictor, given, memory_systems, start_rollout
-from tests.support.rollouts import MODEL, evidence
+from tests.support.rollouts import MODEL, evidence, harmful
 
 NAMES = ("errors", "slow", "cost", "units", "data_quality", "drift")
 
@@ -30,7 +30,8 @@ def systems(tmp_path: Path) -> Iterator[MemorySystems]:
 
 def with_bake(systems: MemorySystems, bake: str) -> Model:
     file = systems.settings.manifests / MODEL / "rollout.yaml"
-    file.write_text(file.read_text().replace("bake: 0s", f"bake: {bake}"))
+    text = "".join(line for line in file.read_text().splitlines(True) if not line.startswith("bake: "))
+    file.write_text(f"{text}bake: {bake}\n")
     systems.__dict__.pop("catalogue", None)
     return systems.model
 
@@ -201,17 +202,43 @@ def test_a_second_undo_does_not_bring_the_bad_version_back(systems: MemorySystem
     assert served(systems) == "1"
 
 
+def promote_third(systems: MemorySystems, *, bake: str) -> str:
+    """Version 3 takes the place of version 2."""
+    model = with_bake(systems, bake)
+    systems.registry.known.add("3")
+    systems.challenge("3")
+    rollout = systems.controller.start(model.rollout, "3", "2", systems.registry.artefact(MODEL, "3"))
+    systems.controller.drive(rollout)
+    systems.controller.command(rollout, Order.FORCE_PROMOTE, by="ada", reason="because")
+    systems.controller.drive(rollout)
+    return rollout
+
+
+@pytest.mark.parametrize("first", ["undo", "harm"])
+def test_an_undo_after_a_bake_was_taken_back_does_not_go_back_by_two_versions(
+    systems: MemorySystems, first: str
+) -> None:
+    """Two people order it at once, or one does just after harm was found."""
+    promote(systems)
+    rollout = promote_third(systems, bake="24h")
+    assert systems.world.share(MODEL, "3") == 98
+    if first == "undo":
+        assert ordered(systems).version == "2"
+    else:
+        systems.controller.drive(rollout, harmful(datetime.now(UTC)))
+    with pytest.raises(
+        CommandRefused, match="version 2 was itself brought back, when the promotion of version 3"
+    ):
+        ordered(systems)
+    assert (champion(systems), served(systems)) == ("2", "2")
+
+
 def test_an_artefact_that_was_changed_since_it_was_served_is_not_served_again(
     systems: MemorySystems, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Version 2 was promoted with the digest in the ledger, then version 3 took its place."""
     promote(systems)
-    systems.registry.known.add("3")
-    systems.challenge("3")
-    rollout = systems.controller.start(systems.model.rollout, "3", "2", systems.registry.artefact(MODEL, "3"))
-    systems.controller.drive(rollout)
-    systems.controller.command(rollout, Order.FORCE_PROMOTE, by="ada", reason="because")
-    systems.controller.drive(rollout)
+    promote_third(systems, bake="0s")
     assert served(systems) == "3"
 
     def changed(model: str, version: str, *, local: bool = True) -> ModelArtefact:

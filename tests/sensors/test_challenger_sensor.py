@@ -10,10 +10,12 @@ import pytest
 from pipelines.core.errors import RegistryError, ServingError, VersionRefused
 from pipelines.core.manifest.load import Model
 from pipelines.core.rollout.events import End
+from pipelines.core.rollout.policy import Policy
 from pipelines.rollouts.actions import ROLLOUT_TAG
 from pipelines.rollouts.naming import MISFIT_TAG
 from pipelines.rollouts.open_rollout import open_rollout
 from pipelines.rollouts.start import Mode, carry_on, start
+from pipelines.rollouts.undo import undo_policy
 from resources.registry.client import Registration
 from sensors.challenger import Challengers, challenger_sensor
 from tests.support import by_hand
@@ -244,6 +246,19 @@ def test_an_ab_test_never_gives_way(replacing: MemorySystems, instance: dg.Dagst
     replacing.registry.known.add("3")
     replacing.challenge("3")
     ticked(replacing, instance)
+    state = open_rollout(replacing.ledger, MODEL)
+    assert state is not None
+    assert state.ordered is None
+
+
+def test_an_undo_does_not_give_way(replacing: MemorySystems, instance: dg.DagsterInstance) -> None:
+    """The bad version is still served."""
+    undoes = undo_policy(Policy.of(replacing.model.rollout), "m-v1-00000000")
+    brought_back = replacing.registry.artefact(MODEL, "2")
+    replacing.controller.start(replacing.model.rollout, "2", "1", brought_back, policy=undoes, despite="undo")
+    replacing.registry.known.add("3")
+    replacing.challenge("3")
+    assert "comes first" in str(ticked(replacing, instance))
     state = open_rollout(replacing.ledger, MODEL)
     assert state is not None
     assert state.ordered is None

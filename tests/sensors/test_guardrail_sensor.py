@@ -14,7 +14,7 @@ import dagster as dg
 import pytest
 
 from pipelines.core.errors import LedgerError, NotMeasured, ServingError
-from pipelines.core.rollout.events import DecisionKind, End
+from pipelines.core.rollout.events import DecisionKind, End, Order
 from pipelines.core.rollout.state import Phase
 from pipelines.core.vocabulary import OnFail, OnUnknown, Verdict
 from pipelines.rollouts import canary_watch, standing_watch
@@ -374,6 +374,25 @@ def test_a_rollout_whose_manifest_is_gone_is_told_and_taken_back_after_max_unkno
     assert systems.share == (0 if taken_back else 10)
     assert (systems.controller.state(rollout).phase is Phase.ROLLING_BACK) == taken_back
     assert systems.titles().count(f"{MODEL} version 2: nobody measures its rollout") == 1
+
+
+def test_a_promoted_version_whose_manifest_is_gone_is_not_taken_back(
+    systems: MemorySystems, instance: dg.DagsterInstance
+) -> None:
+    """It bakes, and only harm or a person takes it back; without its manifest the bake does not end."""
+    policy = {"max_unknown": timedelta(seconds=0.2), "bake": timedelta(days=1)}
+    rollout = start_rollout(
+        systems, replace(systems.model, rollout=systems.model.rollout.model_copy(update=policy))
+    )
+    systems.controller.command(rollout, Order.FORCE_PROMOTE, by="ada", reason="because")
+    systems.controller.drive(rollout)
+    with patch("pipelines.rollouts.canary_watch.STRAYS", timedelta(0)):
+        guardrail_sensor((), tick=timedelta(seconds=1))(
+            dg.build_sensor_context(instance=instance, resources=given(systems))
+        )
+    assert (systems.share, systems.controller.state(rollout).phase) == (98, Phase.BAKING)
+    (told,) = [alert for alert in systems.ledger.outbox.all() if "nobody measures" in alert.title]
+    assert "promoted and stays so" in told.body
 
 
 def test_a_rollout_whose_record_cannot_be_read_is_told_as_one_that_nobody_watches(

@@ -167,12 +167,11 @@ class MemoryBackend:
             assert status.canary is not None
             ready = replace(status.canary, ready=True)
             over = None if percent > 0 or mirror else status.lapse
+            if percent > 0 or mirror:
+                self._begin_lease(service, leased=True)
             return _weighted(replace(status, canary=ready, salt=salt, mirror=mirror, lapse=over), percent)
 
-        deployed = self._call("deploy_canary", artefact.version, service, effect)
-        if percent > 0 or mirror:
-            self._begin_lease(service, leased=True)
-        return deployed
+        return self._call("deploy_canary", artefact.version, service, effect)
 
     def set_canary_percent(
         self,

@@ -209,8 +209,11 @@ def _done(state: RolloutState, event: Done) -> RolloutState:
 
 
 def _entered(state: RolloutState, event: Done, intent: Intent) -> RolloutState:
+    """The period of an A/B test does not begin anew with a share that comes back."""
     reached = state.step if intent.step is None else intent.step
-    return replace(state, step=reached, since=event.at, approved=None, lapsed=None)
+    goes_on = state.policy.ab_test is not None and state.lapsed is not None
+    since = state.since if goes_on else event.at
+    return replace(state, step=reached, since=since, approved=None, lapsed=None)
 
 
 def _baking(state: RolloutState, event: Done) -> RolloutState:

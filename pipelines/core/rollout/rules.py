@@ -40,11 +40,15 @@ def ordered(case: Case) -> Decision | None:
 
 
 def vanished(case: Case) -> Decision | None:
-    """A version that was deleted or archived is withdrawn; with the champion deleted, only an order promotes."""
+    """A version that was deleted or archived is withdrawn; with the champion deleted, only an order promotes.
+
+    A promoted version goes on without the previous one.
+    """
     found, state = case.registered, case.state
     if found is None or found.verdict is not Verdict.FAIL or case.champion_trouble is not None:
         return None
-    if state.forced is not None and found.values.get("gone") != state.version:
+    promoted = state.forced is not None or state.promotion is not None
+    if promoted and found.values.get("gone") != state.version:
         return None
     severity = "critical" if state.exposed else "warning"
     return roll_back("vanished", found.reason, end=End.ABORTED, severity=severity)
@@ -95,11 +99,13 @@ def starting(case: Case) -> Decision | None:
 
 
 def champion_unhealthy(case: Case) -> Decision | None:
-    """Neither side can be trusted with more traffic: hold, and call somebody."""
+    """Neither side can be trusted with more traffic: hold, and call somebody. A bake ends all the same, where it does no harm."""
     if case.champion_trouble is None:
         return None
-    reason = f"the champion (version {case.state.champion}) is unhealthy: {case.champion_trouble}"
     harm = case.harm
+    if case.state.phase is Phase.BAKING and not harm and -_bake_left(case) >= case.state.policy.max_unknown:
+        return None
+    reason = f"the champion (version {case.state.champion}) is unhealthy: {case.champion_trouble}"
     if harm:
         reason += f"; not rolling back into it although {in_words(harm)}"
     return hold("champion_unhealthy", reason, evidence=harm, unknown=case.unknown, severity="critical")
@@ -116,12 +122,13 @@ def harm(case: Case) -> Decision | None:
 def baking(case: Case) -> Decision | None:
     """A promoted version bakes: nothing but harm, or a person, takes it back, and nothing but time ends it.
 
-    What is unknown or failing keeps the previous champion warm for `max_unknown` more, a pause or a freeze for its time.
+    What is unknown or failing keeps the previous champion warm for `max_unknown` more; a pause, a freeze, and a
+    disagreement between registry and serving side for their time.
     """
     state, policy = case.state, case.state.policy
     if state.phase is not Phase.BAKING:
         return None
-    left = policy.bake - (case.now - state.since)
+    left = _bake_left(case)
     doubts = _doubts(case)
     if left > timedelta(0):
         tail = f"; {doubts}" if doubts else ""
@@ -129,11 +136,22 @@ def baking(case: Case) -> Decision | None:
             "baking",
             f"promoted; version {state.champion} stays warm with {policy.holdback:g} % for {words(left)} more{tail}",
         )
-    waits = state.paused is not None or policy.frozen_until(case.now) is not None
+    waits = (
+        state.paused is not None or policy.frozen_until(case.now) is not None or bool(_between_sides(case))
+    )
     if waits or (doubts and -left < policy.max_unknown):
         return hold("bake_in_doubt", f"the bake would be over, but {doubts}", severity="warning")
     tail = f", although {doubts}" if doubts else ", no harm was found"
     return promote("baked", f"baked for {words(policy.bake)}{tail}; {_promoted_because(state)}")
+
+
+def _bake_left(case: Case) -> timedelta:
+    return case.state.policy.bake - (case.now - case.state.since)
+
+
+def _between_sides(case: Case) -> str:
+    """What keeps the version from taking the previous one's place: what is served is another one, or cannot be asked."""
+    return case.served.reason if case.served and case.served.verdict is not Verdict.PASS else ""
 
 
 def _doubts(case: Case) -> str:
@@ -141,7 +159,8 @@ def _doubts(case: Case) -> str:
     pause, until = case.state.paused, case.state.policy.frozen_until(case.now)
     found = [
         f"paused by {pause.by}: {pause.reason}" if pause is not None else "",
-        case.disagreement or "",
+        _between_sides(case),
+        case.champion_trouble or "",
         in_words(case.unknown),
         in_words(case.failing),
         f"frozen until {until:%Y-%m-%d %H:%M} UTC" if until is not None else "",

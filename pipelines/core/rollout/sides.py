@@ -147,8 +147,8 @@ def _changed(state: RolloutState, served: str | None) -> str:
 
 
 def _registered(state: RolloutState, registered: RegistrySide, now: datetime) -> Evidence:
-    """A champion that a person chose although it is gone does not go a second time."""
-    against = None if state.despite else state.champion
+    """A champion that a person chose although it is gone does not go a second time, and a previous one is no champion."""
+    against = None if state.despite or state.promotion is not None else state.champion
     gone = next((v for v in (state.version, against) if v is not None and v in registered.withdrawn), None)
     if gone is None:
         return _evidence(REGISTERED, "both versions are there", now, ok=True, on_fail=OnFail.ROLL_BACK)

@@ -141,7 +141,9 @@ class StickyBackend:
             def everything(there: Assignment | None) -> Assignment | None:
                 if lapse := _lapse(reports, service, there):
                     raise ServingError(lapsed_meanwhile(service, lapse))
-                return _commanded(there, version, 100)
+                # What bakes has no lease, and gets none before the previous one has gone.
+                leased = there is None or there.leased
+                return _commanded(there, version, 100, leased=leased)
 
             self.assignments.change(service, everything)
             self._given(service)

@@ -14,7 +14,7 @@ from pipelines.core.errors import LedgerConflict
 from pipelines.core.rollout.policy import CHAMPION_HEALTH
 from pipelines.core.rollout.state import Phase, RolloutState, Weight
 from pipelines.core.vocabulary import OnFail, Verdict
-from pipelines.rollouts.guardrails import HOLD_LASTS, REPEATED, GuardrailWatch
+from pipelines.rollouts.guardrails import HOLD_LASTS, REPEATED, GuardrailWatch, harm_boundary
 from resources.ledger.ledger import Ledger
 from resources.serving.contract import UNIT_WINDOW, Answers, Counters
 from tests.support.memory_systems import counters
@@ -289,3 +289,9 @@ def test_a_bake_is_watched_by_a_test_of_its_own(rig: Rig, ledger: Ledger) -> Non
     watcher.save()
     taken_over = GuardrailWatch(store=ledger.counters, manifest=wanted, state=state, save_every=2 * SECOND)
     assert taken_over.totals == watcher.totals
+
+
+def test_a_bake_has_its_part_of_the_budget_whatever_the_manifest_says_by_now() -> None:
+    """The manifest is read anew with each start of the code location; an open rollout keeps its bake."""
+    began, now = (harm_boundary(manifest(bake=bake), baking=True) for bake in ("24h", "0s"))
+    assert now == began

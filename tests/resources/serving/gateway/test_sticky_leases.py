@@ -169,6 +169,24 @@ def test_a_lapsed_pod_is_not_waited_for_and_who_gave_the_share_is_told(arena: St
     assert canaries(arena) == 0
 
 
+def test_a_promotion_that_breaks_off_begins_no_lease_of_a_version_that_bakes(
+    arena: StickyArena, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dead watcher must not undo it, and neither must a controller that died in the middle of it."""
+
+    def breaks_off(*_: Any, **__: Any) -> None:
+        raise ServingError("no answer")
+
+    arena.backend.set_canary_percent(arena.service, "2", 98, leased=False)
+    monkeypatch.setattr(type(arena.backend.kserve), "promote", breaks_off)
+    with pytest.raises(ServingError, match="no answer"):
+        arena.backend.promote(arena.service, "2", replacing="1")
+    with arena.keeping_leases():
+        time.sleep(2 * SHORT_LEASE.total_seconds())
+        assert arena.backend.status(arena.service).lapse is None
+    assert canaries(arena) == len(UNITS)
+
+
 def test_what_has_lapsed_stays_so_in_a_sidecar_that_starts_again_and_without_the_cluster_too(
     arena: StickyArena,
 ) -> None:
