@@ -3,6 +3,7 @@ its next step.
 """
 
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from pipelines.core.rollout.case import Case, hold, in_words, promote, roll_back, wait
 from pipelines.core.rollout.events import Decision, DecisionKind, End, Order
@@ -129,17 +130,15 @@ def baking(case: Case) -> Decision | None:
     if state.phase is not Phase.BAKING:
         return None
     left = _bake_left(case)
-    doubts = _doubts(case)
+    found = _doubts(case)
+    doubts = "; ".join(each.words for each in found)
     if left > timedelta(0):
         tail = f"; {doubts}" if doubts else ""
         return wait(
             "baking",
             f"promoted; version {state.champion} stays warm with {policy.holdback:g} % for {words(left)} more{tail}",
         )
-    waits = (
-        state.paused is not None or policy.frozen_until(case.now) is not None or bool(_between_sides(case))
-    )
-    if waits or (doubts and -left < policy.max_unknown):
+    if any(each.lasts for each in found) or (found and -left < policy.max_unknown):
         return hold("bake_in_doubt", f"the bake would be over, but {doubts}", severity="warning")
     tail = f", although {doubts}" if doubts else ", no harm was found"
     return promote("baked", f"baked for {words(policy.bake)}{tail}; {_promoted_because(state)}")
@@ -154,18 +153,24 @@ def _between_sides(case: Case) -> str:
     return case.served.reason if case.served and case.served.verdict is not Verdict.PASS else ""
 
 
-def _doubts(case: Case) -> str:
-    """What speaks against stopping the previous champion now; empty where nothing does."""
+class _Doubt(NamedTuple):
+    words: str
+    lasts: bool = False
+    """It is waited for, however long it takes."""
+
+
+def _doubts(case: Case) -> list[_Doubt]:
+    """What speaks against stopping the previous champion now."""
     pause, until = case.state.paused, case.state.policy.frozen_until(case.now)
     found = [
-        f"paused by {pause.by}: {pause.reason}" if pause is not None else "",
-        _between_sides(case),
-        case.champion_trouble or "",
-        in_words(case.unknown),
-        in_words(case.failing),
-        f"frozen until {until:%Y-%m-%d %H:%M} UTC" if until is not None else "",
+        _Doubt(f"paused by {pause.by}: {pause.reason}" if pause is not None else "", lasts=True),
+        _Doubt(_between_sides(case), lasts=True),
+        _Doubt(case.champion_trouble or ""),
+        _Doubt(in_words(case.unknown)),
+        _Doubt(in_words(case.failing)),
+        _Doubt(f"frozen until {until:%Y-%m-%d %H:%M} UTC" if until is not None else "", lasts=True),
     ]
-    return "; ".join(text for text in found if text)
+    return [each for each in found if each.words]
 
 
 def _promoted_because(state: RolloutState) -> str:

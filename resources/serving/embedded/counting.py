@@ -23,15 +23,13 @@ from functools import reduce
 from resources.serving.contract import Answers, RevisionCounters, plus
 from resources.serving.embedded.state import Deployed, ServiceState
 from resources.serving.envoy.admin import Stats
-from resources.serving.envoy.bootstrap import HUNG_UP_AT, LONGEST_MS, ZONE
+from resources.serving.envoy.bootstrap import ANSWERED, COUNTED, HUNG_UP_AT, LONGEST_MS, ZONE
 from resources.serving.envoy.clusters import AGAIN, FAILOVER, SHADOW, again_cluster
 from resources.serving.envoy.description import THRESHOLDS_MS
 
 _BAD = ("1xx", "3xx", "4xx", "5xx", "unknown")
 """Added up instead of taking the 2xx from all: counters are read one after the other, and a request that ends in
 between must not look like an error. Envoy calls a status of 600 or more unknown."""
-
-_WANTED = ("completed", "retry_success", "retry_overflow", "timeout", "time")
 
 
 @dataclass(frozen=True)
@@ -52,9 +50,9 @@ def stats_pattern(state: ServiceState) -> str:
 
 
 def _pattern(names: str) -> str:
-    classes = rf"(zone\.{ZONE}\.({names})\.)?upstream_rq_([1-5]xx|unknown)"
+    classes = rf"(zone\.{ZONE}\.({names})\.)?upstream_rq_({ANSWERED})"
     cluster = f"({SHADOW}|{AGAIN})?({names})({FAILOVER}({names}))?"
-    return rf"^(cluster\.{cluster}\.(upstream_rq_({'|'.join(_WANTED)})|{classes})|{HUNG_UP_AT}{cluster})$"
+    return rf"^(cluster\.{cluster}\.(upstream_rq_({COUNTED})|{classes})|{HUNG_UP_AT}{cluster})$"
 
 
 EVERY_STATISTIC = _pattern(r"[^.]+")

@@ -211,9 +211,14 @@ _HUNG_UP = "hung_up"
 HUNG_UP_AT = f"{_HUNG_UP}.requests.asked."
 """Before the cluster's name, in the counter of callers that went away."""
 
+COUNTED = "completed|retry_success|retry_overflow|timeout|time"
+"""What `counting` reads of a cluster's requests, and of their answers by class (`ANSWERED`)."""
+
+ANSWERED = "[1-5]xx|unknown"
+
 _KEPT_STATISTICS = (
-    r"cluster\..*\.(upstream_rq_(completed|retry_success|retry_overflow|timeout|time|active|[1-5]xx|unknown)"
-    r"|outlier_detection\.ejections_enforced_total)|.*\.version_text|hung_up\..*"
+    rf"cluster\..*\.(upstream_rq_({COUNTED}|{ANSWERED}|active)|outlier_detection\.ejections_enforced_total)"
+    rf"|.*\.version_text|{_HUNG_UP}\..*"
 )
 """Of the 550 of each cluster: all are searched through for each question."""
 
