@@ -29,6 +29,7 @@ from sensors.guardrail import await_watch, guardrail_sensor, watch_at_once
 from tests.sensors.test_alerting_sensors import off
 from tests.support.memory_systems import MemorySystems, ScriptedBackend, counters, given, start_rollout
 from tests.support.rollouts import MODEL
+from tests.support.watches import Watches
 
 NOTHING = counters(v1=(0, 0), v2=(0, 0))
 
@@ -36,17 +37,10 @@ HARM = counters(v1=(900, 0), v2=(100, 30))
 
 
 @pytest.fixture(autouse=True)
-def short(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A watch that was begun ends with the test."""
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A watch that was begun ends soon."""
     monkeypatch.setattr(guardrail, "TICK", timedelta(seconds=1))
     monkeypatch.setattr(guardrail, "GRACE", timedelta(0))
-    yield
-    for thread in watching():
-        thread.join(10)
-
-
-def watching() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "guardrails"]
 
 
 def watched(systems: MemorySystems) -> Watched:
@@ -54,7 +48,7 @@ def watched(systems: MemorySystems) -> Watched:
 
 
 def test_a_watch_that_was_begun_at_once_rolls_back_before_any_tick_and_the_first_tick_tells_of_it(
-    systems: MemorySystems, instance: dg.DagsterInstance
+    systems: MemorySystems, instance: dg.DagsterInstance, watches: Watches
 ) -> None:
     start_rollout(systems)
     systems.backend.show(NOTHING, HARM)
@@ -62,8 +56,7 @@ def test_a_watch_that_was_begun_at_once_rolls_back_before_any_tick_and_the_first
     watch_at_once(watch, lambda: watched(systems))
     await_watch(watch)
     assert systems.world.marks[MODEL] == 2, "set, and renewed before anybody could take over"
-    for thread in watching():
-        thread.join(10)
+    watches.wait()
     assert systems.share == 0
     tick, grace = timedelta(seconds=0.3), timedelta(0)
     sensor = guardrail_sensor(systems.catalogue.models, watch=watch, tick=tick, grace=grace)
@@ -73,7 +66,7 @@ def test_a_watch_that_was_begun_at_once_rolls_back_before_any_tick_and_the_first
 
 
 def test_a_sensor_that_somebody_turned_off_is_not_replaced_by_a_process_that_starts_again_and_again(
-    systems: MemorySystems, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    systems: MemorySystems, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, watches: Watches
 ) -> None:
     start_rollout(systems)
     home = tmp_path / "dagster"
@@ -86,12 +79,12 @@ def test_a_sensor_that_somebody_turned_off_is_not_replaced_by_a_process_that_sta
         watch = StandingWatch(systems.catalogue.models)
         watch_at_once(watch, lambda: watched(systems))
         await_watch(watch)
-    assert watching() == []
+    assert watches.on == []
     assert systems.world.marks[MODEL] == 1, "set, and never renewed"
 
 
 def test_definitions_hold_up_no_longer_than_a_lease_where_the_serving_side_cannot_be_had(
-    systems: MemorySystems, caplog: pytest.LogCaptureFixture
+    systems: MemorySystems, caplog: pytest.LogCaptureFixture, watches: Watches
 ) -> None:
     def away() -> Watched:
         raise ConnectionError("no cluster")
@@ -99,20 +92,19 @@ def test_definitions_hold_up_no_longer_than_a_lease_where_the_serving_side_canno
     watch = StandingWatch(systems.catalogue.models)
     watch_at_once(watch, away)
     await_watch(watch)
-    for thread in watching():
-        thread.join(10)
+    watches.wait()
     told = [line for line in caplog.messages if "the guardrails cannot be watched" in line]
     assert len(told) == 1, "once, not at each try"
 
 
 def test_definitions_are_watched_from_the_start_where_they_are_asked_to_be_and_nowhere_else(
-    systems: MemorySystems, monkeypatch: pytest.MonkeyPatch
+    systems: MemorySystems, monkeypatch: pytest.MonkeyPatch, watches: Watches
 ) -> None:
     monkeypatch.setattr(guardrail, "_is_off", lambda: False)
     build(systems.settings)
-    assert watching() == []
+    assert watches.on == []
     build(systems.settings, watched=True)
-    assert len(watching()) == 1
+    assert len(watches.on) == 1
 
 
 def test_the_code_server_is_the_only_part_whose_definitions_watch(systems: MemorySystems) -> None:
