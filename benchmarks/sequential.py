@@ -19,14 +19,14 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.sequential_parts import detection, false_rollback, power
+from benchmarks.sequential_parts import detection, false_rollback, late, power
 from benchmarks.sequential_parts.rows import row
 from pipelines.core.statistics.effects import Cell, EffectKind, Sums
 from pipelines.core.statistics.look import analyse
 from pipelines.core.statistics.look_spec import LookSpec, MetricSpec
 from resources.settings import Settings
 
-PARTS = ("look", "detection", "power", "false_rollback")
+PARTS = ("look", "detection", "late", "power", "false_rollback")
 
 
 def main() -> None:
@@ -55,7 +55,9 @@ def _rows(part: str, given: argparse.Namespace) -> Iterator[dict[str, Any]]:
     if part == "look":
         return _look()
     if part == "detection":
-        return detection.rows()
+        return detection.rows(max(given.paths // 10, 200), given.seed)
+    if part == "late":
+        return late.rows(given.paths, given.seed)
     if part == "power":
         return power.rows(given.runs, given.seed)
     return false_rollback.rows(given.paths, given.seed)

@@ -1,7 +1,7 @@
 """How often a harmless version is rolled back: family-wise per rollout, peeking from the start.
 
-A path is one guardrail over one rollout. The largest log e-value of each path is compared with ln(m / alpha),
-m paths making one rollout; so one simulation serves every number of guardrails.
+A path is one guardrail over one rollout. The e-values of m paths, which make one rollout, are added up at each look and
+compared with m / alpha; so one simulation serves every number of guardrails.
 """
 
 import math
@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.sequential_parts.paths import Paths
 from benchmarks.sequential_parts.rows import row, upper_95
-from pipelines.core.statistics.binomial import harm_mixture
-from pipelines.core.statistics.effects import EffectKind, Stratum, Sums, stratified_effect
+from pipelines.core.statistics.columns import columns
+from pipelines.core.statistics.effects import Cell, EffectKind, Sums
 from pipelines.core.statistics.proportions import (
     ENOUGH_EVENTS,
     EXACT_PART,
@@ -24,7 +25,6 @@ from pipelines.core.statistics.proportions import (
 from pipelines.core.statistics.sequences import (
     AsymptoticSequence,
     critical_z_one_sided,
-    is_enough,
     planned_scale,
 )
 
@@ -43,22 +43,23 @@ def rows(paths: int, seed: int) -> Iterator[dict[str, Any]]:
     rng = np.random.default_rng(seed)
     for split, share in SPLITS.items():
         for rate in RATES:
-            best = _largest(rng, paths, np.full(LOOKS, share), np.full(LOOKS, rate), units=100)
-            yield from _family_wise(f"counts {split}, base rate {100 * rate:g} %", best)
+            found = _counts(rng, paths, np.full(LOOKS, share), np.full(LOOKS, rate), units=100)
+            yield from _family_wise(f"counts {split}, base rate {100 * rate:g} %", found)
     share = np.repeat([0.01, 0.1, 0.5], LOOKS // 3)
     rate = np.linspace(0.05, 0.005, share.size)
-    best = _largest(rng, paths, share, rate, units=100)
-    yield from _family_wise("counts on a ramp 1-10-50 %, base rate moving 5 to 0.5 %", best)
+    found = _counts(rng, paths, share, rate, units=100)
+    yield from _family_wise("counts on a ramp 1-10-50 %, base rate moving 5 to 0.5 %", found)
     for split, share_one in SPLITS.items():
-        best = _revenue(rng, max(paths // 10, 100), share_one)
-        yield from _family_wise(f"skewed mean {split}", best)
+        found = _revenue(rng, max(paths // 10, 100), share_one)
+        yield from _family_wise(f"skewed mean {split}", found)
     yield _false_non_inferiority(rng, max(paths // 5, 100))
 
 
-def _family_wise(name: str, largest: np.ndarray) -> Iterator[dict[str, Any]]:
+def _family_wise(name: str, e: np.ndarray) -> Iterator[dict[str, Any]]:
+    """`e`: e-values, shape (looks, paths)."""
     for m in GUARDRAILS:
-        rollouts = largest[: largest.size // m * m].reshape(-1, m)
-        hits = int((rollouts >= math.log(m / ALPHA)).any(axis=1).sum())
+        rollouts = e[:, : e.shape[1] // m * m].reshape(len(e), -1, m).sum(axis=2).max(axis=0)
+        hits = int((rollouts >= m / ALPHA).sum())
         upper = upper_95(hits, len(rollouts))
         yield row(
             f"false rollback, {name}, {m} guardrails: upper 95 % bound",
@@ -70,23 +71,17 @@ def _family_wise(name: str, largest: np.ndarray) -> Iterator[dict[str, Any]]:
         )
 
 
-def _largest(
+def _counts(
     rng: np.random.Generator, paths: int, share: np.ndarray, rate: np.ndarray, *, units: int
 ) -> np.ndarray:
-    """The largest log e-value per path; only paths with events in a look are touched."""
-    mixture = harm_mixture()
-    d, growth = mixture.ratios, np.expm1(mixture.ratios)
-    state = np.tile(mixture.log_weights, (paths, 1))
-    largest = np.zeros(paths)
-    for share_now, rate_now in zip(share, rate, strict=True):
+    """The e-value of each path after each look, shape (looks, paths)."""
+    made, found = Paths(paths), np.ones((share.size, paths))
+    for look, (share_now, rate_now) in enumerate(zip(share, rate, strict=True)):
         n1 = rng.binomial(units, share_now, paths)
         x1, x0 = rng.binomial(n1, rate_now), rng.binomial(units - n1, rate_now)
-        at = np.flatnonzero((x1 + x0 > 0) & (n1 > 0) & (n1 < units))
-        rho = (n1[at] / units)[:, None]
-        state[at] += x1[at, None] * d - (x1 + x0)[at, None] * np.log1p(rho * growth)
-        # Log of a sum without the usual shift: the terms are far from overflow at these sizes.
-        largest[at] = np.maximum(largest[at], np.log(np.exp(state[at]).sum(axis=1)))
-    return largest
+        compared = (n1 > 0) & (n1 < units)
+        found[look] = made.take(x1 * compared, x0 * compared, n1 / units)
+    return found
 
 
 def _revenue(rng: np.random.Generator, paths: int, share: float) -> np.ndarray:
@@ -95,23 +90,28 @@ def _revenue(rng: np.random.Generator, paths: int, share: float) -> np.ndarray:
     sequence = AsymptoticSequence(
         planned_scale(alpha=ALPHA, information=30 * units * share * (1 - share) / 40)
     )
-    largest = np.zeros(paths)
+    found = np.ones((looks, paths))
     for path in range(paths):
         n1 = rng.binomial(units, share, looks)
         one, zero = (_purchases(rng, n) for n in (n1, units - n1))
-        for a, b in zip(zero, one, strict=True):
-            effect = stratified_effect([Stratum(a, b)], EffectKind.MEAN)
-            if effect is not None and is_enough(effect):
-                largest[path] = max(largest[path], sequence.log_e_above(effect))
-    return largest
+        cells = [Cell("m", 0, look, *both) for look, both in enumerate(zip(zero, one, strict=True))]
+        table = columns(cells, "m", EffectKind.MEAN)
+        for look in range(looks):
+            seen = table._replace(
+                **{
+                    name: getattr(table, name)[: look + 1]
+                    for name in ("steps", "champion", "challenger", "references")
+                }
+            )
+            log_e = sequence.log_e_above_since(seen.effects_since(EffectKind.MEAN), 1)
+            found[look, path] = math.exp(min(log_e, 50))
+    return found
 
 
 def _purchases(rng: np.random.Generator, units: np.ndarray) -> list[Sums]:
     buyers = rng.binomial(units, 0.02)
-    amounts = rng.lognormal(3, 1, buyers.sum())
-    ends = np.cumsum(buyers)
-    total, squares = np.r_[0.0, np.cumsum(amounts)][ends], np.r_[0.0, np.cumsum(amounts**2)][ends]
-    return [Sums(n=float(n), sy=a, syy=b) for n, a, b in zip(np.cumsum(units), total, squares, strict=True)]
+    amounts = [rng.lognormal(3, 1, count) for count in buyers]
+    return [Sums(n=float(n), sy=a.sum(), syy=(a**2).sum()) for n, a in zip(units, amounts, strict=True)]
 
 
 def _false_non_inferiority(rng: np.random.Generator, paths: int) -> dict[str, Any]:

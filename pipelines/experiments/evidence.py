@@ -5,7 +5,8 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from pipelines.core.manifest.model import Guardrail, Metric, RolloutManifest
-from pipelines.core.rollout.policy import UNITS
+from pipelines.core.rollout.doubt import doubt_evidence
+from pipelines.core.rollout.policy import LOOK_DOUBT, UNITS
 from pipelines.core.rollout.state import RolloutState
 from pipelines.core.statistics.look import Look, SrmLook
 from pipelines.core.statistics.look_spec import Conclusion
@@ -35,10 +36,20 @@ def look_evidence(
         found += _metric_evidence(
             metrics[result.name], result, at, valid_for, only_better=_only_better(state)
         )
+    found.append(doubt(manifest, look, at=at))
     found.append(_units(manifest, state, look, at, valid_for))
     if look.srm is not None:
         found.append(_sample_ratio(look.srm, at, valid_for))
     return tuple(found)
+
+
+def doubt(manifest: RolloutManifest, look: Look, *, at: datetime) -> Evidence:
+    """Whether any metric's evidence of harm is too much to give the challenger more; it takes nothing back."""
+    below = manifest.experiment.advance_below
+    warns = {g.name for g in manifest.guardrails if g.on_fail is OnFail.WARN}
+    found = {m.name: m.harm.log_e for m in look.metrics if m.name not in warns}
+    known = {name: log_e for name, log_e in found.items() if log_e is not None}
+    return doubt_evidence(LOOK_DOUBT, known, below, source=SOURCE, at=at, valid_for=staleness(manifest))
 
 
 def unknown_evidence(manifest: RolloutManifest, reason: str, *, at: datetime) -> tuple[Evidence, ...]:
@@ -141,6 +152,8 @@ def _values(result: MetricLook) -> dict[str, float | int | str | None]:
         "high": result.interval.high if result.interval else None,
         "harm": result.harm.value,
         "boundary": result.harm.boundary,
+        "harm_together": result.harm.together,
+        "dispersion": result.dispersion,
         "worst": result.worst,
         "margin": result.margin,
         "units": result.challenger_units,

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 import xxhash
 
 from pipelines.core.rollout.state import RolloutState, Weight
+from pipelines.core.statistics.srm import StepUnits
 from pipelines.core.vocabulary import Evidence, OnFail, Verdict
 from resources.lake.buckets import Coverage
 from resources.lake.connection import Lake
@@ -26,8 +27,8 @@ TOLERANCE = timedelta(seconds=1)
 MOST_ROWS = 100_000
 """The most recent requests that one check reads."""
 
-ALLOWED_SHARE = 0.01
-"""Requests that may be elsewhere: a canary's failed answer is given by the stable side."""
+ALLOWED_SHARE = 0.05
+"""Share of the smaller side's requests that may be elsewhere: a canary's failed answer is given by the stable side."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,11 +43,14 @@ class ExposureCheck:
     """Requests without a unit id: assigned at random, nothing to recompute."""
     example: str = ""
     """The first mismatch, in words."""
+    smaller: int | None = None
+    """Of the compared, those that belong to the side that has fewer of them; None from an earlier release."""
 
     @property
     def share(self) -> float:
-        """Mismatches among the compared."""
-        return self.mismatches / self.compared if self.compared else 0.0
+        """Mismatches, of the smaller side: at 1 % of traffic, all of a canary's requests are few among all."""
+        side = self.compared if self.smaller is None else self.smaller
+        return self.mismatches / max(side, 1)
 
     @property
     def holds(self) -> bool:
@@ -78,7 +82,7 @@ def recompute(seen: Iterable[Seen], *, salt: str, weights: Sequence[Weight]) -> 
         salt: of the rollout.
         weights: every change of the share, in order.
     """
-    compared = mismatches = uncertain = without = 0
+    compared = mismatches = uncertain = without = challenger = 0
     example = ""
     for request in seen:
         if not request.unit:
@@ -93,11 +97,17 @@ def recompute(seen: Iterable[Seen], *, salt: str, weights: Sequence[Weight]) -> 
             uncertain += 1
             continue
         compared += 1
+        challenger += True in sides
         if request.is_challenger not in sides:
             mismatches += 1
             example = example or _words(request, percent)
     return ExposureCheck(
-        compared=compared, mismatches=mismatches, uncertain=uncertain, without_unit=without, example=example
+        compared=compared,
+        mismatches=mismatches,
+        uncertain=uncertain,
+        without_unit=without,
+        example=example,
+        smaller=min(challenger, compared - challenger),
     )
 
 
@@ -149,25 +159,33 @@ def _words(request: Seen, percent: float) -> str:
 
 NAME = "assignment"
 
-ALLOWED_CROSSOVERS = 0.01
-"""Share of the units that may be seen on both versions at one step (a failed answer is given by the stable side)."""
+ALLOWED_CROSSOVERS = 0.05
+"""Share of the smaller side's units that may be seen on both versions at one step (a failed answer is given by the stable
+side): at 1 % of traffic, all of a canary's units are few among all."""
 
 FEWEST_CROSSOVERS = 5
 """Fewer are no pattern."""
 
 
 def assignment_evidence(
-    coverage: Coverage, exposure: ExposureCheck | None, *, at: datetime, valid_for: timedelta
+    coverage: Coverage,
+    exposure: ExposureCheck | None,
+    *,
+    units: Sequence[StepUnits],
+    at: datetime,
+    valid_for: timedelta,
 ) -> Evidence:
     """Holds where units do not stay where they belong: comparisons would be of mixed groups.
 
     Args:
         coverage: of the look.
         exposure: None where the serving side assigns every request by itself.
+        units: of each step, crossovers included.
         at: when the look was taken.
         valid_for: until when it counts.
     """
-    share = coverage.crossovers / coverage.units if coverage.units else 0.0
+    smaller = min(sum(step.champion for step in units), sum(step.challenger for step in units))
+    share = coverage.crossovers / max(smaller, 1)
     crossed = coverage.crossovers >= FEWEST_CROSSOVERS and share > ALLOWED_CROSSOVERS
     astray = exposure is not None and not exposure.holds
     return Evidence(
@@ -191,8 +209,8 @@ def assignment_evidence(
 
 def _reason(coverage: Coverage, share: float, exposure: ExposureCheck | None) -> str:
     parts = [
-        f"{coverage.crossovers:,} of {coverage.units:,} units ({share:.2%}) were seen on both versions and are left"
-        f" out (allowed: {ALLOWED_CROSSOVERS:.0%})."
+        f"{coverage.crossovers:,} of {coverage.units:,} units were seen on both versions and are left out: {share:.2%}"
+        f" of the smaller side's (allowed: {ALLOWED_CROSSOVERS:.0%})."
     ]
     if coverage.rows_without_unit:
         parts.append(f"{coverage.rows_without_unit:,} answers carried no unit id and are counted nowhere.")

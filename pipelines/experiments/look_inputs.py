@@ -8,16 +8,17 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
-from pipelines.core.manifest.model import RolloutManifest
+from pipelines.core.manifest.model import Guardrail, Metric, RolloutManifest, format_duration
 from pipelines.core.rollout.state import Phase, RolloutState
 from pipelines.core.statistics.effects import Cell, Sums
 from pipelines.core.statistics.look_spec import LookSpec
 from pipelines.core.statistics.power import SequentialMethod
+from pipelines.core.vocabulary import OnFail
 from pipelines.experiments.history import is_counted_live, metric_query, metrics_of
 from pipelines.experiments.registering import RegisteredConstants
 from pipelines.rollouts.guardrails import harm_budget
 from resources.lake.connection import Lake
-from resources.lake.experiment import ExperimentQuery, StepWindow
+from resources.lake.experiment import ExperimentQuery, StepWindow, window_of
 from resources.lake.windows import longest_latency
 from resources.ledger.counters import CounterBucket
 
@@ -210,7 +211,11 @@ def look_spec(
 
     Planned looks end with the promotion: in the bake every test is one that may be looked at any time.
     """
-    budget, specs = harm_budget(manifest, baking=baking), (constants.spec for constants in registered)
+    budget, parts = (
+        harm_budget(manifest, baking=baking),
+        {m.name: _part(manifest, m) for m in metrics_of(manifest)},
+    )
+    specs = (replace(each.spec, part=parts[each.spec.name]) for each in registered)
     return LookSpec(
         metrics=tuple(replace(each, method=SequentialMethod.ANYTIME) if baking else each for each in specs),
         alpha=manifest.experiment.alpha,
@@ -219,6 +224,22 @@ def look_spec(
         shares=by_step,
         is_final=is_final,
     )
+
+
+def _part(manifest: RolloutManifest, metric: Metric) -> str | None:
+    """Which other e-values the metric's is added to: those that learn of a unit as late and roll back as well.
+
+    None for what is tested on the live counters: the same counts are not tested twice.
+    """
+    if is_counted_live(manifest, metric):
+        return None
+    if isinstance(metric, Guardrail) and metric.on_fail is not OnFail.ROLL_BACK:
+        return metric.name
+    experiment = manifest.experiment
+    by_request = experiment.unit == "request"
+    query = metric_query(metric, by_request=by_request)
+    window = window_of(query, outcome_window=experiment.outcome_window, by_request=by_request)
+    return f"after {format_duration(window)}"
 
 
 def ends_at(state: RolloutState) -> datetime:

@@ -146,7 +146,11 @@ def _assignment(place: _Place, taken: TakenLook) -> tuple[Evidence, ...]:
     if taken.coverage is None:
         return ()
     valid_for = staleness(place.model.rollout)
-    return (assignment_evidence(taken.coverage, taken.exposure, at=place.now, valid_for=valid_for),)
+    return (
+        assignment_evidence(
+            taken.coverage, taken.exposure, units=taken.units, at=place.now, valid_for=valid_for
+        ),
+    )
 
 
 def _taken_and_stored(place: _Place) -> TakenLook | None:

@@ -12,7 +12,7 @@ from pipelines.core.rollout.state import RolloutState
 from pipelines.core.statistics.look import analyse
 from pipelines.core.statistics.look_spec import LookSpec
 from pipelines.core.vocabulary import Evidence, OnFail, Verdict
-from pipelines.experiments.evidence import SOURCE, harm_evidence, staleness
+from pipelines.experiments.evidence import SOURCE, doubt, harm_evidence, staleness
 from pipelines.experiments.history import is_served
 from pipelines.experiments.look_inputs import serving_cells, watermark_of
 from pipelines.experiments.registering import guardrail_spec
@@ -46,7 +46,7 @@ def shadow_evidence(
 def _served(
     ledger: Ledger, manifest: RolloutManifest, state: RolloutState, now: datetime
 ) -> tuple[Evidence, ...]:
-    """Errors and latency of the copies, by the test and against the boundary of the steps to come."""
+    """Errors and latency of the copies. The live watch tests them and rolls back; here they are shown."""
     guardrails = [g for g in manifest.guardrails if is_served(g)]
     if not guardrails:
         return ()
@@ -54,7 +54,7 @@ def _served(
     try:
         cells = serving_cells(ledger.counters.buckets(state.rollout_id), [g.name for g in guardrails])
         spec = LookSpec(
-            metrics=tuple(guardrail_spec(g, manifest.experiment) for g in guardrails),
+            metrics=tuple(replace(guardrail_spec(g, manifest.experiment), part=None) for g in guardrails),
             alpha=manifest.experiment.alpha,
             harm_alpha=budget.alpha,
             tests=budget.tests,
@@ -66,7 +66,7 @@ def _served(
         harm_evidence(guardrail, result, at=now, valid_for=staleness(manifest))
         for guardrail, result in zip(guardrails, look.metrics, strict=True)
     )
-    return tuple(_enough(evidence, manifest) for evidence in found)
+    return (*(_enough(evidence, manifest) for evidence in found), doubt(manifest, look, at=now))
 
 
 def _enough(evidence: Evidence, manifest: RolloutManifest) -> Evidence:

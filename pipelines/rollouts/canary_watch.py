@@ -99,7 +99,7 @@ class Watcher:
         self._reread_at = 0.0
         self._complaints: set[str] = set()
         self._pause, self._again_at = FIRST_PAUSE, 0.0
-        self._held_again_at = 0.0
+        self._held_again_at: dict[str, float] = {}
         self._renew_at, self._asked_at = 0.0, float("-inf")
         self.said = ""
 
@@ -236,7 +236,7 @@ class Watcher:
             self._watch, self.said = None, f"{rollout_id}: the canary takes no traffic"
             return
         if before is None or before.rollout_id != state.rollout_id:
-            self._pause, self._again_at, self._held_again_at = FIRST_PAUSE, 0.0, 0.0
+            self._pause, self._again_at, self._held_again_at = FIRST_PAUSE, 0.0, {}
             self._watch = None
         self._watch = self._watch or self._begun(state)
         self._watch.follow(state)
@@ -258,15 +258,16 @@ class Watcher:
         evidence = watch.evidence(datetime.now(UTC))
         if any(item.on_fail is OnFail.ROLL_BACK for item in evidence):
             return self._roll_back(state, evidence)
-        self._hold(state, [item for item in evidence if item.name.endswith(REPEATED)])
+        repeated = (item for item in evidence if item.name.endswith(REPEATED))
+        self._hold(state, [*repeated, *watch.doubt(datetime.now(UTC))])
         return None
 
     def _hold(self, state: RolloutState, evidence: Sequence[Evidence]) -> None:
         """Nothing more is given on these answers; whoever advances the rollout reads them in the ledger."""
-        if not evidence or time.monotonic() < self._held_again_at:
-            return
-        self._controller.record(state.rollout_id, evidence)
-        self._held_again_at = time.monotonic() + HELD_AGAIN.total_seconds()
+        now = time.monotonic()
+        due = [item for item in evidence if now >= self._held_again_at.get(item.name, 0.0)]
+        self._controller.record(state.rollout_id, due)
+        self._held_again_at |= {item.name: now + HELD_AGAIN.total_seconds() for item in due}
 
     def _roll_back(self, state: RolloutState, evidence: Sequence[Evidence]) -> RolledBack | None:
         """Traffic away. Where it would not go, or the ledger could not be told, it is done again, after a pause."""

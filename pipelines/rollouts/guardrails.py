@@ -11,10 +11,11 @@ from itertools import groupby
 from pydantic import TypeAdapter
 
 from pipelines.core.manifest.model import Guardrail, Metric, RolloutManifest
-from pipelines.core.rollout.policy import CHAMPION_HEALTH
+from pipelines.core.rollout.doubt import doubt_evidence
+from pipelines.core.rollout.policy import CHAMPION_HEALTH, LIVE_DOUBT
 from pipelines.core.rollout.state import Phase, RolloutState
 from pipelines.core.statistics.binomial import ConditionalBinomial, Counts
-from pipelines.core.statistics.look_spec import ErrorBudget
+from pipelines.core.statistics.look_spec import ErrorBudget, log_sum
 from pipelines.core.vocabulary import Evidence, OnFail, Verdict
 from resources.ledger.counters import CounterBucket, CounterStore, SeenCounters
 from resources.serving.contract import (
@@ -100,9 +101,11 @@ def watched_metrics(manifest: RolloutManifest) -> tuple[ServingMetric, ...]:
 def harm_tests(manifest: RolloutManifest) -> int:
     """How many tests for harm share the rollout's error budget.
 
-    Every metric is tested at the looks; those that the serving side counts are tested on its live counters as well.
+    What the serving side counts is tested on its live counters, everything else at the looks. Where units are compared the looks
+    test it as well, on each unit's first answer of the rollout: that is another count.
     """
-    return 1 + len(manifest.guardrails) + len(serving_metrics(manifest))
+    twice = 0 if manifest.experiment.unit == "request" else len(serving_metrics(manifest))
+    return 1 + len(manifest.guardrails) + twice
 
 
 BAKE_PART = 0.2
@@ -184,6 +187,9 @@ WITHIN = UNIT_WINDOW * 0.8
 
 HOLD_LASTS = timedelta(minutes=10)
 
+DOUBT_LASTS = timedelta(minutes=2)
+"""Twice as long as it takes until it is said again."""
+
 HEALTH_WINDOW = timedelta(seconds=30)
 
 BUCKETS_PER_AGE = 5000
@@ -215,16 +221,28 @@ class GuardrailWatch:
         self._begin(state)
         buckets = store.buckets(state.rollout_id)
         self._failed_units = self._proven_by(buckets)
+        step: int | None = None
         for bucket in buckets:
             if state.bake_exposure is None or bucket.step >= state.bake_exposure:
+                if step is not None and bucket.step != step:
+                    self._seal()
+                step = bucket.step
                 self._take(bucket.metric, _counts_of(bucket))
 
     def _begin(self, state: RolloutState) -> None:
         """The ramp, or the bake: nothing is counted yet, and each has a part of the error budget of its own."""
-        self.boundary = harm_boundary(self._manifest, baking=state.promotion is not None)
+        self._budget = harm_budget(self._manifest, baking=state.promotion is not None)
         self.processes = {metric.name: ConditionalBinomial() for metric in self.metrics}
         self.totals = {name: Counts() for name in (*self.processes, REQUEST_FAULTS)}
         self._repeated: dict[str, Evidence] = {}
+
+    @property
+    def boundary(self) -> float:
+        """ln of what the guardrails' e-values must add up to."""
+        return self._budget.log_boundary
+
+    def _seal(self) -> None:
+        self.processes = {name: process.sealed() for name, process in self.processes.items()}
 
     def remember(self, overtaken: "GuardrailWatch") -> None:
         """What no bucket tells, of a watch over the same rollout whose counters another process has written down.
@@ -240,7 +258,7 @@ class GuardrailWatch:
         """The rollout has moved on: close the buckets of the old traffic share."""
         before = self._state
         if (state.exposure, state.percent) != (before.exposure, before.percent):
-            self.processes = {name: process.sealed() for name, process in self.processes.items()}
+            self._seal()
             self._failed_units = []  # the gateway counts every unit anew
             if self._last is not None:
                 self._save(self._last)
@@ -335,13 +353,30 @@ class GuardrailWatch:
 
         Where units are compared, what one unit's answers alone could have caused holds, and rolls nothing back.
         """
-        failing = [m for m in self.metrics if self.processes[m.name].log_e >= self.boundary]
+        together = self._crossed_together()
+        failing = [m for m in self.metrics if m.name in together or self._crosses(m)]
         alone = [m for m in self.metrics if m not in failing and self._fails_alone(m)]
-        harm = [self._judged(self._harm(metric, now), metric) for metric in (*failing, *alone)]
+        harm = [self._judged(self._harm(m, now, together), m) for m in (*failing, *alone)]
         repeated = (item for item in self._repeated.values() if now - item.at < HOLD_LASTS)
         holds = {item.name: item for item in (*repeated, *harm) if item.name.endswith(REPEATED)}
         rest = (item for item in harm if item.name not in holds)
         return (*rest, *holds.values(), *self._champion_health(now))
+
+    def doubt(self, now: datetime) -> tuple[Evidence, ...]:
+        """That a guardrail's evidence of harm is too strong to give the canary more; nothing where it is not."""
+        asked = (m for m in self.metrics if m.on_fail is not OnFail.WARN and not m.name.endswith(REPEATED))
+        known = {m.name: self.processes[m.name].log_e for m in asked}
+        below = self._manifest.experiment.advance_below
+        said = doubt_evidence(LIVE_DOUBT, known, below, source="serving", at=now, valid_for=DOUBT_LASTS)
+        return () if said.verdict is Verdict.PASS else (said,)
+
+    def _crosses(self, metric: ServingMetric) -> bool:
+        return self.processes[metric.name].log_e >= self.boundary
+
+    def _crossed_together(self) -> Mapping[str, float]:
+        """The metrics whose e-values together call for a rollback, each with ln of the sum of all that may."""
+        found = {m.name: self.processes[m.name].log_e for m in self.metrics if m.on_fail is OnFail.ROLL_BACK}
+        return dict.fromkeys(self._budget.harmful(found), log_sum(found.values()))
 
     def _judged(self, harm: Evidence, metric: ServingMetric) -> Evidence:
         gateways = 1 if self._last is None else self._last.gateways
@@ -363,8 +398,12 @@ class GuardrailWatch:
             and total.canary_events >= UNHEALTHY_SHARE * total.canary_trials
         )
 
-    def _harm(self, metric: ServingMetric, now: datetime) -> Evidence:
+    def _harm(
+        self, metric: ServingMetric, now: datetime, together: Mapping[str, float] | None = None
+    ) -> Evidence:
         total, log_e = self.totals[metric.name], self.processes[metric.name].log_e
+        summed = (together or {}).get(metric.name, log_e)
+        others = f", {_e_value(summed)} with the others" if _e_value(summed) != _e_value(log_e) else ""
         nobody = self.totals[REQUEST_FAULTS]
         faults = nobody.canary_events + nobody.champion_events
         which = ", each a unit's first" if metric.by_unit else ""
@@ -376,7 +415,7 @@ class GuardrailWatch:
             reason=(
                 f"{total.canary_events:.0f} of {total.canary_trials:.0f} answers at the canary against"
                 f" {total.champion_events:.0f} of {total.champion_trials:.0f} at the champion{which}"
-                f" (e-value {math.exp(min(log_e, 700)):.3g}, boundary {math.exp(self.boundary):.3g}){left_out}"
+                f" (e-value {_e_value(log_e)}{others}, boundary {math.exp(self.boundary):.3g}){left_out}"
             ),
             at=now,
             on_fail=metric.on_fail,
@@ -423,6 +462,10 @@ class GuardrailWatch:
         value = _COUNTERS.dump_json(counters).decode()
         self._seen = self._store.append(buckets, key=self._key, value=value, after=self._seen)
         self._unsaved, self._saved_at = {}, counters.at
+
+
+def _e_value(log_e: float) -> str:
+    return f"{math.exp(min(log_e, 700)):.3g}"
 
 
 def _watermark(value: str) -> Counters | None:

@@ -126,13 +126,18 @@ class ExperimentQuery:
 
     def window_of(self, metric: MetricQuery) -> timedelta:
         """How long after exposure `metric` counts."""
-        if metric.window is not None:
-            return metric.window
-        if metric.kind is UnitValue.RETURN:
-            return (metric.retention or timedelta(0)) + self.outcome_window
-        instant = self.by_request and not metric.source.startswith("outcomes.")
-        mixed = metric.denominator is not None and metric.denominator.startswith("outcomes.")
-        return timedelta(0) if instant and not mixed else self.outcome_window
+        return window_of(metric, outcome_window=self.outcome_window, by_request=self.by_request)
+
+
+def window_of(metric: MetricQuery, *, outcome_window: timedelta, by_request: bool) -> timedelta:
+    """How long after exposure `metric` counts."""
+    if metric.window is not None:
+        return metric.window
+    if metric.kind is UnitValue.RETURN:
+        return (metric.retention or timedelta(0)) + outcome_window
+    instant = by_request and not metric.source.startswith("outcomes.")
+    mixed = metric.denominator is not None and metric.denominator.startswith("outcomes.")
+    return timedelta(0) if instant and not mixed else outcome_window
 
 
 # Where a metric's values come from, as SQL over the lake's tables.

@@ -183,6 +183,9 @@ class Experiment(_Frozen):
     primary: Primary
     alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
     power: Annotated[float, Field(gt=0.5, lt=1)] = 0.8
+    advance_below: Annotated[float, Field(gt=1)] = 3
+    """More traffic, and the promotion, only while every metric's evidence of harm is below so much to 1. What is above
+    waits; it never rolls back."""
     outcome_window: Duration = timedelta(hours=24)
     """How long after exposure an outcome still counts; a unit is counted once this has passed."""
     look_every: Duration = timedelta(minutes=5)

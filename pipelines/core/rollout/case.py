@@ -23,6 +23,8 @@ class Case:
     """The latest answer to whether both versions are in the registry."""
     watched: Evidence | None = None
     """The latest look at the guardrails after a lapse."""
+    doubts: tuple[Evidence, ...] = ()
+    """Evidence of harm too strong to go on by, and too weak to go back."""
     now: datetime
 
     @property

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 
 from pipelines.core.rollout import rules
 from pipelines.core.rollout.case import Case
+from pipelines.core.rollout.doubt import doubted, doubts
 from pipelines.core.rollout.events import Decided, Decision, Event
 from pipelines.core.rollout.fold import fold, merge, step
 from pipelines.core.rollout.policy import REGISTERED, SERVED, WATCHED
@@ -45,6 +46,7 @@ RULES: tuple[Rule, ...] = (
     rules.failed_check,
     rules.floor,
     rules.pending,
+    doubted,
     rules.frozen,
     rules.approval,
     rules.cannot_tell,
@@ -61,6 +63,7 @@ def decide(state: RolloutState, evidence: Iterable[Evidence], now: datetime) -> 
         served=merged.get(SERVED),
         registered=merged.get(REGISTERED),
         watched=merged.get(WATCHED),
+        doubts=doubts(merged, now),
         now=now,
     )
     answers = (rule(case) for rule in RULES)

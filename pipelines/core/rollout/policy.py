@@ -25,6 +25,11 @@ SERVED = "served-version"
 WATCHED = "watched-again"
 """That the guardrails are looked at again after a share has lapsed. No metric can have this name."""
 
+LIVE_DOUBT, LOOK_DOUBT = "doubt-live", "doubt-looks"
+
+DOUBTS = (LIVE_DOUBT, LOOK_DOUBT)
+"""That harm is too likely to go on, by the live counters and by the looks. No metric can have these names."""
+
 REGISTERED = "registered-versions"
 """Whether both versions are still in the registry."""
 

@@ -168,6 +168,7 @@ def _doubts(case: Case) -> list[_Doubt]:
         _Doubt(case.champion_trouble or ""),
         _Doubt(in_words(case.unknown)),
         _Doubt(in_words(case.failing)),
+        *(_Doubt(item.reason) for item in case.doubts),
         _Doubt(f"frozen until {until:%Y-%m-%d %H:%M} UTC" if until is not None else "", lasts=True),
     ]
     return [each for each in found if each.words]
@@ -236,9 +237,10 @@ def inconclusive(case: Case) -> Decision | None:
     """Out of time without the evidence to promote: the champion stays."""
     running = case.now - case.state.started_at
     limit = case.state.policy.max_duration
-    if running < limit or not (case.in_the_way or case.disagreement):
+    doubts = "; ".join(item.reason for item in case.doubts)
+    if running < limit or not (case.in_the_way or case.disagreement or doubts):
         return None
-    found = in_words(case.in_the_way) or case.disagreement
+    found = in_words(case.in_the_way) or case.disagreement or doubts
     reason = f"inconclusive after {words(running)} (allowed: {words(limit)}): {found}"
     return roll_back(
         "inconclusive", reason, end=End.ROLLED_BACK, evidence=case.in_the_way, severity="warning"

@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from pipelines.core.rollout.policy import (
     CHAMPION_HEALTH,
+    DOUBTS,
     REGISTERED,
     SERVED,
     VALIDATION,
@@ -52,7 +53,7 @@ class Standing:
 def standings(state: RolloutState, evidence: Mapping[str, Evidence], now: datetime) -> tuple[Standing, ...]:
     """Every name that counts in the current phase, in the order of the policy, then by name."""
     required = _required(state)
-    given = sorted(name for name in evidence if name not in required and _counts(state, evidence[name]))
+    given = sorted(name for name in evidence if name not in required and _counts(state, evidence[name], now))
     return tuple(
         _standing(state, evidence[name], needed, now) if name in evidence else _missing(name, needed)
         for name, needed in (*required.items(), *((name, evidence[name].needed_for) for name in given))
@@ -62,7 +63,7 @@ def standings(state: RolloutState, evidence: Mapping[str, Evidence], now: dateti
 def champion_trouble(evidence: Mapping[str, Evidence], now: datetime) -> str | None:
     """Why the stable side must not be rolled back into; None when nothing recent says so."""
     health = evidence.get(CHAMPION_HEALTH)
-    if health is None or health.verdict is not Verdict.FAIL or _stale(health, now):
+    if health is None or health.verdict is not Verdict.FAIL or stale(health, now):
         return None
     return health.reason
 
@@ -77,9 +78,11 @@ def _required(state: RolloutState) -> dict[str, NeededFor]:
     return promotion | dict.fromkeys(policy.required, NeededFor.ADVANCE)
 
 
-def _counts(state: RolloutState, item: Evidence) -> bool:
-    if item.name in (CHAMPION_HEALTH, SERVED, REGISTERED, WATCHED):
+def _counts(state: RolloutState, item: Evidence, now: datetime) -> bool:
+    if item.name in (CHAMPION_HEALTH, SERVED, REGISTERED, WATCHED, *DOUBTS):
         return False
+    if item.source == "serving" and item.on_fail is OnFail.HOLD and stale(item, now):
+        return False  # the watch says again what it still holds for
     is_validation = item.source == VALIDATION or item.name == VALIDATION
     if state.phase in _BEFORE_TRAFFIC or is_validation:
         return is_validation and state.phase in _BEFORE_TRAFFIC
@@ -114,7 +117,7 @@ def _standing(state: RolloutState, item: Evidence, needed_for: NeededFor, now: d
 
 
 def _status(state: RolloutState, item: Evidence, now: datetime) -> tuple[Status, str]:
-    if _stale(item, now):
+    if stale(item, now):
         age = words(now - item.at)
         return Status.UNKNOWN, f"last measured {age} ago, good for {words(item.valid_for)}"
     if item.verdict is Verdict.FAIL:
@@ -128,7 +131,8 @@ def _status(state: RolloutState, item: Evidence, now: datetime) -> tuple[Status,
     return Status.PASS, item.reason
 
 
-def _stale(item: Evidence, now: datetime) -> bool:
+def stale(item: Evidence, now: datetime) -> bool:
+    """Older than it counts."""
     return now - item.at > item.valid_for
 
 

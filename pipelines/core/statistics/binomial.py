@@ -9,6 +9,10 @@ Validity, also for common events: with equal rates, the canary's events in a buc
 given the trials of both arms and all events. The likelihood ratio is convex in them, so its mean is at
 most that under the binomial (Hoeffding 1963, theorem 4), which is 1. With a lower rate at the canary and
 d > 0 it is smaller still. By Ville, P(e-value ever >= 1/alpha) <= alpha, however often one looks.
+
+Harm may begin late. A process that began with the rollout must first win back what it lost while the version was
+healthy, so a part of the money waits as cash, and starts the same bet anew at each later event
+(`pipelines.core.statistics.starts`).
 """
 
 import math
@@ -26,6 +30,7 @@ from pipelines.core.statistics.inputs import (
     require_no_more,
     require_positive,
 )
+from pipelines.core.statistics.starts import LATER, log_cash, log_started
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,22 +123,26 @@ class ConditionalBinomial:
     Args:
         mixture: the effects it bets on; the default looks for harm alone, from 1.2x to 64x.
         min_trials: `observe` merges small buckets until they hold this many trials.
+        later: the share of the money for harm that begins later than the rollout; the rest bets from the start.
     """
 
     mixture: Mixture = field(default_factory=harm_mixture)
     min_trials: float = 10.0
+    later: float = LATER
     pending: Counts = Counts()
     """Observed, not yet in the e-value: a bucket that is too small to compare the arms."""
-    log_ratios: Array | None = field(default=None, repr=False)
-    """Log-likelihood ratio per grid point, shape (points,); None before the first event."""
+    events: float = 0.0
+    """Of both arms, so far: the clock by which the bet is started anew. No history is kept beside it."""
+    log_mass: Array | None = field(default=None, repr=False)
+    """ln of the money on each grid point, over all starts, shape (points,); None before the first event."""
 
     @property
     def log_e(self) -> float:
         """ln of the e-value: evidence against "the canary's rate is not higher"; 0 at the start."""
-        if self.log_ratios is None:
+        if self.log_mass is None:
             return 0.0
         # numpy's own: scipy's logsumexp takes thirty times as long, several times a second per guardrail.
-        return float(np.logaddexp.reduce(self.mixture.log_weights + self.log_ratios))
+        return float(np.logaddexp(np.logaddexp.reduce(self.log_mass), log_cash(self.events, self.later)))
 
     def update(
         self, canary_events: float, champion_events: float, canary_share: float
@@ -152,8 +161,12 @@ class ConditionalBinomial:
         _require_bucket(canary_events, champion_events, canary_share)
         if canary_share in (0.0, 1.0) or canary_events + champion_events == 0:
             return self
+        events, weights = self.events + canary_events + champion_events, self.mixture.log_weights
+        mass = math.log1p(-self.later) + weights if self.log_mass is None else self.log_mass
+        # The bucket's total may say how much is staked on it: given the total, the bet is still fair.
+        mass = np.logaddexp(mass, log_started(self.events, events, self.later) + weights)
         step = _log_ratio(self.mixture.ratios, canary_events, champion_events, canary_share)
-        return replace(self, log_ratios=step if self.log_ratios is None else self.log_ratios + step)
+        return replace(self, log_mass=mass + step, events=events)
 
     def observe(self, counts: Counts) -> "ConditionalBinomial":
         """The e-process after the counts since the last poll, small polls merged.
@@ -185,13 +198,15 @@ def log_e_process(
     champion_events: Array,
     *,
     mixture: Mixture | None = None,
+    later: float = LATER,
 ) -> Array:
-    """ln e-value after each of many buckets in time order.
+    """ln e-value after each of many buckets in time order: what `ConditionalBinomial` has after them.
 
     Args:
         canary_trials, canary_events, champion_trials, champion_events: shape (buckets,) each. Buckets in
             which an arm had no trials say nothing.
         mixture: the effects to bet on; the default looks for harm.
+        later: the share of the money for harm that begins later.
 
     Returns:
         Shape (buckets,).
@@ -208,8 +223,14 @@ def log_e_process(
     informative = (n1 > 0) & (n0 > 0)
     share = np.where(informative, n1 / np.where(informative, n1 + n0, 1.0), 0.0)[:, None]
     x1, x0 = np.where(informative, x1, 0.0)[:, None], np.where(informative, x0, 0.0)[:, None]
-    paths = np.cumsum(_log_ratio(mixture.ratios, x1, x0, share), axis=0) + mixture.log_weights
-    return np.logaddexp.reduce(paths, axis=1)
+    paths = np.cumsum(_log_ratio(mixture.ratios, x1, x0, share), axis=0)
+    before = np.vstack([np.zeros_like(mixture.ratios), paths[:-1]]) if len(paths) else paths
+    clock = np.cumsum((x1 + x0)[:, 0])
+    # A bet that starts at a bucket has what the path gains from there on.
+    started = log_started(np.concatenate([[0.0], clock[:-1]])[: clock.size], clock, later)
+    started[:1] = np.logaddexp(started[:1], math.log1p(-later))
+    mass = paths + np.logaddexp.accumulate(started[:, None] - before, axis=0) + mixture.log_weights
+    return np.logaddexp(np.logaddexp.reduce(mass, axis=1), log_cash(clock, later))
 
 
 def _log_ratio(ratios: Array, canary: Array | float, champion: Array | float, share: Array | float) -> Array:

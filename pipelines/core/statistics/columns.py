@@ -2,19 +2,42 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
 from pipelines.core.errors import NotMeasured
-from pipelines.core.statistics.effects import Cell, EffectKind, Stratum, Sums
+from pipelines.core.statistics.effects import (
+    Cell,
+    EffectColumns,
+    EffectKind,
+    Stratum,
+    Sums,
+    adjust,
+    effects,
+    pooled_theta,
+)
 from pipelines.core.statistics.inputs import Array
 from pipelines.core.statistics.proportions import Buckets
+from pipelines.core.statistics.sequences import are_enough
 
 MIN_TRIALS = 10.0
 """Buckets smaller than this are merged with the next of their step; a bucket of n loses 1/n of its information."""
 
 _COUNTS = ("n", "syy", "sdd", "sxx")
+
+
+STRETCHES = 24
+"""Of time, in which differences are compared with each other."""
+
+
+class Dispersion(NamedTuple):
+    """The variance of the difference between stretches of time."""
+
+    ratio: float
+    """Over what independent units would give."""
+    p: float
+    """How likely chance alone gives so much."""
 
 
 class Columns(NamedTuple):
@@ -48,6 +71,47 @@ class Columns(NamedTuple):
         )
         return Stratum(champion, challenger, float(references[0]))
 
+    def adjusted(self, kind: EffectKind) -> "Columns":
+        """CUPED: y less what the covariate explains, by one slope over all steps and both variants."""
+        strata = self.strata()
+        theta = pooled_theta(list(strata.values()), kind)
+        mean = {step: _mean_covariate(stratum) for step, stratum in strata.items()}
+        means = np.array([mean[int(step)] for step in self.steps])
+        if theta == 0:
+            return self
+        champion, challenger = (_adjusted(a, theta, means) for a in (self.champion, self.challenger))
+        return self._replace(champion=champion, challenger=challenger)
+
+    def effects_since(self, kind: EffectKind) -> EffectColumns:
+        """The effect of each cell and all that come after it, over their steps; shape (cells,) each."""
+        _, first = np.unique(self.steps, return_index=True)
+        ends = [*first[1:].tolist(), len(self.steps)]
+        spans = list(zip(first.tolist(), ends, strict=True))
+        champion, challenger = (_sums_since(a, spans) for a in (self.champion, self.challenger))
+        return effects(champion, challenger, self.references[first], kind)
+
+    def dispersion(self, kind: EffectKind) -> "Dispersion | None":
+        """How the difference varies over some `STRETCHES` stretches of time; None where fewer than half can be judged.
+
+        Cochran's Q over its degrees of freedom: about 1 where units are independent and the effect is the same at all times.
+        """
+        from scipy.special import chdtrc
+
+        rows = np.arange(len(self.steps))
+        marks = np.stack([self.steps, rows * STRETCHES // max(len(rows), 1)])
+        starts = np.flatnonzero(np.r_[True, (np.diff(marks) != 0).any(axis=0)])[: len(rows)]
+        if not starts.size:
+            return None
+        zero, one = (np.add.reduceat(a, starts, axis=0)[:, None] for a in (self.champion, self.challenger))
+        found = effects(zero, one, self.references[starts, None], kind)
+        judged = are_enough(found)
+        free = int(judged.sum()) - 1
+        if 2 * (free + 1) < STRETCHES:
+            return None
+        value, weight = found.value[judged], 1 / found.variance[judged]
+        q = float((weight * (value - np.average(value, weights=weight)) ** 2).sum())
+        return Dispersion(q / free, float(chdtrc(free, q)))
+
     def buckets(self) -> Buckets:
         """Trials and events of a proportion per bucket, small buckets merged within their step."""
         n1, n0 = self.challenger[:, 0], self.champion[:, 0]
@@ -60,6 +124,26 @@ class Columns(NamedTuple):
         kept = max(ends)
         # reduceat sums each stretch from its start up to the next one.
         return Buckets(*(np.add.reduceat(column[:kept], starts) for column in (n1, x1, n0, x0)))
+
+
+def _mean_covariate(stratum: Stratum) -> float:
+    units = stratum.champion.n + stratum.challenger.n
+    return (stratum.champion.sx + stratum.challenger.sx) / units if units else 0.0
+
+
+def _adjusted(sums: Array, theta: float, means: Array) -> Array:
+    rows: Any = sums.T
+    return np.array(adjust(Sums(*rows), theta, cast(Any, means))).T
+
+
+def _sums_since(sums: Array, spans: Sequence[tuple[int, int]]) -> Array:
+    """Shape (cells, steps, 10): what comes from each cell on, in each step."""
+    found = np.zeros((len(sums), len(spans), sums.shape[1]))
+    for place, (start, end) in enumerate(spans):
+        since = np.cumsum(sums[start:end][::-1], axis=0)[::-1]
+        found[start:end, place] = since
+        found[:start, place] = since[0]
+    return found
 
 
 def columns(cells: Sequence[Cell], metric: str, kind: EffectKind) -> Columns:

@@ -1,11 +1,14 @@
 """Additive sufficient statistics: all that an analysis ever reads of the raw rows."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import NamedTuple, assert_never
 
+import numpy as np
+
 from pipelines.core.errors import NotMeasured
+from pipelines.core.statistics.inputs import Array, Flags
 
 
 class Sums(NamedTuple):
@@ -112,11 +115,60 @@ class Effect(NamedTuple):
         return self._replace(value=-self.value, champion=-self.champion, challenger=-self.challenger)
 
 
+class EffectColumns(NamedTuple):
+    """`Effect` for each of many selections of units; shape (selections,) each. Units of 0: nothing to compare."""
+
+    value: Array
+    variance: Array
+    champion: Array
+    challenger: Array
+    champion_variance: Array
+    challenger_variance: Array
+    champion_units: Array
+    challenger_units: Array
+    fewest_expected: Array
+
+
 class _Arm(NamedTuple):
-    ratio: float
-    """Its estimate, without the reference."""
-    variance: float
-    """Of the estimate, from this arm's own residuals."""
+    """One variant's sums, shape (selections, strata) each."""
+
+    n: Array
+    sy: Array
+    syy: Array
+    sd: Array
+    sdd: Array
+    syd: Array
+
+    @classmethod
+    def of(cls, sums: Array, kind: EffectKind) -> "_Arm":
+        """A mean is a ratio whose denominator is 1 for every unit."""
+        n, sy, syy, sd, sdd, syd = np.moveaxis(sums[..., :6], -1, 0)
+        return cls(n, sy, syy, sd, sdd, syd) if kind.has_denominator else cls(n, sy, syy, n, n, sy)
+
+    def plus(self, other: "_Arm") -> "_Arm":
+        return _Arm(*(a + b for a, b in zip(self, other, strict=True)))
+
+    def ratio(self, reference: Array) -> Array:
+        """y - reference on both sides of a ratio shifts R by reference * n / d, which differs between arms."""
+        return (self.sy + reference * self.n) / self.sd
+
+    def estimate_variance(self, residual: Array) -> Array:
+        """Of the ratio, from the variance of its residuals per unit."""
+        return residual * self.n / self.sd**2
+
+    def residual_variance(self, ratio: Array, usable: Flags) -> Array:
+        """Maximum-likelihood variance of y - ratio d per unit; a constant reference drops out."""
+        mean_y, mean_d = self.sy / self.n, self.sd / self.n
+        syy, sdd, syd = self.syy / self.n, self.sdd / self.n, self.syd / self.n
+        variance = (syy - mean_y**2) - 2 * ratio * (syd - mean_y * mean_d) + ratio**2 * (sdd - mean_d**2)
+        tolerance = 1e-9 * (abs(syy) + ratio**2 * abs(sdd)) + 1e-300
+        bad = usable & ~(np.isfinite(variance) & (variance >= -tolerance))
+        if bad.any():
+            sums = ", ".join(f"{name} == {column[bad][0]:g}" for name, column in self._asdict().items())
+            raise NotMeasured(
+                f"effect: a variance of {variance[bad][0]} from {sums}, sums that no data can have"
+            )
+        return np.maximum(variance, 0.0)
 
 
 def stratified_effect(strata: Sequence[Stratum], kind: EffectKind) -> Effect | None:
@@ -132,97 +184,64 @@ def stratified_effect(strata: Sequence[Stratum], kind: EffectKind) -> Effect | N
     Raises:
         NotMeasured: sums that no data can have.
     """
-    usable = [_as_ratio(stratum, kind) for stratum in strata]
-    usable = [s for s in usable if min(s.champion.n, s.challenger.n, s.champion.sd, s.challenger.sd) > 0]
-    if not usable:
+    if not strata:
         return None
-    weights = [s.champion.n * s.challenger.n / (s.champion.n + s.challenger.n) for s in usable]
-    parts = [_stratum_effect(s, kind) for s in usable]
-    total = math.fsum(weights)
-    shares = [weight / total for weight in weights]
+    champion, challenger = (np.array([[s[side] for s in strata]], float) for side in (0, 1))
+    found = effects(champion, challenger, np.array([s.reference for s in strata], float), kind)
+    return Effect(*(float(column[0]) for column in found)) if found.champion_units[0] > 0 else None
 
-    def mean(name: str) -> float:
-        return math.fsum(share * getattr(part, name) for share, part in zip(shares, parts, strict=True))
 
-    def variance(name: str) -> float:
-        return math.fsum(share**2 * getattr(part, name) for share, part in zip(shares, parts, strict=True))
+def effects(champion: Array, challenger: Array, references: Array, kind: EffectKind) -> EffectColumns:
+    """`stratified_effect` of many selections at once.
 
-    return Effect(
-        value=mean("value"),
-        variance=variance("variance"),
-        champion=mean("champion"),
-        challenger=mean("challenger"),
-        champion_variance=variance("champion_variance"),
-        challenger_variance=variance("challenger_variance"),
-        champion_units=math.fsum(p.champion_units for p in parts),
-        challenger_units=math.fsum(p.challenger_units for p in parts),
-        fewest_expected=_fewest_expected(usable) if kind.is_count else math.inf,
+    Args:
+        champion, challenger: shape (selections, strata, 10), the fields of Sums.
+        references: shape (strata,), what was subtracted from every y.
+        kind: what y is.
+
+    Raises:
+        NotMeasured: sums that no data can have.
+    """
+    zero, one = _Arm.of(champion, kind), _Arm.of(challenger, kind)
+    both = zero.plus(one)
+    usable = (np.minimum(zero.n, one.n) > 0) & (np.minimum(zero.sd, one.sd) > 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = [arm.ratio(references) for arm in (zero, one)]
+        own = [
+            arm.estimate_variance(arm.residual_variance(ratio, usable))
+            for arm, ratio in zip((zero, one), ratios, strict=True)
+        ]
+        residual = both.residual_variance(both.ratio(references), usable)
+        pooled = [arm.estimate_variance(residual) for arm in (zero, one)]
+        welch = pooled[0] + pooled[1] <= own[0] + own[1]
+        parts = [np.where(welch, a, b) for a, b in zip(own, pooled, strict=True)]
+        weights = np.where(usable, zero.n * one.n / both.n, 0.0)
+        shares = weights / weights.sum(axis=-1, keepdims=True)
+
+    def total(column: Array) -> Array:
+        return np.where(usable, column, 0.0).sum(axis=-1)
+
+    return EffectColumns(
+        value=total(shares * (ratios[1] - ratios[0])),
+        variance=total(shares**2 * (parts[0] + parts[1])),
+        champion=total(shares * ratios[0]),
+        challenger=total(shares * ratios[1]),
+        champion_variance=total(shares**2 * parts[0]),
+        challenger_variance=total(shares**2 * parts[1]),
+        champion_units=total(zero.n),
+        challenger_units=total(one.n),
+        fewest_expected=_fewest_expected(zero, one, references, total)
+        if kind.is_count
+        else np.full(len(usable), math.inf),
     )
 
 
-def _as_ratio(stratum: Stratum, kind: EffectKind) -> Stratum:
-    if kind.has_denominator:
-        return stratum
-    return Stratum(
-        _unit_denominator(stratum.champion), _unit_denominator(stratum.challenger), stratum.reference
-    )
-
-
-def _unit_denominator(sums: Sums) -> Sums:
-    return sums._replace(sd=sums.n, sdd=sums.n, syd=sums.sy, sxd=sums.sx)
-
-
-def _stratum_effect(stratum: Stratum, kind: EffectKind) -> Effect:
-    zero, one, reference = stratum
-    # y - reference on both sides of a ratio shifts R by reference * n / d, which differs between arms.
-    arms = [_arm(sums, reference) for sums in (zero, one)]
-    pooled = _pooled_variance(stratum)
-    parts = [pooled / (sums.n * (sums.sd / sums.n) ** 2) for sums in (zero, one)]
-    if sum(parts) <= arms[0].variance + arms[1].variance:
-        parts = [arm.variance for arm in arms]
-    return Effect(
-        value=arms[1].ratio - arms[0].ratio,
-        variance=parts[0] + parts[1],
-        champion=arms[0].ratio,
-        challenger=arms[1].ratio,
-        champion_variance=parts[0],
-        challenger_variance=parts[1],
-        champion_units=zero.n,
-        challenger_units=one.n,
-        fewest_expected=math.inf,
-    )
-
-
-def _arm(sums: Sums, reference: float) -> _Arm:
-    ratio = (sums.sy + reference * sums.n) / sums.sd
-    denominator = sums.sd / sums.n
-    return _Arm(ratio, _residual_variance(sums, ratio) / (sums.n * denominator**2))
-
-
-def _pooled_variance(stratum: Stratum) -> float:
-    both = stratum.champion.plus(stratum.challenger)
-    return _residual_variance(both, (both.sy + stratum.reference * both.n) / both.sd)
-
-
-def _residual_variance(sums: Sums, ratio: float) -> float:
-    """Maximum-likelihood variance of y - ratio d per unit; a constant reference drops out."""
-    mean_y, mean_d = sums.sy / sums.n, sums.sd / sums.n
-    syy, sdd, syd = sums.syy / sums.n, sums.sdd / sums.n, sums.syd / sums.n
-    variance = (syy - mean_y**2) - 2 * ratio * (syd - mean_y * mean_d) + ratio**2 * (sdd - mean_d**2)
-    tolerance = 1e-9 * (abs(syy) + ratio**2 * abs(sdd)) + 1e-300
-    if not math.isfinite(variance) or variance < -tolerance:
-        raise NotMeasured(f"effect: a variance of {variance} from {sums}, sums that no data can have")
-    return max(variance, 0.0)
-
-
-def _fewest_expected(strata: Sequence[Stratum]) -> float:
+def _fewest_expected(zero: _Arm, one: _Arm, references: Array, total: Callable[[Array], Array]) -> Array:
     """Under equal rates within each stratum: the guard of the normal approximation."""
-    fewest = [0.0, 0.0, 0.0, 0.0]
-    for zero, one, reference in strata:
-        rate = (zero.sy + one.sy) / (zero.n + one.n) + reference
-        for index, count in enumerate((zero.n * rate, one.n * rate, zero.n * (1 - rate), one.n * (1 - rate))):
-            fewest[index] += count
-    return min(fewest)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rate = (zero.sy + one.sy) / (zero.n + one.n) + references
+        expected = [total(n * share) for n in (zero.n, one.n) for share in (rate, 1 - rate)]
+    return np.minimum.reduce(expected)
 
 
 # CUPED: take out of y what a covariate known before exposure already explains (Deng et al. 2013).
@@ -245,21 +264,6 @@ def pooled_theta(strata: Sequence[Stratum], kind: EffectKind) -> float:
         _centred(s.sxy, s.sx, s.sy, s.n) - r * _centred(s.sxd, s.sx, s.sd, s.n) for s, r in arms
     )
     return joint / spread
-
-
-def adjusted(strata: Sequence[Stratum], kind: EffectKind) -> list[Stratum]:
-    """The strata with y replaced by y - theta (x - mean x), mean x per stratum over both arms."""
-    theta = pooled_theta(strata, kind)
-    return list(strata) if theta == 0 else [_adjusted_stratum(stratum, theta) for stratum in strata]
-
-
-def _adjusted_stratum(stratum: Stratum, theta: float) -> Stratum:
-    units = stratum.champion.n + stratum.challenger.n
-    if units == 0:
-        return stratum
-    mean = (stratum.champion.sx + stratum.challenger.sx) / units
-    champion, challenger = (adjust(sums, theta, mean) for sums in (stratum.champion, stratum.challenger))
-    return Stratum(champion, challenger, stratum.reference)
 
 
 def adjust(sums: Sums, theta: float, mean: float) -> Sums:

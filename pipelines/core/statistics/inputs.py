@@ -11,6 +11,10 @@ Array = npt.NDArray[np.float64]
 """A float64 array; the docstring that mentions it says its shape."""
 
 
+Flags = npt.NDArray[np.bool_]
+"""An array of booleans; the docstring that mentions it says its shape."""
+
+
 class ParameterError(RampgateError, ValueError):
     """A parameter of an analysis or a plan is outside its range: a mistake of the caller, not of the data."""
 

@@ -8,8 +8,8 @@ from pipelines.core.errors import NotMeasured
 from pipelines.core.statistics import metric_look, srm
 from pipelines.core.statistics.columns import Columns, columns
 from pipelines.core.statistics.effects import Cell
-from pipelines.core.statistics.look_spec import Conclusion, LookSpec
-from pipelines.core.statistics.metric_look import MetricLook, analyse_metric
+from pipelines.core.statistics.look_spec import Conclusion, LookSpec, log_sum
+from pipelines.core.statistics.metric_look import MetricLook, analyse_metric, crossed_together
 from pipelines.core.statistics.srm import StepUnits
 
 _GOOD = (Conclusion.BETTER, Conclusion.NON_INFERIOR)
@@ -82,11 +82,25 @@ def analyse(cells: Sequence[Cell], spec: LookSpec, *, units: Sequence[StepUnits]
         )
         for metric in spec.metrics
     )
+    looks = _judged_together(looks, spec)
     leading = next((metric for metric in spec.metrics if metric.is_primary), spec.metrics[0])
     counted = tuple(units) if units is not None else _units(tables[leading.name], spec)
     ratio = _sample_ratio(counted, spec)
     sentences = [*(look.sentence for look in looks), *([ratio.sentence] if ratio else [])]
     return Look(looks, counted, ratio, tuple(sentences))
+
+
+def _judged_together(looks: Sequence[MetricLook], spec: LookSpec) -> tuple[MetricLook, ...]:
+    """The error budget's sum rule over the e-values of each part."""
+    parts: dict[str, dict[str, float]] = {}
+    for metric, look in zip(spec.metrics, looks, strict=True):
+        if metric.part is not None and look.harm.log_e is not None:
+            parts.setdefault(metric.part, {})[metric.name] = look.harm.log_e
+    totals = {name: log_sum(part.values()) for part in parts.values() for name in spec.budget.harmful(part)}
+    return tuple(
+        crossed_together(look, totals[look.name], spec.alpha) if look.name in totals else look
+        for look in looks
+    )
 
 
 def _units(table: Columns, spec: LookSpec) -> tuple[StepUnits, ...]:

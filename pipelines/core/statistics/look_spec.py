@@ -1,13 +1,18 @@
 """One error budget per rollout: however many guardrails watch it, a harmless version is safe.
 
-Each of m harm tests may be wrong with probability alpha / m; by the union bound, a harmless version is
-ever rolled back with probability alpha at most, at any number of looks, dependent metrics included.
+The m harm tests of a rollout are told apart into parts: those that learn of a unit at the same moment and ask for the same.
+Within a part the e-values are added up. The sum of k of them has a mean of at most k, so by Ville's inequality it ever
+reaches m / alpha with probability k alpha / m at most, dependent metrics included; over all parts that is alpha (union bound). The
+sum is never later than the largest of its e-values would be. Across parts nothing is added: what is fair given one part's past
+need not be fair given what the other part knows already of the same units.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+
+import numpy as np
 
 from pipelines.core.errors import NotMeasured
 from pipelines.core.statistics.effects import EffectKind
@@ -36,11 +41,11 @@ class ErrorBudget:
 
     @property
     def log_boundary(self) -> float:
-        """ln(m / alpha): the ln e-value from which a test calls for a rollback."""
+        """ln(m / alpha): what a part's summed e-values must reach to call for a rollback."""
         return math.log(self.tests / self.alpha)
 
     def is_harm(self, log_e: float) -> bool:
-        """Whether this ln e-value calls for a rollback.
+        """Whether this ln e-value calls for a rollback by itself.
 
         Raises:
             NotMeasured: not a number.
@@ -50,7 +55,9 @@ class ErrorBudget:
         return log_e >= self.log_boundary
 
     def harmful(self, log_e_values: Mapping[str, float]) -> list[str]:
-        """The names of the tests that call for a rollback, the strongest evidence first.
+        """The names of the tests of one part that call for a rollback, the strongest evidence first.
+
+        Their sum decides. Named are the strongest that it takes to reach the boundary, and all that reach it alone.
 
         Raises:
             NotMeasured: a value that is not a number.
@@ -58,8 +65,16 @@ class ErrorBudget:
         """
         if len(log_e_values) > self.tests:
             raise ParameterError(f"{len(log_e_values)} harm tests on a budget for {self.tests}")
-        crossed = [name for name, value in log_e_values.items() if self.is_harm(value)]
-        return sorted(crossed, key=lambda name: -log_e_values[name])
+        alone = sum(self.is_harm(value) for value in log_e_values.values())
+        names = sorted(log_e_values, key=lambda name: -log_e_values[name])
+        sums = np.logaddexp.accumulate([log_e_values[name] for name in names]).tolist() if names else []
+        needed = next((count for count, total in enumerate(sums, 1) if self.is_harm(total)), 0)
+        return names[: max(needed, alone)]
+
+
+def log_sum(log_e_values: Iterable[float]) -> float:
+    """ln of the sum of e-values, given their ln; -inf without any."""
+    return float(np.logaddexp.reduce([-math.inf, *log_e_values]))
 
 
 # What one look analyses: the metrics, their directions and margins, and the error it may spend.
@@ -102,6 +117,8 @@ class MetricSpec:
     """Group sequential: information fractions of the looks already taken, as `MetricLook` gave them."""
     use_covariate: bool = False
     """CUPED, from the x sums. Not for proportions, whose tests read counts."""
+    part: str | None = ""
+    """The part of the error budget's tests whose e-values this one's is added to; None: tested elsewhere, and shown here."""
 
     def __post_init__(self) -> None:
         for name, value in (("margin", self.margin), ("mde", self.mde)):

@@ -6,7 +6,7 @@ from typing import NamedTuple, assert_never
 
 from pipelines.core.statistics.binomial import Mixture, blended_mixture, harm_mixture, log_e_process
 from pipelines.core.statistics.columns import Columns
-from pipelines.core.statistics.effects import Effect, EffectKind, adjusted, stratified_effect
+from pipelines.core.statistics.effects import Effect, EffectKind, stratified_effect
 from pipelines.core.statistics.group_sequential import GroupSequential
 from pipelines.core.statistics.look_spec import Conclusion, ErrorBudget, MetricSpec
 from pipelines.core.statistics.power import SequentialMethod
@@ -31,10 +31,17 @@ class Harm:
     boundary: float
     scale: str = "log e-value"
     """What value and boundary are: `log e-value`, or `z` for group sequential looks."""
+    together: float | None = None
+    """ln of the sum with the other metrics' e-values, where this is one of those that it takes to reach the boundary."""
 
     @property
     def is_crossed(self) -> bool:
-        return self.value >= self.boundary
+        return max(self.value, -math.inf if self.together is None else self.together) >= self.boundary
+
+    @property
+    def log_e(self) -> float | None:
+        """None where it is no e-value."""
+        return None if self.scale == "z" else self.value
 
 
 def is_counted(spec: MetricSpec) -> bool:
@@ -53,7 +60,12 @@ def proportion_harm(spec: MetricSpec, buckets: Buckets, budget: ErrorBudget) -> 
     # Harm by fewer events at the canary is harm by more of them at the champion.
     n1, x1, n0, x0 = buckets if more_is_worse else buckets.swapped()
     path = log_e_process(n1, x1, n0, x0, mixture=_mixture(spec))
-    return Harm(float(path[-1]) if path.size else 0.0, budget.log_boundary)
+    return Harm(float(path[-1]) if path.size else 0.0, _boundary(spec, budget))
+
+
+def _boundary(spec: MetricSpec, budget: ErrorBudget) -> float:
+    """What is tested elsewhere crosses nothing here: the same counts are not tested twice."""
+    return math.inf if spec.part is None else budget.log_boundary
 
 
 def _mixture(spec: MetricSpec) -> Mixture:
@@ -65,6 +77,9 @@ def _mixture(spec: MetricSpec) -> Mixture:
 
 # One metric at one look: effect, intervals, harm, margin, conclusion.
 
+
+_CLEARLY, _MUCH = 1e-3, 1.5
+"""Chance and ratio from which it is said that the difference varies over time."""
 
 _USUAL_SHIFT = 3.63
 """Effect in standard errors that an anytime test at 5 % finds with 80 % power: sqrt(1.676) x 2.8016."""
@@ -97,6 +112,8 @@ class MetricLook:
     fraction: float | None
     """Group sequential: information so far as a share of the planned; give it back in `past_fractions`."""
     sentence: str
+    dispersion: float | None = None
+    """How many times as much the difference varies over time as independent units would have it; None where it does not clearly."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +125,7 @@ class _Found:
     harm: Harm
     relative_z: float | None = None
     fraction: float | None = None
+    dispersion: float | None = None
 
 
 def analyse_metric(
@@ -118,13 +136,12 @@ def analyse_metric(
     Raises:
         NotMeasured: sums that no data can have.
     """
-    strata = list(cells.strata().values())
     if spec.use_covariate and not spec.kind.is_count:
-        strata = adjusted(strata, spec.kind)
-    effect = stratified_effect(strata, spec.kind)
+        cells = cells.adjusted(spec.kind)
+    effect = stratified_effect(list(cells.strata().values()), spec.kind)
     margin = _margin(spec, effect)
     if effect is None or margin is None:
-        return _told(spec, effect, margin, _nothing(budget), alpha)
+        return _told(spec, effect, margin, _nothing(spec, budget), alpha)
     match spec.method:
         case SequentialMethod.GROUP_SEQUENTIAL:
             found = _group_sequential(spec, effect, alpha, budget, is_final)
@@ -133,7 +150,12 @@ def analyse_metric(
             found = _anytime(spec, effect, cells, margin, alpha, budget)
         case _:
             assert_never(spec.method)
-    return _told(spec, effect, margin, found, alpha)
+    return _told(spec, effect, margin, replace(found, dispersion=_overdispersed(spec, cells)), alpha)
+
+
+def _overdispersed(spec: MetricSpec, cells: Columns) -> float | None:
+    found = cells.dispersion(spec.kind)
+    return found.ratio if found and found.p < _CLEARLY and found.ratio > _MUCH else None
 
 
 def _anytime(
@@ -141,15 +163,18 @@ def _anytime(
 ) -> _Found:
     match spec.kind:
         case EffectKind.PROPORTION:
-            return _proportion(spec, effect, cells.buckets(), margin, alpha, budget)
+            return _proportion(spec, effect, cells, margin, alpha, budget)
         case EffectKind.MEAN | EffectKind.RATIO:
-            return _asymptotic(spec, effect, margin, alpha, budget) if is_enough(effect) else _nothing(budget)
+            enough = is_enough(effect)
+            return (
+                _asymptotic(spec, effect, cells, margin, alpha, budget) if enough else _nothing(spec, budget)
+            )
         case _:
             assert_never(spec.kind)
 
 
-def _nothing(budget: ErrorBudget) -> _Found:
-    return _Found(None, None, Harm(0.0, budget.log_boundary))
+def _nothing(spec: MetricSpec, budget: ErrorBudget) -> _Found:
+    return _Found(None, None, Harm(0.0, _boundary(spec, budget)))
 
 
 def _margin(spec: MetricSpec, effect: Effect | None) -> float | None:
@@ -164,32 +189,35 @@ def _sequence(spec: MetricSpec, margin: float, alpha: float) -> AsymptoticSequen
     return AsymptoticSequence(planned_scale(alpha=alpha, information=information))
 
 
-def _asymptotic(spec: MetricSpec, effect: Effect, margin: float, alpha: float, budget: ErrorBudget) -> _Found:
+def _asymptotic(
+    spec: MetricSpec, effect: Effect, cells: Columns, margin: float, alpha: float, budget: ErrorBudget
+) -> _Found:
     sequence = _sequence(spec, margin, alpha)
     interval = sequence.interval(effect, alpha)
     worst = sequence.upper(effect, alpha) if spec.harm_sign() > 0 else sequence.lower(effect, alpha)
-    return _Found(interval, worst, _asymptotic_harm(spec, effect, sequence, budget), _z(interval, effect))
+    return _Found(interval, worst, _asymptotic_harm(spec, cells, sequence, budget), _z(interval, effect))
 
 
 def _asymptotic_harm(
-    spec: MetricSpec, effect: Effect, sequence: AsymptoticSequence, budget: ErrorBudget
+    spec: MetricSpec, cells: Columns, sequence: AsymptoticSequence, budget: ErrorBudget
 ) -> Harm:
-    towards_harm = effect if spec.harm_sign() > 0 else effect.mirrored()
-    return Harm(sequence.log_e_above(towards_harm), budget.log_boundary)
+    log_e = sequence.log_e_above_since(cells.effects_since(spec.kind), spec.harm_sign())
+    return Harm(log_e, _boundary(spec, budget))
 
 
 def _proportion(
-    spec: MetricSpec, effect: Effect, buckets: Buckets, margin: float, alpha: float, budget: ErrorBudget
+    spec: MetricSpec, effect: Effect, cells: Columns, margin: float, alpha: float, budget: ErrorBudget
 ) -> _Found:
-    sequence = _sequence(spec, margin, alpha)
+    sequence, buckets = _sequence(spec, margin, alpha), cells.buckets()
     high = proportion_upper(buckets, effect, sequence, alpha / 2, typical=spec.baseline)
     low = proportion_lower(buckets, effect, sequence, alpha / 2, typical=spec.baseline)
     bound = proportion_upper if spec.harm_sign() > 0 else proportion_lower
     worst = bound(buckets, effect, sequence, alpha, typical=spec.baseline)
-    harm = proportion_harm(spec, buckets, budget)
-    if not is_counted(spec):
-        enough = is_enough(effect)
-        harm = _asymptotic_harm(spec, effect, sequence, budget) if enough else replace(harm, value=0.0)
+    harm = (
+        proportion_harm(spec, buckets, budget)
+        if is_counted(spec)
+        else _asymptotic_harm(spec, cells, sequence, budget)
+    )
     interval = Interval(low, high)
     plenty = is_enough(effect) and effect.fewest_expected >= ENOUGH_EVENTS
     return _Found(interval, worst, harm, _z(interval, effect) if plenty else None)
@@ -217,6 +245,13 @@ def _group_sequential(
     harm = Harm(sign * effect.value / error, bound(2 * budget.alpha_each), "z")
     interval = Interval(effect.value - z * error, effect.value + z * error)
     return _Found(interval, effect.value + sign * bound(2 * alpha) * error, harm, z, fraction)
+
+
+def crossed_together(look: MetricLook, total: float, alpha: float) -> MetricLook:
+    """The look at one of the metrics whose e-values add up to the boundary; `total` is ln of their sum."""
+    together = total if total > look.harm.value else None
+    crossed = replace(look, harm=replace(look.harm, together=together), conclusion=Conclusion.WORSE)
+    return replace(crossed, sentence=metric_sentence(crossed, alpha))
 
 
 def _z(interval: Interval, effect: Effect) -> float:
@@ -249,6 +284,7 @@ def _told(
         margin=margin,
         is_within_margin=within,
         fraction=found.fraction,
+        dispersion=found.dispersion,
         sentence="",
     )
     return replace(look, sentence=metric_sentence(look, alpha))
@@ -284,7 +320,16 @@ def metric_sentence(look: "MetricLook", alpha: float) -> str:
     )
     if look.interval is None:
         return f"{values}. Not yet: {_counts(look)} are too few to judge."
-    return f"{values}, {_difference(look, alpha)}. {_consequence(look)}"
+    return f"{values}, {_difference(look, alpha)}. {_consequence(look)}{_varies(look)}"
+
+
+def _varies(look: "MetricLook") -> str:
+    if look.dispersion is None:
+        return ""
+    return (
+        f" The difference varies {look.dispersion:.1f} times as much over time as chance explains: either it has changed,"
+        " or units depend on each other, and the evidence is weaker than it looks."
+    )
 
 
 def _difference(look: "MetricLook", alpha: float) -> str:
@@ -315,10 +360,14 @@ def _evidence(harm: Harm) -> str:
     if harm.scale == "z":
         wanted = "at a later look" if math.isinf(harm.boundary) else f"at {harm.boundary:.2f}"
         return f"{max(harm.value, 0.0):.2f} standard errors towards harm, rolled back {wanted}"
-    return f"evidence of harm {_odds(harm.value)} to 1, rolled back at {_odds(harm.boundary)} to 1"
+    if math.isinf(harm.boundary):
+        return f"evidence of harm {odds(harm.value)} to 1, tested on the live counters"
+    others = "" if harm.together is None else f", {odds(harm.together)} to 1 with that of other metrics"
+    return f"evidence of harm {odds(harm.value)} to 1{others}, rolled back at {odds(harm.boundary)} to 1"
 
 
-def _odds(log_e: float) -> str:
+def odds(log_e: float) -> str:
+    """An e-value as it is said: `15` of `15 to 1`."""
     if log_e > 16:
         return "over 9 million"
     value = math.exp(log_e)
@@ -330,7 +379,7 @@ def srm_sentence(log_e: float, log_boundary: float, p: float | None, alpha: floa
     if log_e >= log_boundary or (p is not None and p < alpha):
         final = f", p = {p:.2g}" if p is not None else ""
         return (
-            f"The versions do not hold their planned shares of units (evidence {_odds(log_e)} to 1{final}):"
+            f"The versions do not hold their planned shares of units (evidence {odds(log_e)} to 1{final}):"
             " assignment or logging is broken, and no comparison can be trusted."
         )
     return "Both versions hold their planned shares of units."

@@ -3,10 +3,13 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
-from pipelines.core.statistics.effects import Effect
-from pipelines.core.statistics.inputs import require_between, require_positive
+import numpy as np
+
+from pipelines.core.statistics.effects import Effect, EffectColumns
+from pipelines.core.statistics.inputs import Array, Flags, require_between, require_positive
+from pipelines.core.statistics.starts import log_mixed
 
 
 def crossing(rises: Callable[[float], float], low: float, high: float, *, tolerance: float = 1e-12) -> float:
@@ -74,8 +77,14 @@ def tightest(alpha: float) -> float:
 
 def is_enough(effect: Effect) -> bool:
     """Whether the sample is large enough to be trusted as approximately normal."""
-    units = min(effect.champion_units, effect.challenger_units)
-    return effect.variance > 0 and units >= FEWEST_UNITS and effect.fewest_expected >= FEWEST_EVENTS
+    return bool(are_enough(effect))
+
+
+def are_enough(found: Effect | EffectColumns) -> Flags:
+    """`is_enough` for each of the effects."""
+    units = np.minimum(found.champion_units, found.challenger_units)
+    enough = (units >= FEWEST_UNITS) & np.greater_equal(found.fewest_expected, FEWEST_EVENTS)
+    return np.asarray(enough & np.greater(found.variance, 0), dtype=np.bool_)
 
 
 @dataclass(frozen=True)
@@ -95,6 +104,19 @@ class AsymptoticSequence:
         """ln e-value against "the difference is 0 or negative"."""
         return log_e_above(effect.value, effect.variance, self.tau2)
 
+    def log_e_above_since(self, found: EffectColumns, sign: int) -> float:
+        """The same with money set aside for a difference that begins later (`pipelines.core.statistics.starts`).
+
+        Args:
+            found: of each bucket and all after it, in the order of time. A bet on what comes after bucket s alone is 1 until
+                then, and until there is enough to be judged; so each is an e-process, as far as the first one is. The
+                clock counts buckets, which are laid down before anything of them is known.
+            sign: -1 where harm is a negative difference.
+        """
+        enough = are_enough(found)
+        safe = np.where(enough, found.variance, 1.0)
+        return log_mixed(np.where(enough, log_e_above(sign * found.value, safe, self.tau2), 0.0))
+
     def interval(self, effect: Effect, alpha: float) -> Interval:
         """Holds the true difference at every look with probability 1 - alpha."""
         half = math.sqrt(effect.variance) * critical_z(effect.variance, self.tau2, alpha)
@@ -110,17 +132,27 @@ class AsymptoticSequence:
         return -self.upper(effect.mirrored(), alpha)
 
 
-def log_e(difference: float, variance: float, tau2: float) -> float:
+@overload
+def log_e(difference: float, variance: float, tau2: float) -> float: ...
+@overload
+def log_e(difference: Array, variance: Array, tau2: float) -> Array: ...
+def log_e(difference: Array | float, variance: Array | float, tau2: float) -> Array | float:
     """ln of the two-sided e-value; difference and sqrt(variance), sqrt(tau2) in the same unit."""
     v = tau2 / variance
-    return 0.5 * difference**2 / variance * v / (1 + v) - 0.5 * math.log1p(v)
+    return 0.5 * difference**2 / variance * v / (1 + v) - 0.5 * np.log1p(v)
 
 
-def log_e_above(difference: float, variance: float, tau2: float) -> float:
+@overload
+def log_e_above(difference: float, variance: float, tau2: float) -> float: ...
+@overload
+def log_e_above(difference: Array, variance: Array, tau2: float) -> Array: ...
+def log_e_above(difference: Array | float, variance: Array | float, tau2: float) -> Array | float:
     """ln of the one-sided e-value against a difference of 0 or less."""
+    from scipy.special import log_ndtr
+
     v = tau2 / variance
-    z = difference / math.sqrt(variance) * math.sqrt(v / (1 + v))
-    return log_e(difference, variance, tau2) + math.log(2) + _log_normal_cdf(z)
+    z = difference / np.sqrt(variance) * np.sqrt(v / (1 + v))
+    return log_e(np.asarray(difference), np.asarray(variance), tau2) + math.log(2) + log_ndtr(z)
 
 
 def critical_z(variance: float, tau2: float, alpha: float) -> float:
@@ -150,10 +182,3 @@ def fieller(effect: Effect, z: float) -> Interval | None:
     half = math.sqrt(max(root, 0.0))
     ends = ((one * zero - half) / spread - 1, (one * zero + half) / spread - 1)
     return Interval(*ends)
-
-
-def _log_normal_cdf(z: float) -> float:
-    if z > -30:
-        return math.log(0.5 * math.erfc(-z / math.sqrt(2)))
-    # Mills' ratio: erfc underflows below about -38.
-    return -0.5 * z * z - math.log(-z * math.sqrt(2 * math.pi))

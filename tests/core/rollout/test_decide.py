@@ -1,5 +1,6 @@
 """The rules, one by one and against each other, on states folded from events."""
 
+import math
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from pipelines.core.errors import CorruptLedger, ManifestError
 from pipelines.core.rollout.decide import decide
+from pipelines.core.rollout.doubt import doubt_evidence
 from pipelines.core.rollout.events import (
     Action,
     Artefact,
@@ -24,7 +26,15 @@ from pipelines.core.rollout.events import (
     Started,
 )
 from pipelines.core.rollout.fold import fold, step
-from pipelines.core.rollout.policy import SERVED, WATCHED, AbTestPolicy, FreezeWindow, Policy
+from pipelines.core.rollout.policy import (
+    DOUBTS,
+    LIVE_DOUBT,
+    SERVED,
+    WATCHED,
+    AbTestPolicy,
+    FreezeWindow,
+    Policy,
+)
 from pipelines.core.rollout.state import RolloutState
 from pipelines.core.vocabulary import AfterTest, Evidence, NeededFor, OnFail, OnUnknown, Verdict
 from tests.support.rollouts import evidence, good, harmful, manifest
@@ -125,6 +135,41 @@ def test_harm_rolls_back_whatever_is_waited_for(
     assert (calm.kind is DecisionKind.HOLD) == bool(order or freeze or approval != "none")
     decision = decide(state, harmful(late), late)
     assert (decision.kind, decision.rule, decision.severity) == (DecisionKind.ROLL_BACK, "harm", "critical")
+
+
+@pytest.mark.parametrize("name", DOUBTS)
+@pytest.mark.parametrize("index", [0, 1])
+def test_while_harm_is_likely_everything_waits_and_nothing_goes_back(name: str, index: int) -> None:
+    late, state = T0 + 11 * MINUTE, at_step(index)
+    source = "serving" if name == LIVE_DOUBT else "experiment"
+    said = {"source": source, "at": late, "valid_for": 2 * MINUTE}
+    doubt = doubt_evidence(name, {"errors": math.log(15), "slow": 0.2}, 3, **said)
+    held = decide(state, (*good(late), doubt), late)
+    assert (held.kind, held.rule, held.severity, held.evidence) == (
+        DecisionKind.HOLD,
+        "doubted",
+        "info",
+        (name,),
+    )
+    assert held.reason == "held: evidence of harm 15 to 1 (errors), advance below 3 to 1"
+    assert rule(state, (doubt,), late) == "pending", "nothing else is hidden"
+    assert rule(state, (*harmful(late), doubt), late) == "harm"
+    for later in (3 * MINUTE, 2 * HOUR):  # nobody says so any more
+        assert rule(state, (*good(late + later), doubt), late + later) == "passed"
+    over = doubt_evidence(name, {"errors": math.log(2.9)}, 3, **said)
+    assert over.verdict is Verdict.PASS
+    assert rule(state, (*good(late), over), late) == "passed"
+    ends = T0 + POLICY.max_duration
+    lasting = replace(doubt, at=ends)
+    assert rule(state, (*good(ends), lasting), ends) == "inconclusive", "the champion stays, in the end"
+
+
+def test_what_the_live_watch_held_for_has_passed_when_it_is_no_longer_said() -> None:
+    late = T0 + 11 * MINUTE
+    repeated = evidence("errors-repeated", Verdict.FAIL, late, source="serving", valid_for=10 * MINUTE)
+    assert rule(at_step(0), (*good(late), repeated), late) == "failed_check"
+    later = late + 11 * MINUTE
+    assert rule(at_step(0), (*good(later), repeated), later) == "passed"
 
 
 def test_what_holds_and_what_only_warns() -> None:

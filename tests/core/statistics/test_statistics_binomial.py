@@ -16,6 +16,7 @@ from pipelines.core.statistics.binomial import (
     log_e_process,
     normal_mixture,
 )
+from pipelines.core.statistics.starts import LATER, log_cash, log_started
 
 trials = st.integers(0, 300)
 
@@ -46,14 +47,15 @@ def test_batch_and_incremental_agree(data: list[Counts]) -> None:
 
 @given(st.integers(0, 50), st.integers(0, 50), st.integers(0, 50), st.integers(0, 50), share)
 def test_buckets_of_the_same_share_may_be_split(a: int, b: int, c: int, d: int, rho: float) -> None:
-    whole = ConditionalBinomial().update(a + b, c + d, rho).log_e
-    split = ConditionalBinomial().update(a, c, rho).update(b, d, rho).log_e
+    start = ConditionalBinomial(later=0.0)
+    whole = start.update(a + b, c + d, rho).log_e
+    split = start.update(a, c, rho).update(b, d, rho).log_e
     assert split == pytest.approx(whole, abs=1e-8)
 
 
 @given(st.integers(0, 200), st.integers(0, 200), share)
 def test_more_events_at_the_canary_are_more_evidence(canary: int, champion: int, rho: float) -> None:
-    start = ConditionalBinomial()
+    start = ConditionalBinomial(later=0.0)
     assert start.update(canary + 1, champion, rho).log_e >= start.update(canary, champion, rho).log_e
     assert start.update(canary, champion + 1, rho).log_e <= start.update(canary, champion, rho).log_e + 1e-12
 
@@ -67,7 +69,7 @@ def test_mean_under_equal_rates_is_at_most_one(n1: int, n0: int, events: int) ->
     x1 = np.arange(max(0, events - n0), min(n1, events) + 1)
     probability = hypergeom.pmf(x1, n1 + n0, n1, events)
     for mixture in (harm_mixture(), normal_mixture(0.3), blended_mixture(0.05)):
-        start = ConditionalBinomial(mixture)
+        start = ConditionalBinomial(mixture, min_trials=0)
         e = [math.exp(start.update(x, events - x, n1 / (n1 + n0)).log_e) for x in x1.tolist()]
         assert float(probability @ np.array(e)) <= 1 + 1e-9
 
@@ -126,7 +128,32 @@ def test_a_failing_canary_is_caught_after_a_few_failures(rho: float, rate: float
     assert failures <= most
 
 
-@pytest.mark.parametrize(("ratio", "limit"), [(1.5, 1.3), (2.0, 1.3), (5.0, 1.3), (50.0, 1.4)])
+def test_harm_that_begins_late_is_found_nearly_as_fast_and_without_any_history() -> None:
+    """2x at a tenth of the traffic, to evidence of 100 to 1: 12,235 events after 100,000 healthy ones without a late start."""
+    healthy = [(1, 9)] * 10_000
+    for later, most in ((LATER, 700), (0.0, 100_000)):
+        process = ConditionalBinomial(later=later)
+        for canary, champion in healthy:
+            process = process.update(canary, champion, 0.1)
+        waited = 0
+        while process.log_e < math.log(100) and waited < most:
+            process, waited = process.update(2, 9, 0.1), waited + 11
+        assert (waited < most) if later else (waited > 8_000)
+        assert process.log_mass is not None
+        assert process.log_mass.shape == process.mixture.ratios.shape
+
+
+@given(st.floats(0, 1e12), st.floats(0.5, 1e6), st.floats(0.01, 1))
+def test_what_is_staked_and_what_is_left_is_all_the_money(before: float, more: float, later: float) -> None:
+    staked, left = (
+        math.exp(log_started(before, before + more, later)),
+        math.exp(log_cash(before + more, later)),
+    )
+    assert staked + left == pytest.approx(math.exp(log_cash(before, later)), rel=1e-9)
+    assert math.exp(log_cash(0.0, later)) == pytest.approx(later)
+
+
+@pytest.mark.parametrize(("ratio", "limit"), [(1.5, 1.34), (2.0, 1.34), (5.0, 1.34), (50.0, 1.4)])
 def test_detection_is_near_that_of_a_test_that_knows_the_effect(ratio: float, limit: float) -> None:
     rho, d = 0.1, math.log(ratio)
     p = rho * ratio / (1 - rho + rho * ratio)

@@ -8,12 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.core.errors import NotMeasured
+from pipelines.core.statistics.columns import columns
 from pipelines.core.statistics.effects import (
+    Cell,
     Effect,
     EffectKind,
     Stratum,
     Sums,
-    adjusted,
     pooled_theta,
     stratified_effect,
 )
@@ -39,6 +40,12 @@ def sums(y: Column, d: Column | None = None, x: Column | None = None, reference:
     y = y - reference
     pairs = [y, y * y, d, d * d, y * d, x, x * x, x * y, x * d]
     return Sums(len(y), *(float(column.sum()) for column in pairs))
+
+
+def adjusted(strata: list[Stratum], kind: EffectKind) -> list[Stratum]:
+    """The strata as the look sees them with CUPED."""
+    cells = [Cell("m", step, 0.0, *stratum) for step, stratum in enumerate(strata)]
+    return list(columns(cells, "m", kind).adjusted(kind).strata().values())
 
 
 def effect_of(strata: list[Stratum], kind: EffectKind) -> Effect:

@@ -11,6 +11,7 @@ from pipelines.core.statistics.effects import Cell, EffectKind, Sums
 from pipelines.core.statistics.inputs import ParameterError
 from pipelines.core.statistics.look import Look, analyse
 from pipelines.core.statistics.look_spec import Conclusion, Direction, LookSpec, MetricSpec
+from pipelines.core.statistics.metric_look import odds
 from pipelines.core.statistics.power import SequentialMethod
 from pipelines.core.statistics.srm import StepUnits
 
@@ -92,6 +93,71 @@ def test_fewer_conversions_are_harm_at_any_base_rate(baseline: float | None) -> 
     gained = proportion_cells(min(1.25 * rate, 1.0), rate)
     assert look(lost, spec).metrics[0].conclusion is Conclusion.WORSE
     assert look(gained, spec).metrics[0].conclusion is Conclusion.BETTER
+
+
+def likely(name: str) -> list[Cell]:
+    """Some evidence of harm, the same for each."""
+    return [Cell(name, 0, float(k), arm(450, 1), arm(50, k % 4 == 0)) for k in range(30)]
+
+
+def test_evidence_of_metrics_that_mature_together_adds_up_and_others_does_not() -> None:
+    names = ("a", "b", "c")
+    cells = [cell for name in names for cell in likely(name)]
+    metrics = [MetricSpec(name=name, kind=EffectKind.PROPORTION, margin=0.005) for name in names]
+    one = math.exp(look(likely("a"), metrics[0]).metrics[0].harm.value)
+    alpha = 3 / (2.5 * one)  # m / alpha: what takes all three
+    together = look(cells, *metrics, alpha=alpha)
+    assert together.harmful == names
+    assert (
+        f"evidence of harm {odds(math.log(one))} to 1, {odds(math.log(3 * one))} to 1 with that of other metrics"
+        in together.sentences[0]
+    )
+    parts = [dataclasses.replace(metric, part=metric.name) for metric in metrics]
+    assert look(cells, *parts, alpha=alpha).harmful == ()
+    assert all(metric.harm.together is None for metric in look(cells, *parts, alpha=alpha).metrics)
+
+
+def test_what_is_tested_elsewhere_is_shown_and_never_crosses() -> None:
+    spec = dataclasses.replace(ERRORS, part=None)
+    found = look(proportion_cells(0.03, 0.01), spec).metrics[0]
+    assert found.harm.value > math.log(1e6)
+    assert not found.harm.is_crossed
+    assert "tested on the live counters" in found.sentence
+
+
+def noisy(seed: int, noise: float) -> list[Cell]:
+    """Normal values; each arm's mean moves by `noise` standard deviations from bucket to bucket."""
+    rng = np.random.default_rng(seed)
+
+    def sums(n: int) -> Sums:
+        y = rng.normal(1 + noise * rng.normal(), 1, n)
+        return Sums(n, float(y.sum()), float((y * y).sum()))
+
+    return [Cell("cost", 0, float(k), sums(450), sums(50)) for k in range(48)]
+
+
+def test_noise_of_a_version_of_its_own_is_said_and_chance_is_not() -> None:
+    said = [look(noisy(seed, 0.5), COST).metrics[0] for seed in range(5)]
+    assert all(metric.dispersion is not None and metric.dispersion > 3 for metric in said)
+    assert all("as much over time as chance explains" in metric.sentence for metric in said)
+    assert all(look(noisy(seed, 0.0), COST).metrics[0].dispersion is None for seed in range(40))
+    assert look(noisy(0, 0.5)[:11], COST).metrics[0].dispersion is None
+
+
+@pytest.mark.parametrize("kind", [EffectKind.MEAN, EffectKind.RATIO])
+def test_a_mean_that_gets_worse_late_is_found_without_winning_back_what_was_lost(kind: EffectKind) -> None:
+    """A thousand buckets without any difference, then .3 standard deviations."""
+
+    def bucket(k: int) -> Cell:
+        mean = 10.3 if k >= 1000 else 10.0
+        zero, one = ((n, n * m, n * (1 + m * m)) for n, m in ((90.0, 10.0), (10.0, mean)))
+        return Cell("cost", 0, float(k), *(Sums(n, y, yy, n, n, y) for n, y, yy in (zero, one)))
+
+    spec = dataclasses.replace(COST, kind=kind, margin=0.3)
+    cells = [bucket(k) for k in range(1200)]
+    assert look(cells[:1000], spec).harmful == ()
+    found = [more for more in range(10, 200, 10) if look(cells[: 1000 + more], spec).harmful]
+    assert found[0] <= 50, "150 buckets by a test that must overcome them"
 
 
 def test_zero_events_can_prove_a_margin() -> None:

@@ -10,13 +10,20 @@ from scipy.stats import norm
 from tea_tasting.aggr import Aggregates
 from tea_tasting.metrics import Mean, RatioOfMeans
 
-from pipelines.core.statistics.effects import EffectKind, Stratum, Sums, adjusted, stratified_effect
+from pipelines.core.statistics.columns import columns
+from pipelines.core.statistics.effects import Cell, EffectKind, Stratum, Sums, stratified_effect
 
 UNITS = {"champion": 9000, "challenger": 3000}
 
 COLUMNS = ("y", "d", "x")
 
 Data = dict[str, np.ndarray]
+
+
+def adjusted(strata: list[Stratum], kind: EffectKind) -> list[Stratum]:
+    """The strata as the look sees them with CUPED."""
+    cells = [Cell("m", step, 0.0, *stratum) for step, stratum in enumerate(strata)]
+    return list(columns(cells, "m", kind).adjusted(kind).strata().values())
 
 
 def sample(seed: int, n: int, *, shift: float, spread: float) -> Data:

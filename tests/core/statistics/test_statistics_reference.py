@@ -74,8 +74,10 @@ def test_cookie_cats() -> None:
 def test_conditional_binomial() -> None:
     mixture = normal_mixture(0.2)
     assert mixture.ratios.size == 41
-    assert ConditionalBinomial(mixture).update(80, 500, 0.1).log_e == pytest.approx(2.249414, rel=1e-6)
-    path = log_e_process(*map(np.array, ([100.0], [80.0], [900.0], [500.0])), mixture=mixture)
+    assert ConditionalBinomial(mixture, later=0.0).update(80, 500, 0.1).log_e == pytest.approx(
+        2.249414, rel=1e-6
+    )
+    path = log_e_process(*map(np.array, ([100.0], [80.0], [900.0], [500.0])), mixture=mixture, later=0.0)
     assert path == pytest.approx([2.249414], rel=1e-6)
 
 

@@ -112,6 +112,8 @@ def test_budget_is_shared_among_all_tests() -> None:
     budget = ErrorBudget(0.05, tests=20)
     assert budget.log_boundary == pytest.approx(math.log(400))
     assert budget.harmful({"errors": 7.0, "slow": 5.0, "cost": 6.0}) == ["errors", "cost"]
+    assert budget.harmful({"errors": 5.5, "slow": 1.0, "cost": 5.4}) == ["errors", "cost"], "together 466"
+    assert budget.harmful({"errors": 5.5, "slow": 1.0}) == budget.harmful({}) == []
     assert not budget.is_harm(-math.inf)
 
 

@@ -7,14 +7,16 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
 from pipelines.core.errors import LedgerConflict
 from pipelines.core.rollout.policy import CHAMPION_HEALTH
 from pipelines.core.rollout.state import Phase, RolloutState, Weight
+from pipelines.core.statistics.binomial import Counts
 from pipelines.core.vocabulary import OnFail, Verdict
-from pipelines.rollouts.guardrails import HOLD_LASTS, REPEATED, GuardrailWatch, harm_boundary
+from pipelines.rollouts.guardrails import HOLD_LASTS, REPEATED, GuardrailWatch, harm_boundary, harm_tests
 from resources.ledger.ledger import Ledger
 from resources.serving.contract import UNIT_WINDOW, Answers, Counters
 from tests.support.memory_systems import counters
@@ -192,6 +194,91 @@ def test_the_next_watcher_goes_on_from_what_was_written(ledger: Ledger, state: R
     uninterrupted = watch(ledger, state)
     assert second.totals == uninterrupted.totals
     assert second.totals["errors"] == (30, 6, 270, 0)
+
+
+def test_the_next_watcher_has_the_evidence_of_one_that_was_never_interrupted(
+    ledger: Ledger, state: RolloutState
+) -> None:
+    """Also what the old share left pending, and what was set aside for harm that begins later."""
+    first = watch(ledger, replace(state, step=0, percent=10.0))
+    shown = [(0, 0), (3, 1), (5, 1), (900, 20), (2000, 60), (2000, 60)]
+    for number, (answers, errors) in enumerate(shown):
+        beside = 9 * answers + (3 if number == 5 else 0)
+        look(first, at(3 * number, v1=(beside, 2 * errors), v2=(answers, errors)))
+        if number == 1:
+            first.follow(replace(state, step=1, percent=50.0))
+        first.save()
+    second = watch(ledger, replace(state, step=1, percent=50.0))
+    mine, taken_over = first.processes["errors"], second.processes["errors"]
+    assert (taken_over.log_e, taken_over.events) == (mine.log_e, mine.events)
+    assert taken_over.pending == mine.pending != Counts()
+
+
+SLOW = {
+    "name": "slow",
+    "type": "proportion",
+    "source": "serving.over_slo",
+    "slo": "250ms",
+    "margin": "1pp",
+}
+
+
+def slow_too(state: RolloutState, ledger: Ledger, on_fail: str = "roll_back") -> GuardrailWatch:
+    errors = manifest().guardrails[0].model_dump(mode="json", exclude_none=True)
+    wanted = manifest(guardrails=[errors, SLOW | {"on_fail": on_fail}])
+    return GuardrailWatch(store=ledger.counters, manifest=wanted, state=state, save_every=2 * SECOND)
+
+
+def both(seconds: float, champion: int, canary: int, bad: int) -> Counters:
+    """So many answers; of the canary's, `bad` failed and as many were slow."""
+    shown = at(seconds, v1=(champion, 0), v2=(canary, bad))
+    old, new = shown.revisions
+    return replace(shown, revisions=(old, replace(new, over_slo={250: bad})))
+
+
+def test_evidence_of_several_guardrails_adds_up(ledger: Ledger, state: RolloutState) -> None:
+    """Neither reaches the boundary; their sum does, and each one's own evidence is told."""
+    watcher = slow_too(state, ledger)
+    look(watcher, both(0, 0, 0, 0))
+    for number in range(1, 60):
+        look(watcher, both(number, 90 * number, 10 * number, number))
+        if found := watcher.evidence(START):
+            break
+    single = [watcher.processes[name].log_e for name in ("errors", "slow")]
+    assert max(single) < watcher.boundary <= np.logaddexp(*single)
+    assert {item.name for item in found} == {"errors", "slow"}
+    assert all(item.on_fail is OnFail.ROLL_BACK for item in found)
+    one = f"{math.exp(single[0]):.3g}"
+    assert f"(e-value {one}, {2 * math.exp(single[0]):.3g} with the others, boundary" in found[0].reason
+
+
+def test_evidence_of_what_only_holds_adds_nothing_to_a_rollback(ledger: Ledger, state: RolloutState) -> None:
+    watcher = slow_too(state, ledger, on_fail="hold")
+    look(watcher, both(0, 0, 0, 0))
+    while watcher.processes["errors"].log_e < watcher.boundary - math.log(1.9):
+        number = watcher.totals["errors"].canary_trials // 10 + 1
+        look(watcher, both(number, 90 * round(number), 10 * round(number), round(number)))
+    assert watcher.processes["errors"].log_e < watcher.boundary
+    assert watcher.evidence(START) == ()
+
+
+def test_likely_harm_is_said_while_it_lasts(ledger: Ledger, state: RolloutState) -> None:
+    watcher = watch(ledger, state)
+    look(watcher, at(0, v1=(0, 0), v2=(0, 0)))
+    assert watcher.doubt(START) == ()
+    look(watcher, at(1, v1=(90, 0), v2=(10, 2)))
+    assert watcher.evidence(START) == ()
+    (doubt,) = watcher.doubt(START)
+    assert (doubt.verdict, doubt.on_fail) == (Verdict.FAIL, OnFail.HOLD)
+    assert "to 1 (errors), advance below 3 to 1" in doubt.reason
+    look(watcher, at(2, v1=(190, 20), v2=(20, 2)))
+    assert watcher.doubt(START) == ()
+
+
+def test_the_same_counts_are_tested_once() -> None:
+    by_unit = manifest().experiment.model_copy(update={"unit": "customer"})
+    assert harm_tests(manifest()) == 2, "errors live, cost at the looks"
+    assert harm_tests(manifest().model_copy(update={"experiment": by_unit})) == 3
 
 
 def test_a_restart_of_the_gateway_loses_nothing_that_was_read(ledger: Ledger, state: RolloutState) -> None:
