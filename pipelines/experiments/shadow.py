@@ -46,7 +46,7 @@ def shadow_evidence(
 def _served(
     ledger: Ledger, manifest: RolloutManifest, state: RolloutState, now: datetime
 ) -> tuple[Evidence, ...]:
-    """Errors and latency of the copies. The live watch tests them and rolls back; here they are shown."""
+    """Errors and latency of the copies: the live watch's own test, read again from what it wrote down."""
     guardrails = [g for g in manifest.guardrails if is_served(g)]
     if not guardrails:
         return ()
@@ -54,7 +54,9 @@ def _served(
     try:
         cells = serving_cells(ledger.counters.buckets(state.rollout_id), [g.name for g in guardrails])
         spec = LookSpec(
-            metrics=tuple(replace(guardrail_spec(g, manifest.experiment), part=None) for g in guardrails),
+            metrics=tuple(
+                replace(guardrail_spec(g, manifest.experiment), part=g.on_fail) for g in guardrails
+            ),
             alpha=manifest.experiment.alpha,
             harm_alpha=budget.alpha,
             tests=budget.tests,

@@ -187,8 +187,8 @@ WITHIN = UNIT_WINDOW * 0.8
 
 HOLD_LASTS = timedelta(minutes=10)
 
-DOUBT_LASTS = timedelta(minutes=2)
-"""Twice as long as it takes until it is said again."""
+DOUBT_LASTS = timedelta(minutes=3)
+"""It is said again every minute, and written down again when it is half as old."""
 
 HEALTH_WINDOW = timedelta(seconds=30)
 

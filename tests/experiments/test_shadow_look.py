@@ -7,6 +7,7 @@ import dagster as dg
 
 from assets.experiment import experiment
 from pipelines.core.manifest.load import Model
+from pipelines.core.rollout.policy import LOOK_DOUBT
 from pipelines.core.rollout.state import Phase
 from pipelines.core.vocabulary import Verdict
 from pipelines.platform.systems import Systems
@@ -30,5 +31,6 @@ def test_a_look_in_the_shadow_gives_what_the_step_needs(tmp_path: Path) -> None:
     recorded = {
         name: (e.verdict, e.pending) for name, e in state.evidence.items() if e.source == "experiment"
     }
+    assert recorded.pop(LOOK_DOUBT) == (Verdict.PASS, False)
     assert recorded == dict.fromkeys(("errors", "agreement"), (Verdict.UNKNOWN, True))
     assert set(state.policy.required_in_shadow) == set(recorded)

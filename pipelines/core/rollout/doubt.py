@@ -32,7 +32,9 @@ def doubt_evidence(
         name=name,
         source=source,
         verdict=Verdict.FAIL if doubtful else Verdict.PASS,
-        reason=f"evidence of harm {found or 'below'}, advance below {below:g} to 1",
+        reason=f"evidence of harm {found}, advance below {below:g} to 1"
+        if doubtful
+        else f"every metric's evidence of harm is below {below:g} to 1",
         at=at,
         on_fail=OnFail.HOLD,
         valid_for=valid_for,

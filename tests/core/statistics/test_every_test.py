@@ -10,8 +10,9 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+from pipelines.core.errors import NotMeasured
 from pipelines.core.statistics.effects import Cell, EffectKind, Sums
-from pipelines.core.statistics.look import Look
+from pipelines.core.statistics.look import Look, analyse
 from pipelines.core.statistics.look_spec import Conclusion, Direction, LookSpec, MetricSpec
 from pipelines.core.statistics.metric_look import MetricLook
 from pipelines.core.statistics.power import Design, SequentialMethod
@@ -162,6 +163,49 @@ def _numbers(look: MetricLook) -> dict[str, float]:
 def _part(cell: Cell, half: int) -> Cell:
     champion, challenger = (Sums(*(part / 2 for part in sums)) for sums in (cell.champion, cell.challenger))
     return cell._replace(bucket=cell.bucket + half / 2, champion=champion, challenger=challenger)
+
+
+@every
+def test_the_order_in_which_cells_are_given_changes_nothing(member: Member) -> None:
+    turned = [list(reversed(range(k + 1))) for k in range(LOOKS)]
+    cells = [group[0] for group in steady(0.02)]
+    given = [cells[: k + 1] for k in range(LOOKS)]
+    spec = LookSpec(metrics=(member.spec(),), alpha=ALPHA)
+    for some, order in zip(given, turned, strict=True):
+        assert analyse([some[place] for place in order], spec).metrics == analyse(some, spec).metrics
+
+
+@every
+def test_a_bucket_that_is_given_twice_is_refused(member: Member) -> None:
+    (cell,) = steady(0.02)[0]
+    with pytest.raises(NotMeasured, match="counted twice"):
+        analyse([cell, cell], LookSpec(metrics=(member.spec(),), alpha=ALPHA))
+
+
+@pytest.mark.parametrize(
+    "member", [m for m in MEMBERS if not m.kind.is_count], ids=lambda m: f"{m.kind}-{m.method}"
+)
+@pytest.mark.parametrize("factor", [1e-3, 7.0])
+def test_the_unit_in_which_a_value_is_written_changes_no_evidence(member: Member, factor: float) -> None:
+    """A share has no unit."""
+    scaled = [[_in_unit(cell, factor) for cell in group] for group in steady(0.02)]
+    margin = factor * member.margin
+    planned = PLANNED * (MARGIN / margin) ** 2
+    whole = looks(member, steady(0.02))
+    for one, two in zip(
+        whole, looks(member, scaled, margin=margin, planned_information=planned), strict=True
+    ):
+        assert two.conclusion is one.conclusion
+        assert two.harm.value == pytest.approx(one.harm.value)
+        assert two.effect == pytest.approx(factor * (one.effect or 0.0))
+
+
+def _in_unit(cell: Cell, factor: float) -> Cell:
+    one, zero = (
+        sums._replace(sy=factor * sums.sy, syy=factor**2 * sums.syy, syd=factor * sums.syd)
+        for sums in (cell.challenger, cell.champion)
+    )
+    return cell._replace(challenger=one, champion=zero)
 
 
 @every
