@@ -27,8 +27,18 @@ TOLERANCE = timedelta(seconds=1)
 MOST_ROWS = 100_000
 """The most recent requests that one check reads."""
 
-ALLOWED_SHARE = 0.05
-"""Share of the smaller side's requests that may be elsewhere: a canary's failed answer is given by the stable side."""
+ALLOWED_SHARE, ALLOWED_OF_SMALLER = 0.01, 0.1
+"""How many may be elsewhere, of all and of the smaller side's, whichever is less: a canary's failed answer is given by the
+stable side, and at 1 % of traffic all of the canary's units are few among all."""
+
+FEWEST = 5
+"""Fewer are no pattern."""
+
+
+def allowed_elsewhere(every: float, smaller: float | None) -> float:
+    """How many of so many; `smaller`: those of the side that has fewer."""
+    allowed = ALLOWED_SHARE * every
+    return allowed if smaller is None else min(allowed, max(ALLOWED_OF_SMALLER * smaller, FEWEST - 1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,14 +58,13 @@ class ExposureCheck:
 
     @property
     def share(self) -> float:
-        """Mismatches, of the smaller side: at 1 % of traffic, all of a canary's requests are few among all."""
-        side = self.compared if self.smaller is None else self.smaller
-        return self.mismatches / max(side, 1)
+        """Mismatches among the compared."""
+        return self.mismatches / self.compared if self.compared else 0.0
 
     @property
     def holds(self) -> bool:
         """Whether the split is the one that was asked for; true as well where nothing could be compared."""
-        return self.share <= ALLOWED_SHARE
+        return self.mismatches <= allowed_elsewhere(self.compared, self.smaller)
 
     @property
     def sentence(self) -> str:
@@ -159,13 +168,6 @@ def _words(request: Seen, percent: float) -> str:
 
 NAME = "assignment"
 
-ALLOWED_CROSSOVERS = 0.05
-"""Share of the smaller side's units that may be seen on both versions at one step (a failed answer is given by the stable
-side): at 1 % of traffic, all of a canary's units are few among all."""
-
-FEWEST_CROSSOVERS = 5
-"""Fewer are no pattern."""
-
 
 def assignment_evidence(
     coverage: Coverage,
@@ -185,14 +187,14 @@ def assignment_evidence(
         valid_for: until when it counts.
     """
     smaller = min(sum(step.champion for step in units), sum(step.challenger for step in units))
-    share = coverage.crossovers / max(smaller, 1)
-    crossed = coverage.crossovers >= FEWEST_CROSSOVERS and share > ALLOWED_CROSSOVERS
+    allowed = allowed_elsewhere(coverage.units, smaller)
+    crossed = coverage.crossovers >= FEWEST and coverage.crossovers > allowed
     astray = exposure is not None and not exposure.holds
     return Evidence(
         name=NAME,
         source="assignment",
         verdict=Verdict.FAIL if crossed or astray else Verdict.PASS,
-        reason=_reason(coverage, share, exposure),
+        reason=_reason(coverage, allowed, exposure),
         at=at,
         on_fail=OnFail.HOLD,
         valid_for=valid_for,
@@ -207,10 +209,10 @@ def assignment_evidence(
     )
 
 
-def _reason(coverage: Coverage, share: float, exposure: ExposureCheck | None) -> str:
+def _reason(coverage: Coverage, allowed: float, exposure: ExposureCheck | None) -> str:
     parts = [
-        f"{coverage.crossovers:,} of {coverage.units:,} units were seen on both versions and are left out: {share:.2%}"
-        f" of the smaller side's (allowed: {ALLOWED_CROSSOVERS:.0%})."
+        f"{coverage.crossovers:,} of {coverage.units:,} units were seen on both versions and are left out (allowed:"
+        f" {allowed:,.0f}, {ALLOWED_SHARE:.0%} of all or {ALLOWED_OF_SMALLER:.0%} of the smaller side's)."
     ]
     if coverage.rows_without_unit:
         parts.append(f"{coverage.rows_without_unit:,} answers carried no unit id and are counted nowhere.")

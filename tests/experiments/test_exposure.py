@@ -10,7 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.core.rollout.state import Weight
-from pipelines.experiments.exposure import belongs_to_challenger, recompute
+from pipelines.core.statistics.srm import StepUnits
+from pipelines.core.vocabulary import Verdict
+from pipelines.experiments.exposure import assignment_evidence, belongs_to_challenger, recompute
+from resources.lake.buckets import Coverage
 from resources.lake.exposure import Seen
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "experiments.md"
@@ -56,6 +59,26 @@ def test_a_few_failed_answers_given_by_the_champion_are_no_broken_split() -> Non
     rows = [seen(f"u{i}", 5, percent=10, wrong=i < 5) for i in range(1000)]
     found = recompute(rows, salt="salt", weights=WEIGHTS)
     assert (found.mismatches, found.holds) == (5, True)
+
+
+def test_at_one_percent_what_may_go_astray_is_a_share_of_the_canary_not_of_all() -> None:
+    """All of the canary's units are less than a hundredth of all units."""
+    weights = (WEIGHTS[0]._replace(percent=1.0),)
+    rows = [seen(f"u{i}", 5, percent=1) for i in range(2000)]
+    astray = [row._replace(is_challenger=False) for row in rows]
+    found = recompute(astray, salt="salt", weights=weights)
+    assert found.smaller == found.mismatches > 0
+    assert found.share < 0.015
+    assert not found.holds
+    for crossovers, verdict in ((11, Verdict.FAIL), (10, Verdict.PASS)):
+        said = assignment_evidence(
+            Coverage(10_000, crossovers, 0, 0),
+            None,
+            units=(StepUnits(0, 9_900, 100, 0.01),),
+            at=T0,
+            valid_for=MINUTE,
+        )
+        assert said.verdict is verdict, said.reason
 
 
 @pytest.mark.parametrize("charset", ["utf-8", "latin-1"])
