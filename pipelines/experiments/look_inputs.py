@@ -229,12 +229,13 @@ def look_spec(
 def _part(manifest: RolloutManifest, metric: Metric) -> str | None:
     """Which other e-values the metric's is added to: those that learn of a unit as late and roll back as well.
 
-    None for what is tested on the live counters: the same counts are not tested twice.
+    None for what rolls back on the live counters: the same counts are not tested twice. What holds or warns is a part of its
+    own, and is tested here alone.
     """
-    if is_counted_live(manifest, metric):
-        return None
     if isinstance(metric, Guardrail) and metric.on_fail is not OnFail.ROLL_BACK:
         return metric.name
+    if is_counted_live(manifest, metric):
+        return None
     experiment = manifest.experiment
     by_request = experiment.unit == "request"
     query = metric_query(metric, by_request=by_request)

@@ -12,6 +12,9 @@ from pipelines.core.statistics.look_spec import Conclusion, LookSpec, MetricSpec
 from pipelines.core.statistics.power import Design, SequentialMethod
 from pipelines.core.statistics.srm import StepUnits
 from pipelines.experiments.analysing import analyse_next
+from pipelines.experiments.look_inputs import look_spec
+from pipelines.experiments.registering import RegisteredConstants
+from tests.support.rollouts import manifest
 
 PLANNED = Design(method=SequentialMethod.GROUP_SEQUENTIAL, looks=5).information(0.1, 0.8)
 
@@ -99,3 +102,32 @@ def test_a_broken_sample_ratio_stays_broken() -> None:
     assert broken.srm is not None and broken.srm.is_mismatch
     assert mended.srm is not None and mended.srm.is_mismatch
     assert "no comparison can be trusted" in mended.sentences[-1]
+
+
+def test_what_is_tested_together_learns_of_a_unit_at_the_same_moment_and_rolls_back() -> None:
+    def share(name: str, **changes: str) -> dict[str, str]:
+        return {"name": name, "type": "proportion", "source": "serving.errors", "margin": "1pp"} | changes
+
+    slow = {"source": "serving.over_slo", "slo": "250ms"}
+    guardrails = [
+        share("errors"),
+        share("slow", **slow, on_fail="hold"),
+        share("slower", **slow, on_fail="warn"),
+        share("churned", source="outcomes.churned"),
+        share("refused", source="predictions.refused"),
+    ]
+    wanted = manifest(guardrails=guardrails)
+    registered = [
+        RegisteredConstants(spec=MetricSpec(name=name, kind=EffectKind.PROPORTION, margin=0.01))
+        for name in ("cost", "errors", "slow", "slower", "churned", "refused")
+    ]
+    spec = look_spec(wanted, {}, registered, is_final=False)
+    assert {metric.name: metric.part for metric in spec.metrics} == {
+        "cost": "after 1d",
+        "churned": "after 1d",
+        "refused": "after 0ms",
+        "errors": None,
+        "slow": "slow",
+        "slower": "slower",
+    }
+    assert spec.budget.tests == 6

@@ -242,7 +242,8 @@ def _group_sequential(
 
     error = math.sqrt(effect.variance)
     z, sign = bound(alpha), spec.harm_sign()
-    harm = Harm(sign * effect.value / error, bound(2 * budget.alpha_each), "z")
+    high = math.inf if spec.part is None else bound(2 * budget.alpha_each)
+    harm = Harm(sign * effect.value / error, high, "z")
     interval = Interval(effect.value - z * error, effect.value + z * error)
     return _Found(interval, effect.value + sign * bound(2 * alpha) * error, harm, z, fraction)
 
