@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+from pipelines.core.rollout.case import Case, hold
 from pipelines.core.rollout.events import Decision
 from pipelines.core.rollout.policy import DOUBTS
-from pipelines.core.rollout.rules import Case, hold
 from pipelines.core.rollout.standing import stale
 from pipelines.core.statistics.metric_look import odds
 from pipelines.core.vocabulary import Evidence, OnFail, Verdict
