@@ -192,7 +192,7 @@ def test_no_traffic_is_given_back_to_a_champion_that_fails_while_two_watch(
     """Its health is in no bucket: neither may forget it because the other one has written."""
     monkeypatch.setattr(canary_watch, "SAVE", timedelta(0))
     start_rollout(systems)
-    for tens in range(13):
+    for tens in range(20):
         systems.backend.show(counters(v1=(10 * tens, 6 * tens), v2=(10 * tens, 10 * tens)))
         for each in two:
             for _ in range(2):
