@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from benchmarks.rollback_parts.rows import NotMeasurable
 from pipelines.core.errors import ServingError
 from resources.serving.embedded.gateway import EmbeddedGateway
-from resources.serving.embedded.layout import Layout
+from resources.serving.embedded.layout import Layout, gateway_of
 from resources.serving.embedded.lease import Leases
 from resources.serving.embedded.state import StateStore
+from resources.serving.envoy.description import RDS, published
+from resources.serving.envoy.routes import routes_of
 from resources.settings import Settings
 
 LOOK_S = 0.02
@@ -66,6 +68,7 @@ class Onlooker:
         self._shares = shares
         self._store, self._leases = StateStore(layout.states), Leases(layout.leases)
         self._gateway = EmbeddedGateway(settings, self._store)
+        self._routes = gateway_of(settings).discovery / RDS
         self._lapses = Lapses(settings)
         self._lapses.new()
 
@@ -91,7 +94,15 @@ class Onlooker:
             self._shares[model].last_word = word / 1e9
         canary = self._store.read(model).canary
         self._shares[model].by_lease = canary is not None and canary.lapse is not None
-        return canary is None or canary.percent == 0
+        return (canary is None or canary.percent == 0) and self._is_routed_past(model)
+
+    def _is_routed_past(self, model: str) -> bool:
+        """Whoever is frozen while it writes may have published an older state over a newer one."""
+        actions = [route["route"] for route in routes_of(published(self._routes), {model})]
+        splits = [
+            action["weighted_clusters"]["clusters"] for action in actions if "weighted_clusters" in action
+        ]
+        return all(len(split) < 2 or split[0]["weight"] == 0 for split in splits)
 
     def _confirmed(self) -> bool:
         with suppress(ServingError):

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import time
 from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -214,6 +215,10 @@ log = logging.getLogger(__name__)
 PATIENCE = 1.0
 """Seconds that what takes traffic away waits for a lock, which is held for milliseconds."""
 
+KEPT = 30.0
+"""Seconds in which nothing that takes traffic away waits for a lock again that was kept for all of that: whoever has it is
+frozen, and the shares of many services may be waiting."""
+
 _STATE = TypeAdapter(ServiceState)
 
 
@@ -226,6 +231,8 @@ class StateStore:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._kept: dict[str, float] = {}
+        """Locks that were waited for in vain, and when."""
 
     def read(self, service: str) -> ServiceState:
         """The state of a service; an empty one if it was never deployed."""
@@ -283,13 +290,20 @@ class StateStore:
         path = self._folder / name
         with ExitStack() as stack:
             try:
-                wait = None if patience is None else timedelta(seconds=patience)
+                wait = None if patience is None else timedelta(seconds=self._patience(name, patience))
                 held = stack.enter_context(lock(path, wait=wait))
             except OSError as error:
                 raise ServingError(f"the lock {path} cannot be taken: {error.strerror}") from error
-            if not held:
+            if held:
+                self._kept.pop(name, None)
+            elif wait:
+                self._kept[name] = time.monotonic()
                 log.warning("%s: somebody has held this lock for %g s; going on without it", path, patience)
             yield held
+
+    def _patience(self, name: str, most: float) -> float:
+        """Nothing for a lock that somebody has just been waited for in vain."""
+        return 0.0 if time.monotonic() - self._kept.get(name, float("-inf")) < KEPT else most
 
 
 def _parse(path: Path) -> ServiceState | None:

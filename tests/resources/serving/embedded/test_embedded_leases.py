@@ -148,6 +148,23 @@ def test_whoever_is_frozen_while_it_holds_a_lock_keeps_no_unwatched_share(
     assert lapsed(arena)
 
 
+def test_of_many_unwatched_shares_only_the_first_waits_for_whoever_is_frozen_with_the_shared_lock(
+    pair: tuple[EmbeddedArena, EmbeddedArena],
+    arena: EmbeddedArena,
+    disk: Disk,
+    guarded: Guarded,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Each of them needs that lock twice: waiting for it each time would leave the last of thirty its share for a minute."""
+    other = pair[1]
+    other.backend.set_canary_percent(other.service, "2", 50)
+    with (disk.place / "serving" / ".lock").open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert [each.trouble for each in guarded.looks(5)] == ["", ""]
+        assert (canaries(arena), canaries(other)) == (0, 0)
+    assert sum("somebody has held this lock for 1 s" in each for each in caplog.messages) == 1
+
+
 @pytest.mark.parametrize("damage", ["{", ""], ids=["half", "empty"])
 def test_a_damaged_state_loses_its_own_unwatched_share_and_stops_no_other_services_lapse(
     pair: tuple[EmbeddedArena, EmbeddedArena], arena: EmbeddedArena, disk: Disk, guarded: Guarded, damage: str
