@@ -35,7 +35,7 @@ from resources.serving.embedded.supervisor import wait_until
 from tests.support.answer_log import logged_answers
 from tests.support.chaos import judged
 from tests.support.light_platform import LightPlatform, light_platform
-from tests.support.open_loop import OpenLoop
+from tests.support.open_loop import OpenLoop, sent_at
 
 MODELS = ("one", "two", "three")
 
@@ -59,7 +59,7 @@ class Restored:
     harmed: int
     """Live requests that the new version did not answer well."""
     answered_after: int
-    """Live requests that reached it after the previous champion had all traffic."""
+    """Live requests that were sent after the previous champion had all traffic, and reached it."""
 
 
 def rows(given: argparse.Namespace) -> list[Row]:
@@ -137,7 +137,7 @@ def watch(platform: LightPlatform, rollout_id: str, harm: Path) -> Restored:
         harm_to_restored=seconds(min(failed), safe),
         boundary_to_restored=seconds(boundary, safe),
         harmed=len(failed),
-        answered_after=sum(each.requested_at > safe for each in new),
+        answered_after=sum(sent_at(each.request_id) > safe.timestamp() for each in new),
     )
 
 

@@ -23,7 +23,7 @@ from pipelines.rollouts.guardrails import harm_boundary
 from resources.serving.embedded.supervisor import wait_until
 from tests.support.answer_log import Logged, logged_answers
 from tests.support.light_platform import LightPlatform, light_platform
-from tests.support.open_loop import OpenLoop
+from tests.support.open_loop import OpenLoop, sent_at
 
 P50_LIMIT_S, P99_LIMIT_S = 0.5, 2.0
 
@@ -49,7 +49,7 @@ class Rollback:
     boundary_to_last_answer: float
     """To the canary's last answer to live traffic; negative where the boundary was crossed by the answers in flight."""
     answered_after: int
-    """Live requests that reached the canary after 0 % was confirmed."""
+    """Live requests that were sent after 0 % was confirmed, and reached the canary."""
 
 
 def rows(given: argparse.Namespace) -> list[Row]:
@@ -114,7 +114,7 @@ def watch(platform: LightPlatform, rollout_id: str) -> Rollback:
         boundary_to_safe=seconds(boundary, safe),
         decided_to_safe=seconds(decided.at, safe),
         boundary_to_last_answer=seconds(boundary, canary[-1].responded_at),
-        answered_after=sum(each.requested_at > safe for each in canary),
+        answered_after=sum(sent_at(each.request_id) > safe.timestamp() for each in canary),
     )
 
 

@@ -34,7 +34,7 @@ class Share:
     harmed: int = 0
     """Live requests that the canary did not answer well; the gateway asks the stable side once more."""
     after: int = 0
-    """Live requests that reached the canary after 0 % was confirmed."""
+    """Live requests that were sent after 0 % was confirmed, and reached the canary."""
 
     @property
     def seconds(self) -> float:

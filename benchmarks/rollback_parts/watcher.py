@@ -34,7 +34,7 @@ from resources.serving.embedded.state import StateStore
 from resources.serving.embedded.supervisor import Supervisor, wait_until
 from tests.support.answer_log import logged_answers
 from tests.support.light_platform import LightPlatform, light_platform
-from tests.support.open_loop import OpenLoop
+from tests.support.open_loop import OpenLoop, sent_at
 
 MODELS = ("one", "two", "three", "four", "five")
 
@@ -164,7 +164,7 @@ def count(platform: LightPlatform, state: RolloutState, share: Share) -> None:
         if each.version == state.version and live(each, state)
     ]
     share.harmed = sum(each.status != HTTPStatus.OK for each in answers)
-    share.after = sum(each.requested_at.timestamp() > share.away for each in answers)
+    share.after = sum(sent_at(each.request_id) > share.away for each in answers)
 
 
 def in_rows(shares: Sequence[Share], loops: Sequence[OpenLoop]) -> list[Row]:

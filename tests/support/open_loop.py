@@ -18,6 +18,11 @@ MOST_PENDING = 300
 TIMEOUT_SECONDS = 10.0
 
 
+def sent_at(request_id: str) -> float:
+    """`time.time()` at which an open loop sent this request."""
+    return float(request_id.partition("-")[0])
+
+
 @dataclass(frozen=True)
 class Failure:
     """One request that got no good answer."""
@@ -79,7 +84,7 @@ class OpenLoop:
             await asyncio.gather(*pending)
 
     async def _send(self, client: httpx.AsyncClient, due: float, model: str) -> None:
-        identity = str(uuid.uuid4())
+        identity = f"{time.time():.6f}-{uuid.uuid4()}"  # see `sent_at`
         headers = {"x-request-id": identity, "x-unit-id": f"u{random.getrandbits(40)}"}
         if self.please:
             headers["x-please"] = self.please
