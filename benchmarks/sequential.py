@@ -19,14 +19,14 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.sequential_parts import detection, false_rollback, late, power
+from benchmarks.sequential_parts import detection, false_rollback, late, peers, power
 from benchmarks.sequential_parts.rows import row
 from pipelines.core.statistics.effects import Cell, EffectKind, Sums
 from pipelines.core.statistics.look import analyse
 from pipelines.core.statistics.look_spec import LookSpec, MetricSpec
 from resources.settings import Settings
 
-PARTS = ("look", "detection", "late", "power", "false_rollback")
+PARTS = ("look", "detection", "late", "power", "peers", "false_rollback")
 
 
 def main() -> None:
@@ -60,6 +60,8 @@ def _rows(part: str, given: argparse.Namespace) -> Iterator[dict[str, Any]]:
         return late.rows(given.paths, given.seed)
     if part == "power":
         return power.rows(given.runs, given.seed)
+    if part == "peers":
+        return peers.rows(max(given.runs // 10, 100), given.seed)
     return false_rollback.rows(given.paths, given.seed)
 
 

@@ -4,7 +4,7 @@ import enum
 import importlib
 import itertools
 import pkgutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -26,7 +26,6 @@ from pipelines.core.manifest.model import (
     RolloutManifest,
 )
 from pipelines.core.metric_types import TYPES, MetricType, UnitValue
-from pipelines.core.peers import Bucket, Judgement, Series, Truth, compare, judge
 from pipelines.core.rollout import events as rollout_events
 from pipelines.core.rollout.alerts import alerts_of
 from pipelines.core.rollout.decide import decide
@@ -65,7 +64,6 @@ from pipelines.experiments.history import metric_query
 from pipelines.experiments.registering import METHODS, design, guardrail_spec
 from pipelines.monitoring.evidence import from_drift
 from pipelines.reports import page as page_module
-from pipelines.reports import words
 from pipelines.reports.metadata import decision_metadata
 from pipelines.reports.page import page
 from pipelines.reports.story import Story, read_story
@@ -95,7 +93,7 @@ from tests.support.memory_systems import MemorySystems, given, start_rollout
 from tests.support.rollouts import MODEL, START, Rig, good, manifest
 
 COVERED: set[type[enum.Enum]] = {
-    *(Action, AfterTest, Analysis, Better, Comparison, Conclusion, DecisionKind, Direction, End, Judgement),
+    *(Action, AfterTest, Analysis, Better, Comparison, Conclusion, DecisionKind, Direction, End),
     *(
         EffectKind,
         Method,
@@ -111,7 +109,6 @@ COVERED: set[type[enum.Enum]] = {
     *(
         Phase,
         Status,
-        Truth,
         Verdict,
         kserve_mode.DeploymentMode,
         ColumnKind,
@@ -157,7 +154,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     rig = Rig(tmp_path_factory.mktemp("story"))
     rollout_id = rig.start()
     rig.controller().drive(rollout_id, good(rig.clock.now))
-    return read_story(rig.ledger, rollout_id, boundary=3.0, kinds={})
+    return read_story(rig.ledger, rollout_id, boundary=3.0)
 
 
 def decision(kind: DecisionKind, end: End | None = None, percent: float | None = None) -> Decision:
@@ -425,21 +422,8 @@ def test_every_direction_has_a_sign(direction: Direction, method: Analysis) -> N
     assert spec.harm_sign() == (1 if direction is Direction.LOWER else -1)
 
 
-@pytest.mark.parametrize("truth", Truth)
-def test_every_truth_judges_every_peer(truth: Truth) -> None:
-    buckets = tuple(Bucket(START + timedelta(minutes=k), 100, 50 * (k > 2), 100, 0) for k in range(1, 30))
-    kinds: Iterable[Any] = ("errors", "slow", "other")
-    for kind in kinds:
-        series = [Series(name="s", kind=kind, buckets=buckets)]
-        for action in compare(series, begun=START, ended=buckets[-1].at):
-            for acted in (None, START):
-                for at in (None, START):
-                    assert judge(replace(action, at=at), truth, acted=acted).words
-
-
 def test_every_table_that_is_looked_up_by_a_member_has_them_all() -> None:
     tiers = get_args(RolloutManifest.model_fields["tier"].annotation)
-    assert set(words._COLOUR) == set(Judgement)
     assert set(data_docs._COLOUR) == set(page_module._VERDICT) == set(Verdict)
     assert set(page_module._DECISION) == set(DecisionKind)
     assert set(INGEST) == set(WINDOWS) == set(tiers)

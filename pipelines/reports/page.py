@@ -10,7 +10,7 @@ from pipelines.core.statistics.binomial import Counts
 from pipelines.core.vocabulary import Verdict
 from pipelines.reports.charts import Chart, Limit, Mark, Point
 from pipelines.reports.story import Story, evidence_path, total
-from pipelines.reports.words import exposure, headline, in_words, peers, reaction
+from pipelines.reports.words import exposure, headline, in_words, reaction
 from resources.checks.pages import STYLED, render
 
 MOST_DECISIONS = 200
@@ -63,8 +63,6 @@ def page(story: Story, links: Sequence[Link], *, written: datetime) -> str:
         in_words=in_words,
         colours=_VERDICT | _DECISION,
         commands=story.commands,
-        peers=peers(story),
-        truth=story.truth,
         written=written,
     )
 

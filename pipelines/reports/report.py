@@ -9,16 +9,14 @@ from pipelines.core.errors import CommandRefused
 from pipelines.core.manifest.load import Catalogue
 from pipelines.core.manifest.model import RolloutManifest
 from pipelines.reports.page import Link, page
-from pipelines.reports.story import Kind, Kinds, Story, read_story
-from pipelines.rollouts.guardrails import ERRORS, OVER_SLO, harm_boundary, serving_metrics
+from pipelines.reports.story import Story, read_story
+from pipelines.rollouts.guardrails import harm_boundary
 from pipelines.rollouts.naming import slug
 from resources.files import write_whole
 from resources.ledger.ledger import Ledger
 from resources.links import Links
 
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
-
-_KINDS: dict[str, Kind] = {ERRORS: "errors", OVER_SLO: "slow"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,11 +54,10 @@ def write_story(reports: Reports, story: Story, path: Path) -> Path:
 
 
 def rollout_story(reports: Reports, rollout_id: str) -> Story:
-    """What the report tells. The manifest adds what each guardrail counts, where it still is there."""
+    """What the report tells. The manifest adds the guardrails' boundary, where it still is there."""
     row = next((r for r in reports.ledger.rollouts() if r.rollout_id == rollout_id), None)
     manifest = None if row is None else _manifest(reports, row.model)
-    kinds = {} if manifest is None else _kinds(manifest)
-    story = read_story(reports.ledger, rollout_id, boundary=None, kinds=kinds)
+    story = read_story(reports.ledger, rollout_id, boundary=None)
     if manifest is None:
         return story
     return replace(story, boundary=harm_boundary(manifest, baking=story.state.promotion is not None))
@@ -68,10 +65,6 @@ def rollout_story(reports: Reports, rollout_id: str) -> Story:
 
 def _manifest(reports: Reports, model: str) -> RolloutManifest | None:
     return next((m.rollout for m in reports.catalogue.models if m.name == model), None)
-
-
-def _kinds(manifest: RolloutManifest) -> Kinds:
-    return {metric.name: _KINDS[metric.source] for metric in serving_metrics(manifest)}
 
 
 def _links(reports: Reports, story: Story) -> list[Link]:

@@ -4,11 +4,10 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from pipelines.core.errors import CommandRefused
-from pipelines.core.peers import Bucket, Judged, Series, Truth, compare, judge
-from pipelines.core.rollout.events import Action, Command, Decided, DecisionKind, Done, End, Event, Intent
+from pipelines.core.rollout.events import Action, Command, Decided, DecisionKind, Done, Event, Intent
 from pipelines.core.rollout.fold import fold
 from pipelines.core.rollout.state import RolloutState
 from pipelines.core.statistics.binomial import ConditionalBinomial, Counts
@@ -151,12 +150,6 @@ def _margin(body: Mapping[str, Any], primary: Mapping[str, Any] | None) -> float
 # All that a report tells, read from the ledger: events, counters, looks.
 
 
-Kind = Literal["errors", "slow", "other"]
-
-Kinds = Mapping[str, Kind]
-"""What each served metric counts, by its name; the ledger does not say."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Story:
     """One rollout, as far as the ledger tells."""
@@ -169,7 +162,6 @@ class Story:
     looked: Looked
     boundary: float | None
     """ln e-value from which a guardrail rolls back; None where nothing says."""
-    kinds: Kinds
 
     @property
     def begun(self) -> datetime:
@@ -205,18 +197,8 @@ class Story:
                 return event.at
         return None
 
-    @property
-    def truth(self) -> Truth:
-        """What the evidence says about the version: harmful, harmless, or still open."""
-        back = self.rolled_back
-        if back is not None and back.decision.rule == "harm":
-            return Truth.HARMFUL
-        decided = self.state.promotion or self.state.last
-        proven = decided is not None and decided.decision.rule == "passed"
-        return Truth.HARMLESS if self.state.end is End.PROMOTED and proven else Truth.OPEN
 
-
-def read_story(ledger: Ledger, rollout_id: str, *, boundary: float | None, kinds: Kinds) -> Story:
+def read_story(ledger: Ledger, rollout_id: str, *, boundary: float | None) -> Story:
     """Raises CommandRefused (no such rollout), CorruptLedger, LedgerError."""
     events = ledger.events(rollout_id)
     if not events:
@@ -229,25 +211,4 @@ def read_story(ledger: Ledger, rollout_id: str, *, boundary: float | None, kinds
         counted={name: buckets for name, buckets in found.items() if not name.endswith(REPEATED)},
         looked=looked(ledger, rollout_id),
         boundary=boundary,
-        kinds=kinds,
     )
-
-
-def judged_peers(story: Story) -> tuple[Judged, ...]:
-    """What others' default rules would have done on these counters; empty without any."""
-    buckets = [bucket for series in story.counted.values() for bucket in series]
-    if not buckets:
-        return ()
-    series = [
-        Series(
-            name=name,
-            kind=story.kinds.get(name, "other"),
-            buckets=tuple(Bucket(b.at, *b.counts) for b in found),
-        )
-        for name, found in story.counted.items()
-    ]
-    begun = min((w.at for w in story.state.weights if w.percent > 0), default=min(b.at for b in buckets))
-    acted = None if story.rolled_back is None else story.rolled_back.at
-    ended = max(bucket.at for bucket in buckets)
-    actions = compare(series, begun=begun, ended=ended)
-    return tuple(judge(action, story.truth, acted=acted) for action in actions)

@@ -3,11 +3,10 @@
 from datetime import timedelta
 from typing import NamedTuple, assert_never
 
-from pipelines.core.peers import Judged, Judgement
 from pipelines.core.rollout.events import Decision, DecisionKind, End
 from pipelines.core.rollout.standing import words as duration
 from pipelines.core.rollout.state import Phase, RolloutState
-from pipelines.reports.story import Story, judged_peers
+from pipelines.reports.story import Story
 
 
 class Headline(NamedTuple):
@@ -130,48 +129,3 @@ def _phase(state: RolloutState) -> str:
             return "has ended"
         case _:
             assert_never(state.phase)
-
-
-# What others' default rules would have done on the same counters, as a table's rows.
-
-
-class PeerRow(NamedTuple):
-    """One tool, in words."""
-
-    tool: str
-    acted: str
-    """When it would have."""
-    judgement: str
-    colour: str
-    """good, bad or plain."""
-    why: str
-    rule: str
-
-
-_COLOUR = {
-    Judgement.RIGHT: "good",
-    Judgement.FALSE_ALARM: "bad",
-    Judgement.TOO_SLOW: "bad",
-    Judgement.UNDECIDED: "plain",
-}
-
-
-def peers(story: Story) -> list[PeerRow]:
-    """One row per tool, ours first; none where nothing was counted."""
-    judged = judged_peers(story)
-    return [_ours(story), *(_row(item) for item in judged)] if judged else []
-
-
-def _ours(story: Story) -> PeerRow:
-    back = story.rolled_back
-    at = "never" if back is None else f"{back.at:%Y-%m-%d %H:%M:%S}"
-    why = "no guardrail crossed its boundary" if back is None else back.decision.reason
-    rule = "sequential evidence of harm against the champion, one error budget for all guardrails"
-    return PeerRow("Rampgate", at, "what happened", "plain", why, rule)
-
-
-def _row(item: Judged) -> PeerRow:
-    action = item.action
-    at = "not while these counters last" if action.at is None else f"{action.at:%Y-%m-%d %H:%M:%S}"
-    why, rule = f"{action.reason}; {item.words}", f"{action.rule} ({action.source})"
-    return PeerRow(action.peer, at, item.judgement, _COLOUR[item.judgement], why, rule)

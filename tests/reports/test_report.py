@@ -167,15 +167,6 @@ def test_what_neither_side_answered_is_said_and_is_no_guardrail(tmp_path: Path) 
     assert "150 of 500" not in text
 
 
-def test_the_peers_stand_beside_it(tmp_path: Path) -> None:
-    _, rollout_id = rolled_back(tmp_path)
-    text = Reader(write_report(reports_at(tmp_path), rollout_id).read_text()).text
-    for peer in ("Flagger", "Argo Rollouts", "GrowthBook"):
-        assert peer in text
-    assert "failed checks" in text
-    assert "The evidence says of the version: harmful." in text
-
-
 def test_what_people_and_checks_write_stays_text(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
     rollout_id = rig.start()

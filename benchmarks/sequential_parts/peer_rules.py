@@ -1,13 +1,10 @@
-"""What other tools' documented rules would have done on the same counters: Flagger, Argo Rollouts,
-GrowthBook.
-"""
+"""What other tools' documented rules do with counters: Flagger, Argo Rollouts, GrowthBook."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from enum import StrEnum
-from typing import Literal, NamedTuple, assert_never
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -213,18 +210,19 @@ def _one(
     return ARGO.acts(None, f"{failed} of {measured} measurements failed, {failure_limit} allowed")
 
 
-# GrowthBook's safe rollouts with the numbers of its documentation and of its statistics engine.
+# GrowthBook's safe rollouts (the rules of 2026) with the numbers of its documentation and of its statistics engine.
 #
 # GrowthBook docs, "Safe Rollouts": each guardrail is tested one-sided and sequentially; the rollout fails as soon as
 # the bound of the absolute difference passes zero, whatever the size of the harm; guardrails are not corrected for
 # their number. The bound is the one-sided asymptotic confidence sequence of Waudby-Smith et al. (arXiv 2103.06476,
-# equation 134) at 0.05 with the engine's tuning parameter of 5,000; the counts of all ramp steps are pooled. Results are
-# updated every 6 hours unless the organisation says otherwise ("Environment variables": EXPERIMENT_REFRESH_FREQUENCY).
+# equation 134) at 0.05 with the engine's tuning parameter of 5,000; the counts of all ramp steps are pooled. A monitored
+# step is held until its interval has passed and looked at with the first results that are updated after that: every 6 hours
+# unless the organisation says otherwise ("Environment variables": EXPERIMENT_REFRESH_FREQUENCY).
 
 
 GROWTHBOOK = Peer(
     peer="GrowthBook",
-    rule="every 6 hours, each guardrail on its own: back when the one-sided sequential bound at 5 % passes zero",
+    rule="at the first update after a step's end, each guardrail on its own: back when the one-sided sequential bound at 5 % passes zero",
     source="GrowthBook docs: Safe Rollouts; its statistics engine's sequential tests",
 )
 
@@ -239,22 +237,31 @@ def growthbook(
     *,
     begun: datetime,
     ended: datetime,
+    step: timedelta = timedelta(hours=1),
     every: timedelta = timedelta(hours=6),
     alpha: float = 0.05,
     tuning: float = 5000.0,
 ) -> PeerAction:
-    """When GrowthBook would have rolled back: the first update at which any guardrail's bound passes zero."""
-    updates = math.floor((ended - begun) / every)
-    if updates < 1:
-        return GROWTHBOOK.acts(
-            None, f"its first update comes after {_hours(every)} h, these counters end before"
-        )
-    moments = [begun + every * k for k in range(1, updates + 1)]
+    """When GrowthBook would have rolled back: the first look at which any guardrail's bound passes zero.
+
+    `step`: how long a monitored step takes at least; `every`: between two updates of the results.
+    """
+    moments = list(looks(begun=begun, ended=ended, step=step, every=every))
+    if not moments:
+        return GROWTHBOOK.acts(None, "its first look comes after these counters end")
     failing = [f for s in series if (f := _first_failing(s, moments, alpha, tuning)) is not None]
     if not failing:
-        return GROWTHBOOK.acts(None, f"no guardrail failed in {updates} updates")
+        return GROWTHBOOK.acts(None, f"no guardrail failed in {len(moments)} looks")
     first = min(failing)
     return GROWTHBOOK.acts(first.at, first.reason)
+
+
+def looks(*, begun: datetime, ended: datetime, step: timedelta, every: timedelta) -> Iterator[datetime]:
+    """When it looks: at the first update after the end of each step, which the next step follows. Updates go by the clock."""
+    over = begun + step
+    while (look := begun + every * math.ceil((over - begun) / every)) <= ended:
+        yield look
+        over = look + step
 
 
 def lower_bound(
@@ -289,75 +296,3 @@ def _first_failing(series: Series, moments: list[datetime], alpha: float, tuning
         if bound > 0:
             return _Failing(moment, f"{series.name}: at least {100 * bound:.2g} percentage points worse")
     return None
-
-
-def _hours(every: timedelta) -> str:
-    return f"{every / timedelta(hours=1):g}"
-
-
-# All peers on the same counters, and whether each would have been right.
-
-
-class Truth(StrEnum):
-    """What the evidence says about the version by the end."""
-
-    HARMFUL = "harmful"
-    HARMLESS = "harmless"
-    OPEN = "open"
-
-
-class Judgement(StrEnum):
-    """Whether a rule would have been right."""
-
-    RIGHT = "right"
-    FALSE_ALARM = "false alarm"
-    TOO_SLOW = "too slow"
-    UNDECIDED = "cannot be told"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Judged:
-    """One peer's action with its judgement."""
-
-    action: PeerAction
-    judgement: Judgement
-    words: str
-
-
-def compare(series: Sequence[Series], *, begun: datetime, ended: datetime) -> tuple[PeerAction, ...]:
-    """What each peer would have done with the counters of [begun, ended]."""
-    rules = (flagger, argo_rollouts, growthbook)
-    return tuple(rule(series, begun=begun, ended=ended) for rule in rules)
-
-
-def judge(action: PeerAction, truth: Truth, *, acted: datetime | None) -> Judged:
-    """Whether the peer would have been right. `acted`: when our own rollback was decided, if it was."""
-    if action.at is None:
-        return _silent(action, truth)
-    match truth:
-        case Truth.HARMLESS:
-            judgement, words = Judgement.FALSE_ALARM, "would have stopped a harmless version"
-        case Truth.OPEN:
-            words = "it would have stopped a version about which the evidence is still open"
-            judgement = Judgement.UNDECIDED
-        case Truth.HARMFUL:
-            sooner = acted is not None and action.at < acted
-            words = "sooner than the evidence here" if sooner else "also, and no sooner"
-            judgement = Judgement.RIGHT
-        case _:
-            assert_never(truth)
-    return Judged(action=action, judgement=judgement, words=words)
-
-
-def _silent(action: PeerAction, truth: Truth) -> Judged:
-    match truth:
-        case Truth.HARMFUL:
-            judgement = Judgement.TOO_SLOW
-            words = "had not acted by the time the traffic was taken away here"
-        case Truth.HARMLESS:
-            judgement, words = Judgement.RIGHT, "would have let a harmless version pass"
-        case Truth.OPEN:
-            judgement, words = Judgement.UNDECIDED, "the evidence is still open"
-        case _:
-            assert_never(truth)
-    return Judged(action=action, judgement=judgement, words=words)

@@ -4,18 +4,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal, TypedDict
 
 import numpy as np
-import pytest
 
-from pipelines.core.peers import (
+from benchmarks.sequential_parts.peer_rules import (
     Bucket,
-    Judgement,
     Series,
-    Truth,
     argo_rollouts,
-    compare,
     flagger,
     growthbook,
-    judge,
+    looks,
     lower_bound,
 )
 
@@ -82,11 +78,20 @@ def test_argo_aborts_after_five_measurements_without_data() -> None:
     assert argo_rollouts([errors(gaps * 3)], **span(75)).at is None
 
 
-def test_growthbook_acts_at_its_updates_only() -> None:
+def test_growthbook_looks_at_the_first_update_after_a_step_has_passed() -> None:
     harm = errors([(100, 10)] * 720)
     assert growthbook([harm], **span(359)).at is None
     assert growthbook([harm], **span(720)).at == BEGUN + 6 * HOUR
+    assert growthbook([harm], **span(720), step=7 * HOUR).at == BEGUN + 12 * HOUR
+    assert growthbook([harm], **span(720), every=10 * MINUTE).at == BEGUN + HOUR
     assert growthbook([errors([(100, 0.5)] * 720)], **span(720)).at is None
+
+
+def test_growthbooks_next_step_follows_its_look() -> None:
+    found = looks(**span(24 * 60), step=2 * HOUR, every=3 * HOUR)
+    assert [(at - BEGUN) / HOUR for at in found] == [3, 6, 9, 12, 15, 18, 21, 24]
+    found = looks(**span(24 * 60), step=6 * HOUR, every=6 * HOUR)
+    assert [(at - BEGUN) / HOUR for at in found] == [6, 12, 18, 24]
 
 
 def test_growthbooks_bound_holds_about_as_often_as_it_says() -> None:
@@ -99,20 +104,3 @@ def test_growthbooks_bound_holds_about_as_often_as_it_says() -> None:
         pairs = zip(x1, x0, n, strict=True)
         passed += any(lower_bound((a, m), (b, m), alpha=0.05, tuning=5000) > 0 for a, b, m in pairs)
     assert passed / 400 <= 0.05
-
-
-@pytest.mark.parametrize(
-    ("truth", "canary", "minutes", "expected"),
-    [
-        (Truth.HARMLESS, [(100, 2)] * 10, 10, Judgement.FALSE_ALARM),
-        (Truth.HARMLESS, [(100, 0)] * 10, 10, Judgement.RIGHT),
-        (Truth.HARMFUL, [(100, 50)] * 10, 10, Judgement.RIGHT),
-        (Truth.HARMFUL, [(100, 50)] * 3, 3, Judgement.TOO_SLOW),
-        (Truth.OPEN, [(100, 50)] * 10, 10, Judgement.UNDECIDED),
-    ],
-)
-def test_flagger_is_judged_by_what_the_version_turned_out_to_be(
-    truth: Truth, canary: list[tuple[float, float]], minutes: float, expected: Judgement
-) -> None:
-    action = compare([errors(canary)], **span(minutes))[0]
-    assert judge(action, truth, acted=BEGUN + 3 * MINUTE).judgement is expected
