@@ -15,6 +15,15 @@ Key = Literal["denominator", "retention", "cap", "winsorise", "covariate"]
 """A key of a metric that only some types have."""
 
 
+class Missing(StrEnum):
+    """What a unit becomes that has no value when its outcome window is over."""
+
+    EXCLUDE = "exclude"
+    """It is left out, and as many must be left out at both versions."""
+    ZERO = "zero"
+    """It counts as 0: nothing came of it."""
+
+
 class UnitValue(StrEnum):
     """How a unit's many values become one."""
 

@@ -3,7 +3,8 @@
 - A group sequential metric is tested only when its information reaches the next planned fraction (or at the
   final look); in between nothing is tested and nothing is spent. Once it has an answer, the answer stands.
 - The chi-square test of the sample ratio is done once: at the first look that would promote, or at the final one.
-- A sample ratio that was broken at one look stays broken: e-values hold for the whole path.
+- A sample ratio that was broken at one look stays broken: e-values hold for the whole path. So does a metric whose values are
+  lost at one version more than at the other, and an answer that was given before does not stand.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,7 +46,7 @@ def analyse_next(
     look = analyse(cells, replace(spec, metrics=metrics), units=units)
     looks = tuple(
         _scheduled(metric, past, planned_looks[metric.name], spec.is_final)
-        if metric_spec.method.is_planned
+        if metric_spec.method.is_planned and not metric.is_lost
         else metric
         for metric, metric_spec in zip(look.metrics, spec.metrics, strict=True)
     )

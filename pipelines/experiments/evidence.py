@@ -10,9 +10,10 @@ from pipelines.core.rollout.policy import LOOK_DOUBT, UNITS
 from pipelines.core.rollout.state import RolloutState
 from pipelines.core.statistics.look import Look, SrmLook
 from pipelines.core.statistics.look_spec import Conclusion
-from pipelines.core.statistics.metric_look import MetricLook
+from pipelines.core.statistics.loss import Loss
+from pipelines.core.statistics.metric_look import MetricLook, loss_words
 from pipelines.core.vocabulary import Evidence, NeededFor, OnFail, Verdict
-from pipelines.experiments.history import metrics_of
+from pipelines.experiments.history import metrics_of, outcomes_of
 from pipelines.experiments.registering import waiting_words
 
 SOURCE = "experiment"
@@ -40,6 +41,7 @@ def look_evidence(
     found.append(_units(manifest, state, look, at, valid_for))
     if look.srm is not None:
         found.append(_sample_ratio(look.srm, at, valid_for))
+    found += (_loss(metrics[loss.metric], loss, at, valid_for) for loss in look.losses)
     return tuple(found)
 
 
@@ -124,7 +126,7 @@ def _metric_evidence(
 
 def harm_evidence(metric: Metric, result: MetricLook, *, at: datetime, valid_for: timedelta) -> Evidence:
     """Whether the challenger does harm on this metric; it needs no margin and no promotion in sight."""
-    measured = result.effect is not None
+    measured = result.effect is not None and not result.is_lost
     return Evidence(
         name=_harm_name(metric),
         source=SOURCE,
@@ -177,7 +179,7 @@ def _on_fail(metric: Metric) -> OnFail:
 def _harm_verdict(result: MetricLook) -> Verdict:
     if result.harm.is_crossed:
         return Verdict.FAIL
-    return Verdict.UNKNOWN if result.effect is None else Verdict.PASS
+    return Verdict.UNKNOWN if result.effect is None or result.is_lost else Verdict.PASS
 
 
 def _reason(result: MetricLook) -> str:
@@ -215,4 +217,26 @@ def _sample_ratio(srm: SrmLook, at: datetime, valid_for: timedelta) -> Evidence:
         on_fail=OnFail.HOLD,
         valid_for=valid_for,
         values={"log_e": srm.log_e, "boundary": srm.log_boundary},
+    )
+
+
+def _loss(metric: Metric, loss: Loss, at: datetime, valid_for: timedelta) -> Evidence:
+    """Values that are lost at one version more than at the other hold: it is not known what they were, so they are neither
+    gone back for nor gone on with."""
+    zero = "; if none means that nothing came of the unit, say `missing: zero`" if outcomes_of(metric) else ""
+    hint = f". Find out where they are lost{zero}." if loss.is_unequal else ""
+    return Evidence(
+        name=f"{metric.name}.missing",
+        source=SOURCE,
+        verdict=Verdict.FAIL if loss.is_unequal else Verdict.PASS,
+        reason=loss_words(loss) + hint,
+        at=at,
+        on_fail=OnFail.WARN if _on_fail(metric) is OnFail.WARN else OnFail.HOLD,
+        valid_for=valid_for,
+        values={
+            "champion": loss.champion,
+            "challenger": loss.challenger,
+            "log_e": loss.log_e,
+            "boundary": loss.log_boundary,
+        },
     )

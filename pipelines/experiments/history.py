@@ -65,6 +65,7 @@ def metric_query(
         reference=reference,
         slo_ms=slo_ms,
         retention=metric.retention,
+        missing=metric.missing,
         window=timedelta(0) if is_served(metric) and not by_request else None,
     )
 

@@ -215,15 +215,24 @@ def look_spec(
         harm_budget(manifest, baking=baking),
         {m.name: _part(manifest, m) for m in metrics_of(manifest)},
     )
-    specs = (replace(each.spec, part=parts[each.spec.name]) for each in registered)
+    losing = {m.name for m in metrics_of(manifest) if _leaves_units_out(manifest, m)}
+    specs = (
+        replace(each.spec, part=parts[each.spec.name], leaves_units_out=each.spec.name in losing)
+        for each in registered
+    )
     return LookSpec(
         metrics=tuple(replace(each, method=SequentialMethod.ANYTIME) if baking else each for each in specs),
         alpha=manifest.experiment.alpha,
         harm_alpha=budget.alpha,
         tests=budget.tests,
         shares=by_step,
+        loss_tests=len(losing) or None,
         is_final=is_final,
     )
+
+
+def _leaves_units_out(manifest: RolloutManifest, metric: Metric) -> bool:
+    return metric_query(metric, by_request=manifest.experiment.unit == "request").leaves_units_out
 
 
 def _part(manifest: RolloutManifest, metric: Metric) -> str | None:

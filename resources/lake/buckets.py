@@ -113,19 +113,21 @@ def _sums(i: int, metric: MetricQuery) -> str:
         terms |= {"sx": f"sum(x{i})", "sxx": f"sum(x{i} * x{i})", "sxy": f"sum(x{i} * y{i})"}
     if metric.covariate and metric.denominator:
         terms["sxd"] = f"sum(x{i} * d{i})"
+    terms["lost"] = f"count(lost{i})"
     return ", ".join(f"coalesce({term}, 0)::DOUBLE AS {name}_{i}" for name, term in terms.items())
 
 
 def _cells(i: int, metric: MetricQuery, rows: Sequence[dict[str, Any]]) -> list[Cell]:
-    sides: dict[tuple[int, float], dict[bool, Sums]] = {}
+    sides: dict[tuple[int, float], dict[bool, tuple[Sums, float]]] = {}
     for row in rows:
-        sums = _of_row(i, metric, row)
-        if sums.n:
-            sides.setdefault((row["step"], row["bucket"]), {})[row["challenger"]] = sums
-    return [
-        Cell(metric.name, step, bucket, found.get(False, Sums()), found.get(True, Sums()), metric.reference)
-        for (step, bucket), found in sides.items()
-    ]
+        sums, lost = _of_row(i, metric, row), row[f"lost_{i}"]
+        if sums.n or lost:
+            sides.setdefault((row["step"], row["bucket"]), {})[row["challenger"]] = (sums, lost)
+    found: list[Cell] = []
+    for (step, bucket), side in sides.items():
+        (zero, lost), (one, canary_lost) = (side.get(arm, (Sums(), 0.0)) for arm in (False, True))
+        found.append(Cell(metric.name, step, bucket, zero, one, metric.reference, lost, canary_lost))
+    return found
 
 
 def _of_row(i: int, metric: MetricQuery, row: dict[str, Any]) -> Sums:

@@ -3,21 +3,13 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from enum import StrEnum
 from typing import NamedTuple
 
 from pipelines.core.errors import LakeError
-from pipelines.core.metric_types import UnitValue
+from pipelines.core.metric_types import Missing, UnitValue
 from resources.lake.connection import identifier
 from resources.lake.schema import ANSWERED, ATTEMPT, Fields, earlier_attempts
 from resources.registry.signature import SQL_COUNTS
-
-
-class Missing(StrEnum):
-    """What a unit without any value becomes once its outcome window has passed."""
-
-    EXCLUDE = "exclude"
-    ZERO = "zero"
 
 
 class StepWindow(NamedTuple):
@@ -76,6 +68,15 @@ class MetricQuery:
     def zero_when_missing(self) -> bool:
         default = Missing.ZERO if self.kind is UnitValue.ANY else Missing.EXCLUDE
         return (self.missing or default) is Missing.ZERO
+
+    @property
+    def leaves_units_out(self) -> bool:
+        """Whether a unit may have no value at the end of its window, and is not counted then."""
+        return self.kind is not UnitValue.RETURN and not self.zero_when_missing
+
+    @property
+    def reads_outcomes(self) -> bool:
+        return any(source.startswith("outcomes.") for source in (self.source, self.denominator or ""))
 
 
 @dataclass(frozen=True, kw_only=True)

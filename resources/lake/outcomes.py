@@ -13,7 +13,7 @@ from duckdb import DuckDBPyConnection
 
 from resources.lake import segments
 from resources.lake.connection import Lake, table
-from resources.lake.schema import KEY, exists, upgrade_tables
+from resources.lake.schema import KEY, LARGEST, exists, upgrade_tables
 from resources.lake.segments import Unusable
 
 SOURCE = "outcomes"
@@ -115,6 +115,7 @@ def _read(connection: DuckDBPyConnection, paths: Sequence[Path], latest: datetim
             WHEN text IS NULL THEN metric || ' == null'
             WHEN value IS NULL THEN concat(metric, ' == ', left(text, 80), ', not a number')
             WHEN NOT isfinite(value) THEN concat(metric, ' == ', value, ', not finite')
+            WHEN abs(value) > {LARGEST!r} THEN concat(metric, ' == ', value, ', more than {LARGEST:g}')
             END AS wrong
         FROM (
             SELECT id, key, seen_at, segment, item.key AS metric, item.value AS text,

@@ -16,6 +16,9 @@ ANSWERED = "status BETWEEN 200 AND 299"
 KEY = "coalesce(caller_id, request_id)"
 """SQL of what outcomes know a request by: the id that its caller gave it or was told."""
 
+LARGEST = 1e50
+"""No value that is counted is larger: its square, and the fourth power that a plan reads, would be no numbers any more."""
+
 _LATER: Mapping[str, tuple[str, ...]] = {
     "predictions": ("caller_id",),
     "unpaired": ("record_id", "caller_id"),

@@ -27,7 +27,7 @@ from resources.lake.experiment import (
     row_value,
     with_attempts,
 )
-from resources.lake.schema import KEY, Fields, one_request
+from resources.lake.schema import ANSWERED, KEY, LARGEST, Fields, one_request
 
 
 class Exposures(NamedTuple):
@@ -90,10 +90,10 @@ def make_cohort(connection: DuckDBPyConnection, model: str, query: ExperimentQue
 def make_unit_values(
     connection: DuckDBPyConnection, model: str, query: ExperimentQuery, columns: tuple[Fields, Fields]
 ) -> None:
-    """Fill the temporary table `unit_values` from `cohort`: step, exposed, challenger, then y<i>, d<i>, x<i> per metric.
+    """Fill the temporary table `unit_values` from `cohort`: step, exposed, challenger, then y<i>, d<i>, x<i>, lost<i> per metric.
 
     y is NULL where the unit does not count for the metric: not mature by the watermark, without a value, or
-    with one that is not finite. Crossovers are left out.
+    with one that cannot be squared. `lost` is 1 where it is mature and should have had one. Crossovers are left out.
     """
     joins = [*_prediction_join(model, query, columns), *_outcome_join(model, query)]
     values = ", ".join(_counted(i, metric, query) for i, metric in enumerate(query.metrics))
@@ -122,6 +122,8 @@ def _prediction_join(model: str, query: ExperimentQuery, columns: tuple[Fields, 
         if metric.covariate is not None:
             value = row_value(metric, metric.covariate, columns)
             found.append(f"arg_min({value}, requested_at) AS x{i}")
+        if _told_by_answers(metric):
+            found.append(f"bool_or({ANSWERED}) FILTER ({_upto(query, within)}) AS answered{i}")
     if not found:
         return []
     rows = with_attempts(exposures(model, query).rows, query.metrics)
@@ -172,14 +174,37 @@ def _counted(i: int, metric: MetricQuery, query: ExperimentQuery) -> str:
     capped = f"least({y}, {float(metric.cap)!r})" if metric.cap is not None else y
     value = f"({capped} - {float(metric.reference)!r})"
     mature = f"exposed + {_interval(query.window_of(metric))} <= $until"
-    usable = f"{mature} AND isfinite({y})" + (f" AND isfinite({d})" if metric.denominator else "")
-    parts = [f"CASE WHEN {usable} THEN {value} END AS y{i}"]
+    # `least` takes the cap where there is no value.
+    usable = f"{mature} AND isfinite({y}) AND {_countable(capped)}"
+    if metric.denominator:
+        usable += f" AND {_countable(d)} AND ({d} = 0 OR abs({d}) >= {_SMALLEST!r})"
+    expected = f"{mature} AND answered{i}" if _told_by_answers(metric) else mature
+    parts = [
+        f"CASE WHEN {usable} THEN {value} END AS y{i}",
+        f"CASE WHEN {expected} AND ({usable}) IS NOT TRUE THEN 1 END AS lost{i}",
+    ]
     if metric.denominator:
         parts.append(f"CASE WHEN {usable} THEN {d} END AS d{i}")
     if metric.covariate:
         x = f"(x{i} - {float(metric.covariate_reference)!r})"
-        parts.append(f"CASE WHEN {usable} THEN CASE WHEN isfinite(x{i}) THEN {x} ELSE 0 END END AS x{i}")
+        parts.append(
+            f"CASE WHEN {usable} THEN CASE WHEN {_countable(f'x{i}')} THEN {x} ELSE 0 END END AS x{i}"
+        )
     return ", ".join(parts)
+
+
+_SMALLEST = 1 / LARGEST
+"""Of denominators other than 0."""
+
+
+def _countable(value: str) -> str:
+    """Finite, and so are its powers; NaN is larger than anything."""
+    return f"abs({value}) <= {LARGEST!r}"
+
+
+def _told_by_answers(metric: MetricQuery) -> bool:
+    """Whether a unit whose requests all failed has no value for that reason: that is `serving.errors`, and nothing is lost."""
+    return metric.leaves_units_out and not metric.reads_outcomes
 
 
 def _aggregate(metric: MetricQuery, value: str, *, average: bool = True) -> str:

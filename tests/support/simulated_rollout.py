@@ -27,8 +27,8 @@ MINUTE = timedelta(minutes=1)
 
 DAY = timedelta(days=1)
 
-Cost = Callable[[np.random.Generator, bool], float]
-"""The cost that a unit causes, given whether the challenger served it."""
+Cost = Callable[[np.random.Generator, bool], float | None]
+"""The cost that a unit causes, given whether the challenger served it; None where nobody ever says."""
 
 Assign = Callable[[str, str, float], bool]
 
@@ -127,16 +127,18 @@ class Simulation:
             unit, at = f"customer-{self._serial}", begin + share * (end - begin)
             challenger = self.assign(unit, salt, percent)
             lines += _answered(f"r{self._serial}", unit, "2" if challenger else "1", at)
-            outcomes.append(self._outcome(unit, at, challenger))
+            outcomes += self._outcome(unit, at, challenger)
         (self.predictions / f"{MODEL}-00001.writer.{self._serial}.jsonl").write_text("".join(lines))
         (self.outcomes / f"{self._serial}.jsonl").write_text("".join(json.dumps(o) + "\n" for o in outcomes))
         ingest_predictions(self.lake, MODEL, SCHEMA, self.predictions)
         ingest_outcomes(self.lake, MODEL, self.outcomes, now=self.clock.now + MINUTE)
 
-    def _outcome(self, unit: str, at: datetime, challenger: bool) -> dict[str, Any]:
+    def _outcome(self, unit: str, at: datetime, challenger: bool) -> list[dict[str, Any]]:
         seen = (at + timedelta(seconds=10)).isoformat()
         value = self.cost(self.random, challenger)
-        return {"id": f"o-{unit}", "key": unit, "at": seen, "values": {"cost": value}}
+        return (
+            [] if value is None else [{"id": f"o-{unit}", "key": unit, "at": seen, "values": {"cost": value}}]
+        )
 
 
 def _answered(request: str, unit: str, version: str, at: datetime) -> tuple[str, str]:

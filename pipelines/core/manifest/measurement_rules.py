@@ -66,6 +66,7 @@ def _metric_findings(metric: Metric) -> Iterator[Finding]:
     for key in needed_keys():
         yield from _belongs(key, getattr(metric, key), key in metric.type.needs, owners(key))
     yield from _cap_findings(metric)
+    yield from _missing_findings(metric)
     yield from _method_findings(metric)
 
 
@@ -135,6 +136,23 @@ def _cap_findings(metric: Metric) -> Iterator[Finding]:
     for key in taken_keys():
         if getattr(metric, key) is not None and key not in metric.type.takes:
             yield (key,), f"only allowed with {owners(key)}, not {metric.type.name!r}"
+
+
+def _missing_findings(metric: Metric) -> Iterator[Finding]:
+    """What an answer tells is there with it, and a unit that does not return is no unit without a value."""
+    read = [source for source in (metric.source, metric.denominator) if source is not None]
+    if metric.missing is None:
+        return
+    if metric.type.is_seen_later:
+        yield (
+            ("missing",),
+            f"{metric.missing.value!r}: not with type: {metric.type.name}, whose units return or do not",
+        )
+    elif not any(source.startswith("outcomes.") for source in read):
+        yield (
+            ("missing",),
+            f"{metric.missing.value!r}: only allowed with source: outcomes.<metric>, not {shown(metric.source)}",
+        )
 
 
 def _method_findings(metric: Metric) -> Iterator[Finding]:

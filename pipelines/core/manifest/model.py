@@ -17,7 +17,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from pipelines.core.metric_types import TYPES, MetricType, listed
+from pipelines.core.metric_types import TYPES, MetricType, Missing, listed
 from pipelines.core.vocabulary import AfterTest, OnFail, OnNewChallenger, OnUnknown
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
@@ -155,6 +155,10 @@ class Metric(_Frozen):
     """For `type: retention`: a unit counts when it is seen again this long after exposure."""
     slo: Duration | None = None
     """For `source: serving.over_slo`: slower answers count."""
+    missing: Missing | None = None
+    """For outcomes: a unit without one when its outcome window is over counts as 0 (`zero`: nothing came of it), or is left
+    out (`exclude`: it is not known what came of it), and more of them left out at one version hold the rollout. By default
+    `zero` for `type: proportion` and `exclude` for `mean` and `ratio`."""
     method: Method = Method.ANYTIME
     looks: Annotated[int, Field(ge=1, le=100)] = 5
     """For `method: group_sequential`: how many looks are planned."""

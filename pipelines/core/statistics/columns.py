@@ -147,7 +147,7 @@ def _sums_since(sums: Array, spans: Sequence[tuple[int, int]]) -> Array:
 
 
 def columns(cells: Sequence[Cell], metric: str, kind: EffectKind) -> Columns:
-    """This metric's cells, ordered and checked; no rows if there are none.
+    """This metric's cells, ordered and checked; no rows if there are none. Cells without a counted unit say nothing.
 
     Raises:
         NotMeasured: NaN, infinite or negative sums, more events than units, two cells for one bucket, or
@@ -159,6 +159,7 @@ def columns(cells: Sequence[Cell], metric: str, kind: EffectKind) -> Columns:
     for one, two in pairwise(chosen):
         if (one.step, one.bucket) == (two.step, two.bucket):
             raise NotMeasured(f"{metric}, step {one.step}, bucket {one.bucket:g}: counted twice")
+    chosen = [cell for cell in chosen if cell.champion.n != 0 or cell.challenger.n != 0]
     made = Columns(
         metric=metric,
         steps=np.array([cell.step for cell in chosen], float),

@@ -46,6 +46,9 @@ class Cell(NamedTuple):
     challenger: Sums
     reference: float = 0.0
     """The registered constant that was subtracted from y."""
+    champion_lost: float = 0.0
+    """Units whose outcome window is over and that have no value: in none of the sums."""
+    challenger_lost: float = 0.0
 
 
 # Challenger minus champion with its variance, from sufficient statistics, stratified over steps.

@@ -9,7 +9,8 @@ from pipelines.core.statistics import metric_look, srm
 from pipelines.core.statistics.columns import Columns, columns
 from pipelines.core.statistics.effects import Cell
 from pipelines.core.statistics.look_spec import Conclusion, LookSpec, log_sum
-from pipelines.core.statistics.metric_look import MetricLook, analyse_metric, crossed_together
+from pipelines.core.statistics.loss import Loss, find_loss
+from pipelines.core.statistics.metric_look import MetricLook, analyse_metric, crossed_together, not_compared
 from pipelines.core.statistics.srm import StepUnits
 
 _GOOD = (Conclusion.BETTER, Conclusion.NON_INFERIOR)
@@ -37,6 +38,8 @@ class Look:
     srm: SrmLook | None
     """None without planned shares."""
     sentences: tuple[str, ...]
+    losses: tuple[Loss, ...] = ()
+    """Of each metric that leaves units out."""
 
     @property
     def primary(self) -> MetricLook | None:
@@ -82,19 +85,30 @@ def analyse(cells: Sequence[Cell], spec: LookSpec, *, units: Sequence[StepUnits]
         )
         for metric in spec.metrics
     )
-    looks = _judged_together(looks, spec)
+    losses = tuple(
+        find_loss(cells, metric.name, alpha=spec.loss_alpha)
+        for metric in spec.metrics
+        if metric.leaves_units_out
+    )
+    looks = _judged_together(_without_lost(looks, losses), spec)
     leading = next((metric for metric in spec.metrics if metric.is_primary), spec.metrics[0])
     counted = tuple(units) if units is not None else _units(tables[leading.name], spec)
     ratio = _sample_ratio(counted, spec)
     sentences = [*(look.sentence for look in looks), *([ratio.sentence] if ratio else [])]
-    return Look(looks, counted, ratio, tuple(sentences))
+    return Look(looks, counted, ratio, tuple(sentences), losses)
+
+
+def _without_lost(looks: Sequence[MetricLook], losses: Sequence[Loss]) -> tuple[MetricLook, ...]:
+    """Where values are lost unequally, what is left says neither good nor bad."""
+    unequal = {loss.metric: loss for loss in losses if loss.is_unequal}
+    return tuple(not_compared(look, unequal[look.name]) if look.name in unequal else look for look in looks)
 
 
 def _judged_together(looks: Sequence[MetricLook], spec: LookSpec) -> tuple[MetricLook, ...]:
     """The error budget's sum rule over the e-values of each part."""
     parts: dict[str, dict[str, float]] = {}
     for metric, look in zip(spec.metrics, looks, strict=True):
-        if metric.part is not None and look.harm.log_e is not None:
+        if metric.part is not None and look.harm.log_e is not None and not look.is_lost:
             parts.setdefault(metric.part, {})[metric.name] = look.harm.log_e
     totals = {name: log_sum(part.values()) for part in parts.values() for name in spec.budget.harmful(part)}
     return tuple(

@@ -119,6 +119,8 @@ class MetricSpec:
     """CUPED, from the x sums. Not for proportions, whose tests read counts."""
     part: str | None = ""
     """The part of the error budget's tests whose e-values this one's is added to; None: tested elsewhere, and shown here."""
+    leaves_units_out: bool = False
+    """Units without a value are not counted: as many must be left out at both versions, or nothing follows from the metric."""
 
     def __post_init__(self) -> None:
         for name, value in (("margin", self.margin), ("mde", self.mde)):
@@ -150,6 +152,9 @@ class LookSpec:
     shares: Mapping[int, float] = field(default_factory=dict[int, float])
     """The challenger's planned share of units per step, 0 to 1; without it the sample ratio is not checked."""
     srm_alpha: float = 0.01
+    """Probability that a sound split is ever called broken; and, over all metrics together, that equal loss is called unequal."""
+    loss_tests: int | None = None
+    """Metrics of the rollout that leave units out. Default: those among `metrics`."""
     is_final: bool = False
     """The last look: group sequential tests spend what is left, the sample ratio gets its chi-square test."""
 
@@ -161,6 +166,11 @@ class LookSpec:
             raise ParameterError(f"metrics {names}, must be at least one and all different")
         if sum(metric.is_primary for metric in self.metrics) > 1:
             raise ParameterError(f"metrics {names}: more than one primary")
+
+    @property
+    def loss_alpha(self) -> float:
+        """What one metric's test for unequal loss may spend."""
+        return self.srm_alpha / max(self.loss_tests or sum(m.leaves_units_out for m in self.metrics), 1)
 
     @property
     def budget(self) -> ErrorBudget:

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from pipelines.core.errors import LakeError
-from pipelines.core.metric_types import UnitValue
+from pipelines.core.metric_types import Missing, UnitValue
 from pipelines.core.statistics.effects import Cell, Sums
 from pipelines.experiments.look_inputs import Span, newly_final, open_since
 from resources.lake.buckets import LoggedUnits, collect
 from resources.lake.connection import Lake
-from resources.lake.experiment import ExperimentQuery, MetricQuery, Missing, StepWindow
+from resources.lake.experiment import ExperimentQuery, MetricQuery, StepWindow
 from resources.lake.ingest import ingest_predictions
 from resources.lake.measuring import outcome_quality
 from resources.lake.outcomes import ingest_outcomes
