@@ -11,7 +11,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,22 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.sequential_parts import detection, false_rollback, late, peers, power
+from benchmarks.sequential_parts import detection, false_rollback, late, missing, peers, power
 from benchmarks.sequential_parts.rows import row
 from pipelines.core.statistics.effects import Cell, EffectKind, Sums
 from pipelines.core.statistics.look import analyse
 from pipelines.core.statistics.look_spec import LookSpec, MetricSpec
 from resources.settings import Settings
 
-PARTS = ("look", "detection", "late", "power", "peers", "false_rollback")
+PARTS: dict[str, Callable[[argparse.Namespace], Iterator[dict[str, Any]]]] = {
+    "look": lambda given: _look(),
+    "detection": lambda given: detection.rows(max(given.paths // 10, 200), given.seed),
+    "late": lambda given: late.rows(given.paths, given.seed),
+    "missing": lambda given: missing.rows(max(given.paths // 50, 100), given.seed),
+    "power": lambda given: power.rows(given.runs, given.seed),
+    "peers": lambda given: peers.rows(max(given.runs // 10, 100), given.seed),
+    "false_rollback": lambda given: false_rollback.rows(given.paths, given.seed),
+}
 
 
 def main() -> None:
@@ -36,12 +44,12 @@ def main() -> None:
     parser.add_argument("--paths", type=int, default=20_000)
     parser.add_argument("--runs", type=int, default=3_000)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", nargs="*", choices=PARTS, default=PARTS)
+    parser.add_argument("--only", nargs="*", choices=PARTS, default=list(PARTS))
     given = parser.parse_args()
     results: list[dict[str, Any]] = []
     for part in given.only:
         started = time.perf_counter()
-        for result in _rows(part, given):
+        for result in PARTS[part](given):
             results.append(result)
             _tell(result)
         print(f"-- {part}: {time.perf_counter() - started:.0f} s", flush=True)
@@ -49,20 +57,6 @@ def main() -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(results, indent=2) + "\n")
     print(path)
-
-
-def _rows(part: str, given: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    if part == "look":
-        return _look()
-    if part == "detection":
-        return detection.rows(max(given.paths // 10, 200), given.seed)
-    if part == "late":
-        return late.rows(given.paths, given.seed)
-    if part == "power":
-        return power.rows(given.runs, given.seed)
-    if part == "peers":
-        return peers.rows(max(given.runs // 10, 100), given.seed)
-    return false_rollback.rows(given.paths, given.seed)
 
 
 def _tell(result: dict[str, Any]) -> None:

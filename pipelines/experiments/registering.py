@@ -95,7 +95,8 @@ def waiting_words(metric: Metric, seen: frozenset[str]) -> str:
         return f"not yet, there are no outcomes named {' or '.join(missing)} yet; {there}."
     return (
         f"not yet, there is no history of the champion to plan by, and fewer than {FEWEST_UNITS}"
-        " of its units are counted so far (or their value is 0, of which no change can be a share)."
+        " of its units are counted so far (or their value is 0, of which no change can be a share, or what it is divided by"
+        " is not clearly above 0)."
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from duckdb import DuckDBPyConnection
 
 from pipelines.core.metric_types import UnitValue
+from pipelines.core.statistics.effects import CLEAR
 from resources.lake.connection import Lake, table
 from resources.lake.experiment import ExperimentQuery, MetricQuery, outcome_names
 from resources.lake.schema import KEY, fields
@@ -69,7 +70,9 @@ def _known(
     # The delta method: the variance of y - R d over the squared mean denominator.
     row: Any = connection.execute(
         f"""WITH v AS (SELECT {y} AS y, {d} AS d FROM unit_values WHERE y{i} IS NOT NULL),
-            r AS (SELECT count(*) AS n, sum(y) / nullif(sum(d), 0) AS ratio, avg(d) AS mean_d FROM v)
+            r AS (SELECT count(*) AS n, avg(d) AS mean_d,
+                CASE WHEN avg(d) > 0 AND count(*) * avg(d) ** 2 >= {CLEAR!r} * var_pop(d) THEN sum(y) / sum(d) END AS ratio
+                FROM v)
         SELECT any_value(n), any_value(ratio), var_pop(y - ratio * d) / any_value(mean_d) ** 2,
             coalesce(kurtosis_pop(y - ratio * d), 0) + 3, {x} FROM v, r"""
     ).fetchone()

@@ -84,20 +84,33 @@ def _source_findings(metric: Metric) -> Iterator[Finding]:
             ("denominator",),
             f"{shown(metric.denominator)}: expected predictions.<column> or outcomes.<metric>",
         )
+    elif metric.denominator is not None and _column(metric.denominator) == _column(metric.source):
+        yield (
+            ("denominator",),
+            f"{shown(metric.denominator)}: is what the metric measures, and their ratio is 1 whatever the version does;"
+            " expected another source",
+        )
     if metric.covariate is not None:
         yield from _covariate_findings(metric, metric.covariate)
+
+
+def _column(source: str) -> str:
+    """The source in one of its spellings: case does not count in columns, and an input need not say that it is one."""
+    prefix, _, name = source.partition(".")
+    return f"predictions.{name.lower().removeprefix('features.')}" if prefix == "predictions" else source
 
 
 def _covariate_findings(metric: Metric, covariate: str) -> Iterator[Finding]:
     """What the version or its answer has had a part in would take the effect away with the noise."""
     prefix, _, column = covariate.partition(".")
-    if covariate in (metric.source, metric.denominator):
+    measured = [_column(source) for source in (metric.source, metric.denominator) if source is not None]
+    if _column(covariate) in measured:
         yield ("covariate",), f"{shown(covariate)}: is what the metric measures; expected another column"
     elif (
         prefix != "predictions"
         or not _is_data(covariate)
         or column in ANSWERED
-        or column.startswith("outputs.")
+        or column.lower().startswith("outputs.")
     ):
         yield (
             ("covariate",),

@@ -132,6 +132,22 @@ class EffectColumns(NamedTuple):
     fewest_expected: Array
 
 
+CLEAR = 20.0
+"""The square of a mean denominator, in standard errors, from which a ratio is one: below it, what is divided by may be 0. Where
+only a few units have a denominator, that is about the number of them."""
+
+
+def are_divisible(n: Array, sd: Array, sdd: Array) -> Flags:
+    """Whether denominators have a sum that is clearly above 0; it always is where each of them is 1.
+
+    Args:
+        n, sd, sdd: units, and the sums of their denominators and of the squares; of one shape.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        spread = np.maximum(sdd - sd**2 / n, 0.0)
+    return (n > 0) & (sd > 0) & (sd**2 >= CLEAR * spread)
+
+
 class _Arm(NamedTuple):
     """One variant's sums, shape (selections, strata) each."""
 
@@ -178,7 +194,7 @@ def stratified_effect(strata: Sequence[Stratum], kind: EffectKind) -> Effect | N
     """The effect over all strata with weights n1 n0 / (n1 + n0); raw counts are never pooled.
 
     Args:
-        strata: one per step. Those in which a variant has no units (or no denominator) say nothing.
+        strata: one per step. Those in which a variant has no units, or denominators that may add up to 0, say nothing.
         kind: what y is; only a ratio reads the denominators.
 
     Returns:
@@ -207,7 +223,7 @@ def effects(champion: Array, challenger: Array, references: Array, kind: EffectK
     """
     zero, one = _Arm.of(champion, kind), _Arm.of(challenger, kind)
     both = zero.plus(one)
-    usable = (np.minimum(zero.n, one.n) > 0) & (np.minimum(zero.sd, one.sd) > 0)
+    usable = are_divisible(zero.n, zero.sd, zero.sdd) & are_divisible(one.n, one.sd, one.sdd)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = [arm.ratio(references) for arm in (zero, one)]
         own = [

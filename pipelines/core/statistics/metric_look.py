@@ -4,9 +4,11 @@ import math
 from dataclasses import dataclass, replace
 from typing import NamedTuple, assert_never
 
+import numpy as np
+
 from pipelines.core.statistics.binomial import Mixture, blended_mixture, harm_mixture, log_e_process
 from pipelines.core.statistics.columns import Columns
-from pipelines.core.statistics.effects import Effect, EffectKind, stratified_effect
+from pipelines.core.statistics.effects import Effect, EffectKind, are_divisible, stratified_effect
 from pipelines.core.statistics.group_sequential import GroupSequential
 from pipelines.core.statistics.look_spec import Conclusion, ErrorBudget, MetricSpec
 from pipelines.core.statistics.loss import Loss
@@ -144,7 +146,8 @@ def analyse_metric(
     effect = stratified_effect(list(cells.strata().values()), spec.kind)
     margin = _margin(spec, effect)
     if effect is None or margin is None:
-        return _told(spec, effect, margin, _nothing(spec, budget), alpha)
+        nothing = _told(spec, effect, margin, _nothing(spec, budget), alpha)
+        return replace(nothing, sentence=_indivisible(spec, cells) or nothing.sentence)
     match spec.method:
         case SequentialMethod.GROUP_SEQUENTIAL:
             found = _group_sequential(spec, effect, alpha, budget, is_final)
@@ -159,6 +162,19 @@ def analyse_metric(
 def _overdispersed(spec: MetricSpec, cells: Columns) -> float | None:
     found = cells.dispersion(spec.kind)
     return found.ratio if found and found.p < _CLEARLY and found.ratio > _MUCH else None
+
+
+def _indivisible(spec: MetricSpec, cells: Columns) -> str:
+    """That what is divided by may be 0, where there are units of both versions and that is all there is to say."""
+    both = np.array([cells.champion.sum(axis=0), cells.challenger.sum(axis=0)])
+    (n0, n1), (d0, d1) = both[:, 0].tolist(), both[:, 3].tolist()
+    divisible = are_divisible(both[:, 0], both[:, 3], both[:, 4]).all()
+    if not spec.kind.has_denominator or min(n1, n0) == 0 or divisible:
+        return ""
+    return (
+        f"{spec.name}: not yet, what it is divided by is not clearly above 0: {d1 / n1:.3g} a unit at the challenger and"
+        f" {d0 / n0:.3g} at the champion, of {n1:,.0f} and {n0:,.0f} units."
+    )
 
 
 def _anytime(
