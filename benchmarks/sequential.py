@@ -76,7 +76,7 @@ def _look() -> Iterator[dict[str, Any]]:
     cells = [_cell(rng, name, i) for name in ("cost", "errors", "slow", "clicks") for i in range(365)]
     spec = LookSpec(
         metrics=(
-            MetricSpec(name="cost", kind=EffectKind.MEAN, mde=0.05, is_primary=True),
+            MetricSpec(name="cost", kind=EffectKind.MEAN, mde=0.05, is_primary=True, leaves_units_out=True),
             MetricSpec(name="errors", kind=EffectKind.PROPORTION, margin=0.005),
             MetricSpec(name="slow", kind=EffectKind.PROPORTION, margin=0.01),
             MetricSpec(name="clicks", kind=EffectKind.PROPORTION, margin=0.01),

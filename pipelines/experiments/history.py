@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from pipelines.core.manifest.model import Metric, RolloutManifest
 from resources.lake.connection import Lake
-from resources.lake.experiment import ExperimentQuery, MetricQuery, StepWindow, outcome
+from resources.lake.experiment import ExperimentQuery, MetricQuery, StepWindow, outcome, window_of
 from resources.lake.exposure import live_traffic
 from resources.lake.measuring import COVARIATE_REFERENCE, Known, MeasuredMetric, measure_units
 
@@ -70,6 +70,13 @@ def metric_query(
     )
 
 
+def horizon(manifest: RolloutManifest, metric: Metric) -> timedelta:
+    """How long after its exposure a unit counts for the metric."""
+    by_request = manifest.experiment.unit == "request"
+    query = metric_query(metric, by_request=by_request)
+    return window_of(query, outcome_window=manifest.experiment.outcome_window, by_request=by_request)
+
+
 # What is known of the champion from the lake: the baseline, variance, caps and traffic that constants come from.
 
 
@@ -91,8 +98,11 @@ class History:
 def champion_history(
     lake: Lake, manifest: RolloutManifest, champion: str, metrics: Sequence[Metric], *, until: datetime
 ) -> History:
-    """The last `LOOKED_BACK` before `until`. Raises `LakeError` for a source that is not there."""
-    window = StepWindow(until - LOOKED_BACK, until, 0)
+    """The last `LOOKED_BACK` before `until`, or twice the time that a unit takes to count, if that is longer: of a horizon of
+    three weeks no unit of the last two would count. Raises `LakeError` for a source that is not there.
+    """
+    longest = max((horizon(manifest, metric) for metric in metrics), default=timedelta(0))
+    window = StepWindow(until - max(LOOKED_BACK, 2 * longest), until, 0)
     by_request = manifest.experiment.unit == "request"
     traffic = live_traffic(lake, manifest.model, by_request=by_request, start=window.start, end=window.end)
     start = traffic.first or window.end

@@ -14,11 +14,11 @@ from pipelines.core.statistics.effects import Cell, Sums
 from pipelines.core.statistics.look_spec import LookSpec
 from pipelines.core.statistics.power import SequentialMethod
 from pipelines.core.vocabulary import OnFail
-from pipelines.experiments.history import is_counted_live, metric_query, metrics_of
+from pipelines.experiments.history import horizon, is_counted_live, metric_query, metrics_of
 from pipelines.experiments.registering import RegisteredConstants
 from pipelines.rollouts.guardrails import harm_budget
 from resources.lake.connection import Lake
-from resources.lake.experiment import ExperimentQuery, StepWindow, window_of
+from resources.lake.experiment import ExperimentQuery, StepWindow
 from resources.lake.windows import longest_latency
 from resources.ledger.counters import CounterBucket
 
@@ -245,11 +245,7 @@ def _part(manifest: RolloutManifest, metric: Metric) -> str | None:
         return metric.name
     if is_counted_live(manifest, metric):
         return None
-    experiment = manifest.experiment
-    by_request = experiment.unit == "request"
-    query = metric_query(metric, by_request=by_request)
-    window = window_of(query, outcome_window=experiment.outcome_window, by_request=by_request)
-    return f"after {format_duration(window)}"
+    return f"after {format_duration(horizon(manifest, metric))}"
 
 
 def ends_at(state: RolloutState) -> datetime:

@@ -52,6 +52,8 @@ def register(
         found = None
     if found is None and _needs_history(metric):
         return None
+    if found is not None and metric.winsorise is not None and found.variance == 0:
+        return None  # capped to one value for all, it could not tell any version from another
     effect = effect_planned(metric, found.value if found else 0.0)
     if effect <= 0:
         return None
@@ -96,7 +98,7 @@ def waiting_words(metric: Metric, seen: frozenset[str]) -> str:
     return (
         f"not yet, there is no history of the champion to plan by, and fewer than {FEWEST_UNITS}"
         " of its units are counted so far (or their value is 0, of which no change can be a share, or what it is divided by"
-        " is not clearly above 0)."
+        " is not clearly above 0, or `winsorise` caps all of them at one value)."
     )
 
 

@@ -61,7 +61,7 @@ def measure_units(
 def _known(
     connection: DuckDBPyConnection, i: int, metric: MetricQuery, capped: MeasuredMetric
 ) -> Known | None:
-    cap = capped.cap if capped.winsorise is None else _quantile(connection, i, capped.winsorise)
+    cap = capped.cap if capped.winsorise is None else _quantile(connection, i, metric, capped.winsorise)
     y = f"y{i}" if cap is None else f"least(y{i}, {float(cap)!r})"
     d = f"d{i}" if metric.kind is UnitValue.RATIO else "1.0"
     x = "NULL"
@@ -82,9 +82,11 @@ def _known(
     return Known(units=units, value=value, variance=variance, kurtosis=kurtosis, cap=cap, covariate=covariate)
 
 
-def _quantile(connection: DuckDBPyConnection, i: int, share: float) -> float | None:
+def _quantile(connection: DuckDBPyConnection, i: int, metric: MetricQuery, share: float) -> float | None:
+    """Of the values that there are: where most units have none and count as 0, a quantile of all would cap everything at 0."""
+    there = f"WHERE y{i} <> 0" if metric.zero_when_missing else ""
     row: Any = connection.execute(
-        f"SELECT quantile_cont(y{i}, $share) FROM unit_values", {"share": share}
+        f"SELECT quantile_cont(y{i}, $share) FROM unit_values {there}", {"share": share}
     ).fetchone()
     return row[0]
 

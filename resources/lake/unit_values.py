@@ -210,7 +210,8 @@ def _told_by_answers(metric: MetricQuery) -> bool:
 def _aggregate(metric: MetricQuery, value: str, *, average: bool = True) -> str:
     """A unit's many values as one."""
     if metric.kind is UnitValue.ANY:
-        return f"max(({value} > 0)::DOUBLE)"
+        # NaN is larger than 0 there, and says nothing.
+        return f"max(CASE WHEN NOT isnan({value}) THEN ({value} > 0)::DOUBLE END)"
     if metric.kind is UnitValue.AMOUNT and average:
         return f"avg({value})"
     return f"sum({value})"

@@ -1,7 +1,9 @@
 """Looks in a row: planned group sequential looks, the one chi-square, a broken sample ratio that stays broken."""
 
+import json
 import math
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from pipelines.core.statistics.power import Design, SequentialMethod
 from pipelines.core.statistics.srm import StepUnits
 from pipelines.experiments.analysing import analyse_next
 from pipelines.experiments.look_inputs import look_spec
+from pipelines.experiments.looks import STORED, TakenLook
 from pipelines.experiments.registering import RegisteredConstants
 from tests.support.rollouts import manifest
 
@@ -131,3 +134,18 @@ def test_what_is_tested_together_learns_of_a_unit_at_the_same_moment_and_rolls_b
         "slower": "slower",
     }
     assert spec.budget.tests == 6
+
+
+def test_a_look_that_was_stored_before_lost_values_were_counted_is_read() -> None:
+    (look,) = looks(0.0, count=1)
+    cell = Cell("revenue", 0, 0.0, Sums(n=1, sy=1, syy=1), Sums(n=1, sy=1, syy=1))
+    spec = LookSpec(metrics=(SPEC,), shares={0: 0.5})
+    taken = TakenLook(at=datetime(2026, 1, 1, tzinfo=UTC), spec=spec, cells=(cell,), units=(), look=look)
+    stored = json.loads(STORED.dump_json(taken))
+    stored["cells"] = [each[:6] for each in stored["cells"]]
+    del stored["look"]["losses"], stored["spec"]["loss_tests"]
+    for metric in stored["spec"]["metrics"]:
+        del metric["leaves_units_out"]
+    for metric in stored["look"]["metrics"]:
+        del metric["is_lost"], metric["covariate_differs"]
+    assert STORED.validate_python(stored) == taken

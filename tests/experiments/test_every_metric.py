@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from datetime import timedelta
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from ruamel.yaml import YAML
 from pipelines.core.manifest.load import Model, load_model
 from pipelines.core.metric_types import TYPES, MetricType
 from pipelines.core.vocabulary import Verdict
+from pipelines.experiments.history import champion_history
 from tests.support.memory_systems import SERVICE
 from tests.support.rollouts import MODEL
 from tests.support.simulated_rollout import Simulation
@@ -178,3 +180,53 @@ def test_the_rules_of_a_further_metric_type_follow_from_its_record(
         "guardrails[3].denominator": "only allowed with type: ratio or type: further_ratio",
         "guardrails[3].type": "'further_retention': a request cannot return; expected experiment.unit to name a unit",
     }
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        {"name": "m", "type": "mean", "source": "outcomes.cost", "margin": 1},
+        {"name": "m", "type": "retention", "source": "predictions.score", "retention": "2w", "margin": "1pp"},
+    ],
+    ids=["outcome", "retention"],
+)
+def test_a_horizon_longer_than_two_weeks_still_has_a_history(tmp_path: Path, metric: dict[str, Any]) -> None:
+    """Of the last two weeks no unit would count yet, and nothing would be known of the champion before every rollout."""
+    window = "2d" if "retention" in metric else "16d"
+    model = written(
+        tmp_path / MODEL,
+        [metric],
+        unit="customer",
+        outcome_window=window,
+        max_duration="26d",
+        look_every="1h",
+    )
+    assert isinstance(model, Model), model
+    simulation = Simulation(tmp_path, manifest=model.rollout)
+    now = simulation.clock.now
+    simulation.traffic(now - timedelta(days=18), now - timedelta(days=17), 50, salt="", percent=0)
+    known = champion_history(simulation.lake, model.rollout, "1", model.rollout.guardrails, until=now)
+    assert known.metrics["m"].units == 50
+
+
+def test_one_number_too_large_to_be_squared_makes_no_look_unknown(tmp_path: Path) -> None:
+    """Whoever asks can send one, and an outcome may be mistyped: a healthy version must not be ended for it."""
+    metrics = [
+        {"name": "score", "type": "mean", "source": "predictions.score", "margin": 1},
+        {"name": "asked", "type": "ratio", "source": "predictions.score", "denominator": "predictions.amount",
+         "margin": 1},
+        {"name": "plain", "type": "mean", "source": "predictions.score", "covariate": "predictions.amount",
+         "margin": 1},
+    ]  # fmt: skip
+    model = written(tmp_path / MODEL, metrics, unit="customer")
+    assert isinstance(model, Model), model
+    simulation = Simulation(tmp_path, manifest=model.rollout, per_minute=150, amount=lambda _: 1e200)
+    simulation.history(20)
+    simulation.amount = lambda random: 1e200 if random.random() < 0.05 else 1.0
+    simulation.cost = lambda random, is_challenger: 1e200 if random.random() < 0.05 else 1.0
+    simulation.history(200)
+    rollout_id = simulation.start()
+    for _ in range(2):
+        simulation.minute(rollout_id)
+    stuck = [e for e in simulation.evidence.values() if e.verdict is Verdict.UNKNOWN and not e.pending]
+    assert simulation.looks and not stuck, stuck[0].reason

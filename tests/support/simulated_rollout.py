@@ -68,6 +68,8 @@ class Simulation:
     manifest: RolloutManifest = field(default_factory=ab_manifest)
     cost: Cost = same_cost
     assign: Assign = belongs_to_challenger
+    amount: Callable[[np.random.Generator], float] = lambda _: 1.0
+    """What a unit's request has as its input."""
     per_minute: int = 400
     seed: int = 1
     looks: list[TakenLook] = field(default_factory=list)
@@ -126,7 +128,8 @@ class Simulation:
             self._serial += 1
             unit, at = f"customer-{self._serial}", begin + share * (end - begin)
             challenger = self.assign(unit, salt, percent)
-            lines += _answered(f"r{self._serial}", unit, "2" if challenger else "1", at)
+            version = "2" if challenger else "1"
+            lines += _answered(f"r{self._serial}", unit, version, at, self.amount(self.random))
             outcomes += self._outcome(unit, at, challenger)
         (self.predictions / f"{MODEL}-00001.writer.{self._serial}.jsonl").write_text("".join(lines))
         (self.outcomes / f"{self._serial}.jsonl").write_text("".join(json.dumps(o) + "\n" for o in outcomes))
@@ -141,7 +144,7 @@ class Simulation:
         )
 
 
-def _answered(request: str, unit: str, version: str, at: datetime) -> tuple[str, str]:
+def _answered(request: str, unit: str, version: str, at: datetime, amount: float) -> tuple[str, str]:
     shared: dict[str, Any] = {
         "specversion": "1.0",
         "id": request,
@@ -157,7 +160,7 @@ def _answered(request: str, unit: str, version: str, at: datetime) -> tuple[str,
     asked = shared | {
         "type": "org.kubeflow.serving.inference.request",
         "time": f"{at:%Y-%m-%dT%H:%M:%S.%fZ}",
-        "data": {"inputs": [{"name": "amount", "shape": [1], "datatype": "FP64", "data": [1.0]}]},
+        "data": {"inputs": [{"name": "amount", "shape": [1], "datatype": "FP64", "data": [amount]}]},
     }
     answered = shared | {
         "type": "org.kubeflow.serving.inference.response",

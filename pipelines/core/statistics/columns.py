@@ -1,5 +1,6 @@
 """One metric's cells, checked and in the forms that the tests read: strata and time-ordered buckets."""
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple, cast
@@ -16,10 +17,11 @@ from pipelines.core.statistics.effects import (
     adjust,
     effects,
     pooled_theta,
+    stratified_effect,
 )
 from pipelines.core.statistics.inputs import Array
 from pipelines.core.statistics.proportions import Buckets
-from pipelines.core.statistics.sequences import are_enough
+from pipelines.core.statistics.sequences import are_enough, is_enough, log_e
 
 MIN_TRIALS = 10.0
 """Buckets smaller than this are merged with the next of their step; a bucket of n loses 1/n of its information."""
@@ -29,6 +31,10 @@ _COUNTS = ("n", "syy", "sdd", "sxx")
 
 STRETCHES = 24
 """Of time, in which differences are compared with each other."""
+
+
+_APART, _APART_ALPHA = 0.1, 0.01
+"""Difference between the versions' covariates that is looked for, in standard deviations, and the probability of finding one in vain."""
 
 
 class Dispersion(NamedTuple):
@@ -82,6 +88,16 @@ class Columns(NamedTuple):
         champion, challenger = (_adjusted(a, theta, means) for a in (self.champion, self.challenger))
         return self._replace(champion=champion, challenger=challenger)
 
+    def is_balanced(self) -> bool:
+        """Whether the covariate is as large at both versions, as far as one can tell: what was known before the answer is."""
+        strata = [Stratum(_covariate(s.champion), _covariate(s.challenger)) for s in self.strata().values()]
+        effect = stratified_effect(strata, EffectKind.MEAN)
+        if effect is None or not is_enough(effect):
+            return True
+        n1, n0 = effect.challenger_units, effect.champion_units
+        scale = (_APART**2) * effect.variance * n1 * n0 / (n1 + n0)
+        return log_e(effect.value, effect.variance, scale) < -math.log(_APART_ALPHA)
+
     def effects_since(self, kind: EffectKind) -> EffectColumns:
         """The effect of each cell and all that come after it, over their steps; shape (cells,) each."""
         _, first = np.unique(self.steps, return_index=True)
@@ -124,6 +140,11 @@ class Columns(NamedTuple):
         kept = max(ends)
         # reduceat sums each stretch from its start up to the next one.
         return Buckets(*(np.add.reduceat(column[:kept], starts) for column in (n1, x1, n0, x0)))
+
+
+def _covariate(sums: Sums) -> Sums:
+    """The covariate in the value's place."""
+    return Sums(n=sums.n, sy=sums.sx, syy=sums.sxx, sd=sums.n, sdd=sums.n, syd=sums.sx)
 
 
 def _mean_covariate(stratum: Stratum) -> float:

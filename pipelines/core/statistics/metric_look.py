@@ -117,6 +117,8 @@ class MetricLook:
     sentence: str
     dispersion: float | None = None
     """How many times as much the difference varies over time as independent units would have it; None where it does not clearly."""
+    covariate_differs: bool = False
+    """The covariate was left aside: it is not as large at both versions, so it was not known before the answer."""
     is_lost: bool = False
     """More of its values are lost at one version than at the other: nothing follows from it, for better or worse."""
 
@@ -131,6 +133,7 @@ class _Found:
     relative_z: float | None = None
     fraction: float | None = None
     dispersion: float | None = None
+    covariate_differs: bool = False
 
 
 def analyse_metric(
@@ -141,7 +144,9 @@ def analyse_metric(
     Raises:
         NotMeasured: sums that no data can have.
     """
-    if spec.use_covariate and not spec.kind.is_count:
+    with_covariate = spec.use_covariate and not spec.kind.is_count
+    balanced = not with_covariate or cells.is_balanced()
+    if with_covariate and balanced:
         cells = cells.adjusted(spec.kind)
     effect = stratified_effect(list(cells.strata().values()), spec.kind)
     margin = _margin(spec, effect)
@@ -156,7 +161,8 @@ def analyse_metric(
             found = _anytime(spec, effect, cells, margin, alpha, budget)
         case _:
             assert_never(spec.method)
-    return _told(spec, effect, margin, replace(found, dispersion=_overdispersed(spec, cells)), alpha)
+    found = replace(found, dispersion=_overdispersed(spec, cells), covariate_differs=not balanced)
+    return _told(spec, effect, margin, found, alpha)
 
 
 def _overdispersed(spec: MetricSpec, cells: Columns) -> float | None:
@@ -336,6 +342,7 @@ def _told(
         is_within_margin=within,
         fraction=found.fraction,
         dispersion=found.dispersion,
+        covariate_differs=found.covariate_differs,
         sentence="",
     )
     return replace(look, sentence=metric_sentence(look, alpha))
@@ -371,7 +378,16 @@ def metric_sentence(look: "MetricLook", alpha: float) -> str:
     )
     if look.interval is None:
         return f"{values}. Not yet: {_counts(look)} are too few to judge."
-    return f"{values}, {_difference(look, alpha)}. {_consequence(look)}{_varies(look)}"
+    return f"{values}, {_difference(look, alpha)}. {_consequence(look)}{_varies(look)}{_aside(look)}"
+
+
+def _aside(look: "MetricLook") -> str:
+    if not look.covariate_differs:
+        return ""
+    return (
+        " Compared without its covariate, which is not as large at both versions: it was not known before the answer, and would"
+        " take the effect away with the noise."
+    )
 
 
 def _varies(look: "MetricLook") -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -256,6 +257,61 @@ def test_covariate_narrows_the_interval() -> None:
     assert plain is not None
     assert tight is not None
     assert tight.high - tight.low < 0.4 * (plain.high - plain.low)
+
+
+def test_a_covariate_that_the_answer_had_a_part_in_is_left_aside_and_hides_no_effect() -> None:
+    """An input that follows from an earlier answer, say: it differs between the versions as the metric does."""
+    rng = np.random.default_rng(2)
+
+    def sums(n: int, effect: float, *, through: bool) -> Sums:
+        x = rng.normal(effect if through else 0, 1, n)
+        y = 0.9 * x + rng.normal(0 if through else effect, 0.4, n)
+        return Sums(n, *(float(c.sum()) for c in (y, y * y, y * 0 + 1, y * 0 + 1, y, x, x * x, x * y, x)))
+
+    adjusted = MetricSpec(name="cost", kind=EffectKind.MEAN, margin=0.1, use_covariate=True)
+    for through in (False, True):
+        cells = [
+            Cell("cost", 0, float(b), sums(1800, 0.0, through=through), sums(200, 0.3, through=through))
+            for b in range(10)
+        ]
+        found = look(cells, adjusted).metrics[0]
+        assert found.conclusion is Conclusion.WORSE
+        assert found.covariate_differs is through
+        assert ("Compared without its covariate" in found.sentence) is through
+        assert found.effect == pytest.approx(0.9 * 0.3 if through else 0.3, abs=0.05)
+
+
+RATIO = MetricSpec(name="per_visit", kind=EffectKind.RATIO, margin=0.5)
+
+
+@pytest.mark.parametrize(
+    "denominators",
+    [
+        pytest.param(lambda rng, n: np.zeros(n), id="all 0"),
+        pytest.param(lambda rng, n: np.r_[1.0, np.zeros(n - 1)], id="of one unit alone"),
+        pytest.param(lambda rng, n: rng.normal(0, 1, n), id="of both signs"),
+        pytest.param(lambda rng, n: np.full(n, -1.0), id="negative"),
+    ],
+)
+@pytest.mark.parametrize("method", [SequentialMethod.ANYTIME, SequentialMethod.GROUP_SEQUENTIAL])
+def test_a_ratio_whose_denominators_may_add_up_to_0_at_either_version_says_so_and_is_not_yet(
+    denominators: Callable[[np.random.Generator, int], np.ndarray], method: SequentialMethod
+) -> None:
+    rng = np.random.default_rng(4)
+    spec = dataclasses.replace(RATIO, method=method, planned_information=100.0)
+
+    def sums(d: np.ndarray) -> Sums:
+        y = rng.normal(3, 1, d.size)
+        return Sums(d.size, *(float(c.sum()) for c in (y, y * y, d, d * d, y * d)))
+
+    sound, vanishing = sums(np.ones(500)), sums(denominators(rng, 500))
+    for arms in ((sound, vanishing), (vanishing, sound), (vanishing, vanishing)):
+        (found,) = look([Cell("per_visit", 0, 0.0, *arms)], spec).metrics
+        assert (found.conclusion, found.effect, found.harm.is_crossed) == (Conclusion.NOT_YET, None, False)
+        assert "not yet, what it is divided by is not clearly above 0" in found.sentence
+        assert "of 500 and 500 units" in found.sentence
+    (found,) = look([Cell("per_visit", 0, 0.0, sound, sound)], spec).metrics
+    assert found.effect == 0.0
 
 
 @pytest.mark.parametrize(

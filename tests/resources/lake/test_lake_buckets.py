@@ -1,5 +1,6 @@
 """Experiment statistics from the lake against the same rules written out row by row."""
 
+import math
 import random
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -15,7 +16,7 @@ from resources.lake.buckets import LoggedUnits, collect
 from resources.lake.connection import Lake
 from resources.lake.experiment import ExperimentQuery, MetricQuery, StepWindow
 from resources.lake.ingest import ingest_predictions
-from resources.lake.measuring import outcome_quality
+from resources.lake.measuring import MeasuredMetric, measure_units, outcome_quality
 from resources.lake.outcomes import ingest_outcomes
 from resources.registry.signature import Column, ModelSchema
 from tests.resources.lake.segments_by_hand import MODEL, SCHEMA, START, Log, prediction
@@ -111,6 +112,79 @@ def test_means_leave_out_missing_outcomes_add_repeated_ones_and_are_capped(world
     assert cell.reference == 4.0
     (zero,) = collect(world.lake, MODEL, query(replace(COST, missing=Missing.ZERO))).cells
     assert (zero.champion.n, zero.champion.sy) == (3, 55)
+
+
+def test_units_without_a_value_at_the_end_of_their_window_are_counted_beside_the_others(world: World) -> None:
+    """Nothing came, what came cannot be squared, or one part of a ratio is missing; too early is not missing."""
+    per_mile = MetricQuery(
+        name="per_mile", kind=UnitValue.RATIO, source="outcomes.cost", denominator="outcomes.miles"
+    )
+    for unit in ("told", "silent", "half", "torn"):
+        world.seen(unit, "2")
+    world.seen("old", "1")
+    world.seen("young", "1", at=HOUR + 30 * MINUTE)
+    world.came_of("told", cost=3.0, miles=2.0)
+    world.came_of("half", cost=3.0)
+    for _ in range(2):
+        world.came_of("torn", cost=1e50, miles=1e-51)
+    cost, ratio, zero = world.cells(
+        COST, per_mile, replace(COST, name="zero", missing=Missing.ZERO), watermark=START + 2 * HOUR
+    )
+    assert [(c.challenger.n, c.challenger_lost) for c in (cost, ratio, zero)] == [(2, 2), (1, 3), (3, 1)]
+    assert [(c.champion.n, c.champion_lost) for c in (cost, ratio, zero)] == [(0, 1), (0, 1), (1, 0)]
+
+
+def test_units_whose_requests_all_failed_lost_no_value_of_an_answer(world: World) -> None:
+    """That they failed is `serving.errors`; an answer without a number has lost one, and what is due later has been lost as well."""
+    score = MetricQuery(name="score", kind=UnitValue.AMOUNT, source="predictions.outputs.probability")
+    world.seen("failed", "2", status=500)
+    world.seen("odd", "2", outputs={"probability": [1e200]})
+    world.seen("sound", "2", outputs={"probability": [0.5]})
+    world.seen("champion", "1", outputs={"probability": [0.5]})
+    (scores, costs) = world.cells(score, COST)
+    assert (scores.challenger[:2], scores.challenger_lost) == ((1, 0.5), 1)
+    assert (costs.challenger.n, costs.challenger_lost) == (0, 3)
+
+
+@pytest.mark.parametrize("huge", [1e200, -1e160])
+def test_a_value_too_large_to_be_squared_leaves_every_sum_finite_wherever_it_stands(
+    world: World, huge: float
+) -> None:
+    """A caller can send one as an input: one request must not make all further looks unknown."""
+    sources = ("predictions.outputs.probability", "predictions.features.distance", "outcomes.cost")
+    metrics = [
+        MetricQuery(
+            name=f"m{i}", kind=UnitValue.RATIO, source=one, denominator=two, covariate="predictions.distance"
+        )
+        for i, (one, two) in enumerate((a, b) for a in sources for b in sources if a != b)
+    ]
+    for i, (distance, probability, cost) in enumerate(
+        [(2.0, 0.5, 3.0), (huge, 0.5, 3.0), (2.0, huge, 3.0), (2.0, 0.5, huge)]
+    ):
+        world.seen(f"u{i}", "1", inputs={"distance": [distance], "origin": ["JFK"]},
+                   outputs={"probability": [probability]})  # fmt: skip
+        world.came_of(f"u{i}", cost=cost)
+    cells = world.cells(*metrics)
+    assert all(math.isfinite(value) for cell in cells for value in cell.champion)
+    known = measure_units(world.lake, MODEL, query(*metrics), [MeasuredMetric(None, None)] * len(metrics))
+    assert all(each is None or math.isfinite(each.variance + each.kurtosis) for each in known)
+    quality = outcome_quality(world.lake, MODEL, query(COST))
+    assert (quality.quarantined, quality.reason) == (1, f"cost == {huge!r}, more than 1e+50")
+
+
+def test_winsorising_what_counts_as_0_where_it_is_missing_is_by_the_values_that_there_are(
+    world: World,
+) -> None:
+    """Of a hundred units five buy: a quantile of all would cap every purchase at 0."""
+    for i in range(100):
+        world.seen(f"u{i}", "1")
+    for i in range(5):
+        world.came_of(f"u{i}", cost=float(i + 1))
+    world.load()
+    zero = replace(COST, missing=Missing.ZERO)
+    (known,) = measure_units(world.lake, MODEL, query(zero), [MeasuredMetric(None, 0.75)])
+    assert known is not None
+    assert (known.units, known.cap, known.value) == (100, 4.0, 0.14)
 
 
 def test_a_unit_counts_once_its_window_has_passed(world: World) -> None:
