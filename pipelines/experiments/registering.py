@@ -52,8 +52,6 @@ def register(
         found = None
     if found is None and _needs_history(metric):
         return None
-    if found is not None and metric.winsorise is not None and found.variance == 0:
-        return None  # capped to one value for all, it could not tell any version from another
     effect = effect_planned(metric, found.value if found else 0.0)
     if effect <= 0:
         return None
@@ -63,8 +61,14 @@ def register(
         reference=found.value if found and metric.type.kind is EffectKind.MEAN else 0.0,
         covariate_reference=(found.covariate or 0.0) if found else 0.0,
         looks=metric.looks if METHODS[metric.method].is_planned else None,
-        origin=origin if found else RegisteredConstants.origin,
+        origin=_origin(metric, found, origin) if found else RegisteredConstants.origin,
     )
+
+
+def _origin(metric: Metric, found: Known, origin: str) -> str:
+    if metric.winsorise is None or found.cap is not None:
+        return origin
+    return f"{origin}; nothing is capped, since `winsorise: {metric.winsorise:g}` would make all values one"
 
 
 def effect_planned(metric: Metric, baseline: float) -> float:
@@ -98,7 +102,7 @@ def waiting_words(metric: Metric, seen: frozenset[str]) -> str:
     return (
         f"not yet, there is no history of the champion to plan by, and fewer than {FEWEST_UNITS}"
         " of its units are counted so far (or their value is 0, of which no change can be a share, or what it is divided by"
-        " is not clearly above 0, or `winsorise` caps all of them at one value)."
+        " is not clearly above 0)."
     )
 
 

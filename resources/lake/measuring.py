@@ -83,10 +83,16 @@ def _known(
 
 
 def _quantile(connection: DuckDBPyConnection, i: int, metric: MetricQuery, share: float) -> float | None:
-    """Of the values that there are: where most units have none and count as 0, a quantile of all would cap everything at 0."""
+    """Of the values that there are: where most units have none and count as 0, a quantile of all would cap everything at 0.
+
+    None where capping by it would leave one value, which tells no version from another.
+    """
     there = f"WHERE y{i} <> 0" if metric.zero_when_missing else ""
     row: Any = connection.execute(
-        f"SELECT quantile_cont(y{i}, $share) FROM unit_values {there}", {"share": share}
+        f"""SELECT CASE WHEN cap > low OR low = high THEN cap END
+        FROM (SELECT quantile_cont(y{i}, $share) AS cap FROM unit_values {there}),
+            (SELECT min(y{i}) AS low, max(y{i}) AS high FROM unit_values)""",
+        {"share": share},
     ).fetchone()
     return row[0]
 

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from pipelines.core.errors import LakeError
+from pipelines.core.manifest.model import Experiment, Primary
 from pipelines.core.metric_types import Missing, UnitValue
 from pipelines.core.statistics.effects import Cell, Sums
 from pipelines.experiments.look_inputs import Span, newly_final, open_since
+from pipelines.experiments.registering import register
 from resources.lake.buckets import LoggedUnits, collect
 from resources.lake.connection import Lake
 from resources.lake.experiment import ExperimentQuery, MetricQuery, StepWindow
@@ -185,6 +187,27 @@ def test_winsorising_what_counts_as_0_where_it_is_missing_is_by_the_values_that_
     (known,) = measure_units(world.lake, MODEL, query(zero), [MeasuredMetric(None, 0.75)])
     assert known is not None
     assert (known.units, known.cap, known.value) == (100, 4.0, 0.14)
+
+
+def test_a_quantile_that_would_make_all_values_one_caps_nothing(world: World) -> None:
+    """Zeros that were sent, say: no version could be told from another."""
+    for i in range(20):
+        world.seen(f"u{i}", "1")
+        world.came_of(f"u{i}", cost=float(i == 0))
+    world.load()
+    (known,) = measure_units(world.lake, MODEL, query(COST), [MeasuredMetric(None, 0.9)])
+    assert known is not None
+    assert (known.cap, known.value) == (None, 0.05)
+    spent = Primary.model_validate(
+        {"name": "cost", "type": "mean", "source": "outcomes.cost", "mde": "5%", "winsorise": 0.9}
+    )
+    constants = register(
+        spent, Experiment(primary=spent), {"cost": replace(known, units=200)}, origin="a history"
+    )
+    assert constants is not None
+    assert (
+        constants.origin == "a history; nothing is capped, since `winsorise: 0.9` would make all values one"
+    )
 
 
 def test_a_unit_counts_once_its_window_has_passed(world: World) -> None:
