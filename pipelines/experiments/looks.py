@@ -196,7 +196,7 @@ def _take(place: _Place, past: Sequence[TakenLook]) -> TakenLook | None:
     added = _newly_final(place, spans, query, collected)
     by_step = shares(state)
     units = tuple(
-        StepUnits(u.step, u.champion, u.challenger, by_step[u.step])
+        StepUnits(u.step, u.champion, u.challenger, by_step[u.step], u.champion_drawn, u.challenger_drawn)
         for u in (collected.units if collected else ())
     )
     final = is_final_look(state, place.now, look_every=manifest.experiment.look_every)

@@ -19,6 +19,10 @@ class LoggedUnits(NamedTuple):
     step: int
     champion: int
     challenger: int
+    champion_drawn: int
+    """Where a unit is a request: the first one of each caller's unit id, and all those without one. The gateway sends a
+    unit id where it sent it before, so that the others say nothing of the split."""
+    challenger_drawn: int
 
 
 class Coverage(NamedTuple):
@@ -73,10 +77,19 @@ def cells_of_values(connection: DuckDBPyConnection, query: ExperimentQuery) -> l
 
 def _units(connection: DuckDBPyConnection) -> list[LoggedUnits]:
     rows: list[Any] = connection.execute(
-        "SELECT step, count(*) FILTER (NOT challenger), count(*) FILTER (challenger)"
-        " FROM cohort GROUP BY step ORDER BY step"
+        f"""WITH drawn AS (
+                SELECT step, challenger FROM cohort WHERE caller IS NULL
+                UNION ALL
+                SELECT arg_min(step, exposed), arg_min(challenger, exposed) FROM cohort
+                WHERE caller IS NOT NULL GROUP BY caller),
+            counted AS (SELECT step, {_SIDES} FROM cohort GROUP BY step)
+        SELECT counted.*, coalesce(d.champion, 0), coalesce(d.challenger, 0)
+        FROM counted LEFT JOIN (SELECT step, {_SIDES} FROM drawn GROUP BY step) d USING (step) ORDER BY step"""
     ).fetchall()
     return [LoggedUnits(*row) for row in rows]
+
+
+_SIDES = "count(*) FILTER (NOT challenger) AS champion, count(*) FILTER (challenger) AS challenger"
 
 
 def _coverage(connection: DuckDBPyConnection, model: str, query: ExperimentQuery) -> Coverage:

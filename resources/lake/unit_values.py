@@ -64,18 +64,21 @@ def exposures(model: str, query: ExperimentQuery) -> Exposures:
 
 
 def make_cohort(connection: DuckDBPyConnection, model: str, query: ExperimentQuery) -> None:
-    """Fill the temporary table `cohort`: unit, exposed, challenger, step, key, crossover, moved; one row per unit."""
+    """Fill the temporary table `cohort`: unit, exposed, challenger, step, key, crossover, moved, caller; one row per unit.
+
+    `caller` is the unit id that a request bears, where the request is the unit, and else NULL.
+    """
     seen = exposures(model, query)
     requests = f"""
         SELECT unit, min(requested_at) AS exposed, arg_min(challenger, requested_at) AS challenger,
-            arg_min(step, requested_at) AS step, any_value(key) AS key
+            arg_min(step, requested_at) AS step, any_value(key) AS key, any_value(unit_id) AS caller
         FROM {seen.rows} WHERE step IS NOT NULL AND unit IS NOT NULL
         GROUP BY unit, request_id"""
     units = f"""
         SELECT unit, min(exposed) AS exposed, arg_min(challenger, exposed) AS challenger,
             arg_min(step, exposed) AS step, unit AS key,
             coalesce(max(step) FILTER (NOT challenger) >= min(step) FILTER (challenger), false) AS crossover,
-            bool_or(challenger) AND NOT bool_and(challenger) AS moved
+            bool_or(challenger) AND NOT bool_and(challenger) AS moved, NULL::VARCHAR AS caller
         FROM ({requests}) GROUP BY unit"""
     one_request_each = f"SELECT *, false AS crossover, false AS moved FROM ({requests})"
     connection.execute(

@@ -24,6 +24,17 @@ class StepUnits(NamedTuple):
     challenger: float
     challenger_share: float
     """The planned share of the challenger, 0 to 1; at 0 or 1 there is nothing to compare."""
+    champion_drawn: float | None = None
+    """Of the champion's, those for which a version was drawn: of the requests of a caller who stays where he is, the first.
+    None: all."""
+    challenger_drawn: float | None = None
+
+    @property
+    def drawn(self) -> "StepUnits":
+        """What the ratio is of."""
+        if self.champion_drawn is None or self.challenger_drawn is None:
+            return self
+        return StepUnits(self.step, self.champion_drawn, self.challenger_drawn, self.challenger_share)
 
 
 class ChiSquare(NamedTuple):
@@ -56,7 +67,8 @@ def chi_square(steps: Sequence[StepUnits]) -> ChiSquare:
     return ChiSquare(statistic, len(counted), float(chdtrc(len(counted), statistic)))
 
 
-def _split(steps: Sequence[StepUnits]) -> list[StepUnits]:
+def _split(every: Sequence[StepUnits]) -> list[StepUnits]:
+    steps = [step.drawn for step in every]
     for step in steps:
         require_counts(f"sample ratio, step {step.step}", champion=step.champion, challenger=step.challenger)
         require_between("challenger_share", step.challenger_share, -1e-12, 1 + 1e-12)

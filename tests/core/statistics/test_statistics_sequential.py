@@ -99,6 +99,19 @@ def test_sample_ratio_holds_under_peeking() -> None:
     assert np.mean(alarms) <= 0.03
 
 
+def test_callers_who_stay_where_they_are_break_no_sample_ratio_where_every_request_is_a_unit() -> None:
+    rng = np.random.default_rng(10)
+    alarms = np.zeros(2)
+    for _ in range(300):
+        requests = rng.poisson(30, 2_000) + 1
+        is_canary = rng.random(2_000) < 0.1
+        step = StepUnits(0, int(requests[~is_canary].sum()), int(requests[is_canary].sum()), 0.1)
+        drawn = step._replace(champion_drawn=int((~is_canary).sum()), challenger_drawn=int(is_canary.sum()))
+        alarms += [srm.log_e([each]) >= math.log(20) for each in (step, drawn)]
+    assert alarms[0] / 300 > 0.5, "as if each were drawn on its own"
+    assert alarms[1] / 300 <= 0.05
+
+
 def test_sample_ratio_refuses_impossible_units() -> None:
     with pytest.raises(NotMeasured, match="step 3: champion == -1"):
         srm.log_e([StepUnits(3, -1, 5, 0.5)])

@@ -348,7 +348,23 @@ def test_moving_with_the_ramp_is_not_crossing_over(world: World) -> None:
     ]
     everything = collect(world.lake, MODEL, query(ERRORS, by_request=False))
     assert everything.coverage == (5, 2, 1, 1)
-    assert everything.units == [LoggedUnits(0, 2, 2), LoggedUnits(1, 1, 0)]
+    assert everything.units == [LoggedUnits(0, 2, 2, 2, 2), LoggedUnits(1, 1, 0, 1, 0)]
+
+
+def test_where_units_are_requests_a_callers_first_one_is_drawn_and_those_without_a_caller(
+    world: World,
+) -> None:
+    """The gateway sends a unit id where it sent it before: its other requests say nothing of the split."""
+    for number in range(5):
+        world.seen(f"a{number}", "1", unit="often", at=(number + 1) * MINUTE)
+        world.seen(f"b{number}", "2", unit="often too", at=(number + 1) * MINUTE)
+    world.seen("c", "2", unit="often", at=HOUR + MINUTE)
+    world.seen("d", "2", unit="new", at=HOUR + MINUTE)
+    world.seen("e", "1", unit=None, at=HOUR + MINUTE)
+    world.seen("f", "1", unit=None, at=HOUR + MINUTE)
+    world.load()
+    found = collect(world.lake, MODEL, query(ERRORS))
+    assert found.units == [LoggedUnits(0, 5, 5, 1, 1), LoggedUnits(1, 2, 2, 2, 1)]
 
 
 def test_retention(world: World) -> None:
