@@ -35,11 +35,12 @@ from pipelines.core.rollout.events import (
 from pipelines.core.rollout.policy import VALIDATION, Policy
 from pipelines.core.vocabulary import Evidence, Verdict
 from pipelines.platform.systems import Systems
+from pipelines.rollouts.counting import first_watermark, written
 from pipelines.rollouts.guardrails import GuardrailWatch
 from pipelines.rollouts.open_rollout import open_rollout
 from resources.ledger.counters import CounterBucket
 from resources.ledger.ledger import Ledger
-from resources.serving.contract import Counters, RevisionCounters
+from resources.serving.contract import Counters, GatewayCounters, RevisionCounters
 from resources.settings import ROOT, Settings
 
 LIMIT_S = 60.0
@@ -119,7 +120,8 @@ def counters(polls: int) -> Counters:
         )
         for version in ("1", "2")
     )
-    return Counters(at=datetime.now(UTC), epoch="e", revisions=sides)
+    now = datetime.now(UTC)
+    return Counters(at=now, gateways=(GatewayCounters(instance="e", at=now, revisions=sides),))
 
 
 def manifest(number: int, guardrails: int) -> RolloutManifest:
@@ -157,24 +159,9 @@ def write_history(ledger: Ledger, manifest: RolloutManifest) -> None:
         for k in range(BUCKETS)
         for guardrail in manifest.guardrails
     ]
-    before = Counters(at=START, epoch="e", revisions=counters(0).revisions)
-    watermark = json.dumps(
-        {
-            "at": before.at.isoformat(),
-            "epoch": "e",
-            "revisions": [
-                {
-                    "revision": r.revision,
-                    "version": r.version,
-                    "requests": 0,
-                    "errors": 0,
-                    "over_slo": {"250": 0},
-                }
-                for r in before.revisions
-            ],
-        }
-    )
-    ledger.counters.append(buckets, key=f"watch:{rollout_id}", value=watermark, after=None)
+    shown = counters(0).gateways
+    before = written(first_watermark(Counters(at=START, gateways=shown)))
+    ledger.counters.append(buckets, key=f"watch:{rollout_id}", value=before, after=None)
 
 
 def history(rollout_id: str, manifest: RolloutManifest) -> list[Event]:

@@ -19,7 +19,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.sequential_parts import detection, false_rollback, late, missing, peers, power
+from benchmarks.sequential_parts import detection, false_rollback, gateways, late, missing, peers, power
 from benchmarks.sequential_parts.rows import row
 from pipelines.core.statistics.effects import Cell, EffectKind, Sums
 from pipelines.core.statistics.look import analyse
@@ -30,6 +30,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], Iterator[dict[str, Any]]]] = {
     "look": lambda given: _look(),
     "detection": lambda given: detection.rows(max(given.paths // 10, 200), given.seed),
     "late": lambda given: late.rows(given.paths, given.seed),
+    "gateways": lambda given: gateways.rows(given.paths, given.seed),
     "missing": lambda given: missing.rows(max(given.paths // 50, 100), given.seed),
     "power": lambda given: power.rows(given.runs, given.seed),
     "peers": lambda given: peers.rows(max(given.runs // 10, 100), given.seed),

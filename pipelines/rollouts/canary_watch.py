@@ -139,17 +139,18 @@ class Watcher:
             self._follow(rollout_id)
             if self._state is not None and _is_owed_a_rollback(self._state):
                 return self._roll_back(self._state, ())
-        if self._watch is None or self._state is None:
+        watch = self._watch
+        if watch is None or self._state is None:
             return None
         self._learn_of_a_lapse(self._state)
         try:
-            event = self._look(self._watch, self._state, counters)
+            event = self._look(watch, self._state, counters)
         except NotMeasured:  # a look all the same: what it means for the rollout is the evidence's matter
             self._renew(self._state)
             raise
-        self._keep(self._watch, at_once=event is not None)
+        self._keep(watch, at_once=event is not None)
         self._renew(self._state)
-        if event is None:
+        if event is None and not watch.unread:
             self._watched_again(self._state)
         return event
 
@@ -255,6 +256,10 @@ class Watcher:
         self, watch: GuardrailWatch, state: RolloutState, counters: Callable[[str], Counters]
     ) -> RolledBack | None:
         watch.observe(counters(self._model.name))
+        for why in (
+            watch.unread
+        ):  # it has taken the share away by itself, if it is not told that the canary is watched
+            self._complain(f"{self._model.name}: a gateway cannot be watched: {why}")
         evidence = watch.evidence(datetime.now(UTC))
         if any(item.on_fail is OnFail.ROLL_BACK for item in evidence):
             return self._roll_back(state, evidence)

@@ -1,14 +1,12 @@
 """The fast guardrails: the serving side's own counters, judged several times a second."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import reduce
 from itertools import groupby
-
-from pydantic import TypeAdapter
+from typing import NamedTuple
 
 from pipelines.core.manifest.model import Guardrail, Metric, RolloutManifest
 from pipelines.core.rollout.doubt import doubt_evidence
@@ -17,14 +15,21 @@ from pipelines.core.rollout.state import Phase, RolloutState
 from pipelines.core.statistics.binomial import ConditionalBinomial, Counts
 from pipelines.core.statistics.look_spec import ErrorBudget, log_sum
 from pipelines.core.vocabulary import Evidence, OnFail, Verdict
+from pipelines.rollouts.counting import (
+    Growth,
+    Watermark,
+    by_version,
+    first_watermark,
+    growth,
+    read_watermark,
+    written,
+)
 from resources.ledger.counters import CounterBucket, CounterStore, SeenCounters
 from resources.serving.contract import (
     UNIT_WINDOW,
     Answers,
     Counters,
     RevisionCounters,
-    counted_other_errors,
-    since,
     together,
 )
 
@@ -121,21 +126,6 @@ def harm_budget(manifest: RolloutManifest, *, baking: bool = False) -> ErrorBudg
     return ErrorBudget(manifest.experiment.alpha * part, harm_tests(manifest))
 
 
-def difference(before: Counters | None, now: Counters) -> Mapping[str, RevisionCounters]:
-    """What each version's counters grew by since `before`, by version.
-
-    A new epoch means that the counters started again from zero: all they show is new. Without a `before`
-    nothing is known about the interval and everything is zero. A version may have several revisions: one that
-    was rolled out again, while the gateway still shows what it counted before.
-    """
-    earlier = {r.revision: r for r in before.revisions} if before and before.epoch == now.epoch else {}
-    grown: dict[str, RevisionCounters] = {}
-    for r in now.revisions:
-        new = _minus(r, r if before is None else earlier.get(r.revision))
-        grown[r.version] = together(grown[r.version], new) if r.version in grown else new
-    return grown
-
-
 def counts(
     metric: ServingMetric, grown: Mapping[str, RevisionCounters], *, canary: str, copies: bool = False
 ) -> Counts:
@@ -158,10 +148,6 @@ def beside(grown: Mapping[str, RevisionCounters], canary: str) -> RevisionCounte
     """The other side: whatever else answered, by whichever name the registry knows it."""
     others = [revision for version, revision in grown.items() if version != canary]
     return reduce(together, others) if others else None
-
-
-def _minus(now: RevisionCounters, before: RevisionCounters | None) -> RevisionCounters:
-    return now if before is None else since(now, before)
 
 
 # Watches one rollout's serving counters: an e-process per guardrail, kept in the ledger as it goes.
@@ -194,12 +180,20 @@ HEALTH_WINDOW = timedelta(seconds=30)
 
 BUCKETS_PER_AGE = 5000
 
-_COUNTERS = TypeAdapter(Counters)
-
 
 def harm_boundary(manifest: RolloutManifest, *, baking: bool = False) -> float:
     """ln(m / alpha): one error budget over all tests for harm of the ramp, another over those of the bake."""
     return harm_budget(manifest, baking=baking).log_boundary
+
+
+class _FailedUnits(NamedTuple):
+    """Units that the canary has failed for certain, by what one gateway counted."""
+
+    at: datetime
+    metric: str
+    units: float
+    gateway: str
+    """Which start of it; of several together, as the ledger has them, their epoch."""
 
 
 class GuardrailWatch:
@@ -214,13 +208,15 @@ class GuardrailWatch:
         self._manifest = manifest
         self._state = state
         self._seen: SeenCounters | None = store.seen(self._key)
-        self._last = None if self._seen is None else _watermark(self._seen.value)
+        self._last = None if self._seen is None else read_watermark(self._seen.value)
         self._saved_at = datetime.min.replace(tzinfo=state.started_at.tzinfo)
         self._unsaved: dict[str, Counts] = {}
         self._health: list[tuple[datetime, int, int]] = []
+        self.unread: tuple[str, ...] = ()
+        """Why gateways are missing in what was observed last."""
         self._begin(state)
         buckets = store.buckets(state.rollout_id)
-        self._failed_units = self._proven_by(buckets)
+        self._failed_units: list[_FailedUnits] = self._proven_by(buckets)
         step: int | None = None
         for bucket in buckets:
             if state.bake_exposure is None or bucket.step >= state.bake_exposure:
@@ -259,63 +255,76 @@ class GuardrailWatch:
         before = self._state
         if (state.exposure, state.percent) != (before.exposure, before.percent):
             self._seal()
-            self._failed_units = []  # the gateway counts every unit anew
+            self._failed_units = []  # the gateways count every unit anew
             if self._last is not None:
+                self._last = self._last.under_another_share()
                 self._save(self._last)
         if before.promotion is None and state.promotion is not None:
             self._begin(state)
         self._state = state
 
     def observe(self, counters: Counters) -> None:
-        """Take in cumulative counters; `save_if_due` writes them down.
+        """Take in cumulative counters, of the gateways that could be read; `save_if_due` writes them down.
 
         The other side is whatever answers beside the canary: a champion that was deleted or renamed in the registry, or
         replaced by hand, is no less of a comparison.
         """
-        grown, canary = difference(self._last, counters), self._state.version
-        copies = self._state.phase is Phase.SHADOW
+        stretches, canary = growth(self._last, counters), self._state.version
+        grown, copies = by_version(stretches), self._state.phase is Phase.SHADOW
         self._failed_units = self._still_proven(counters)
         for metric in self.metrics:
-            new = counts(metric, grown, canary=canary, copies=copies)
-            self._count(metric.name, new)
+            self._count(metric.name, counts(metric, grown, canary=canary, copies=copies))
             if metric.by_unit:
-                self._note_units(metric.name, new.canary_events, counters)
+                self._note_units(metric, stretches)
         self._count(REQUEST_FAULTS, request_faults(grown, canary=canary))
         self._note_health(grown, counters.at)
         self._note_repeated(counters.at)
-        self._last = counters
+        self._last = first_watermark(counters) if self._last is None else self._last.moved(counters)
+        self.unread = counters.unread
 
     def _count(self, name: str, new: Counts) -> None:
         self._take(name, new)
         self._unsaved[name] = self._unsaved.get(name, Counts()).plus(new)
 
-    def _note_units(self, name: str, failed: float, counters: Counters) -> None:
-        """How many units the canary has failed for certain: in a longer interval one unit may count several times."""
-        last = counters if self._last is None else self._last
-        interval = max(counters.at - last.at, timedelta(0))  # the clock may have been set back
-        if proven := failed // (1 + interval // WITHIN):
-            self._failed_units.append((counters.at, name, proven))
+    def _note_units(self, metric: ServingMetric, grown: Sequence[Growth]) -> None:
+        """How many units the canary has failed for certain at each gateway: in a longer stretch one may count several times."""
+        copies = self._state.phase is Phase.SHADOW
+        for stretch in grown:
+            _, failed = metric.counted(by_version([stretch]).get(self._state.version), copies=copies)
+            if proven := failed // (1 + stretch.length // WITHIN):
+                at, name = stretch.gateway.at, stretch.gateway.instance
+                self._failed_units.append(_FailedUnits(at, metric.name, proven, name))
 
-    def _proven_by(self, buckets: Sequence[CounterBucket]) -> list[tuple[datetime, str, float]]:
+    def _proven_by(self, buckets: Sequence[CounterBucket]) -> list["_FailedUnits"]:
         """What another watch had noted, or somewhat less: as of each bucket's beginning, where it counts for the shortest."""
         if self._last is None:
             return []
         begin = self._state.weights[-1].at if self._state.weights else self._state.started_at
         by_unit = {metric.name for metric in self.metrics if metric.by_unit}
+        epoch, former = self._last.epoch, self._last.epoch
         mine = (each for each in buckets if each.step == self._state.exposure and each.at > begin)
-        found: list[tuple[datetime, str, float]] = []
-        for at, group in groupby(mine, key=lambda each: each.at):
+        found: list[_FailedUnits] = []
+        for (at, ended), group in groupby(mine, key=lambda each: (each.at, each.epoch)):
             for each in group:
                 proven = each.canary_events // (1 + (at - begin) // WITHIN)
-                if proven and each.metric in by_unit and each.epoch == self._last.epoch:
-                    found.append((begin, each.metric, proven))
-            begin = at
-        return [each for each in found if self._last.at - each[0] < WITHIN]
+                # Where another gateway came or went meanwhile, it is part of what the bucket counts.
+                if proven and each.metric in by_unit and former == ended == epoch:
+                    found.append(_FailedUnits(begin, each.metric, proven / self._last.read, epoch))
+            begin, former = at, ended
+        return [each for each in found if self._last.at - each.at < WITHIN]
 
-    def _still_proven(self, counters: Counters) -> list[tuple[datetime, str, float]]:
-        """Of a short time, and of one gateway: one that has started again remembers no unit."""
-        restarted = self._last is not None and self._last.epoch != counters.epoch
-        return [] if restarted else [each for each in self._failed_units if counters.at - each[0] < WITHIN]
+    def _still_proven(self, counters: Counters) -> list["_FailedUnits"]:
+        """Of a short time: after it a gateway may count the same unit again."""
+        return [each for each in self._failed_units if counters.at - each.at < WITHIN]
+
+    def _certainly_failed(self, metric: str) -> int:
+        """The fewest units that the canary can have failed: a unit may count at each gateway once, and again at one that has
+        started again."""
+        at_each: dict[str, float] = {}
+        for each in self._failed_units:
+            if each.metric == metric:
+                at_each[each.gateway] = at_each.get(each.gateway, 0.0) + each.units
+        return math.floor(max(at_each.values(), default=0.0))
 
     def _note_health(self, grown: Mapping[str, RevisionCounters], at: datetime) -> None:
         champion = beside(grown, self._state.version)
@@ -379,11 +388,10 @@ class GuardrailWatch:
         return dict.fromkeys(self._budget.harmful(found), log_sum(found.values()))
 
     def _judged(self, harm: Evidence, metric: ServingMetric) -> Evidence:
-        gateways = 1 if self._last is None else self._last.gateways
-        units = sum(count for _, name, count in self._failed_units if name == metric.name) // gateways
+        units = self._certainly_failed(metric.name)
         if not metric.by_unit or units >= UNITS_THAT_FAIL or self._state.phase is Phase.SHADOW:
             return harm
-        few = f"{harm.reason}; of {units:.0f} units for certain, and a rollback needs {UNITS_THAT_FAIL}"
+        few = f"{harm.reason}; of {units} units for certain, and a rollback needs {UNITS_THAT_FAIL}"
         return replace(
             harm, name=metric.name + REPEATED, reason=few, on_fail=OnFail.HOLD, valid_for=HOLD_LASTS
         )
@@ -446,12 +454,12 @@ class GuardrailWatch:
         if metric in self.totals:
             self.totals[metric] = self.totals[metric].plus(new)
 
-    def _save(self, counters: Counters) -> None:
+    def _save(self, upto: Watermark) -> None:
         buckets = [
             CounterBucket(
                 rollout_id=self._state.rollout_id,
-                epoch=counters.epoch,
-                at=counters.at,
+                epoch=upto.epoch,
+                at=upto.at,
                 step=self._state.exposure,
                 metric=name,
                 **new._asdict(),
@@ -459,23 +467,12 @@ class GuardrailWatch:
             for name, new in self._unsaved.items()
             if new.trials
         ]
-        value = _COUNTERS.dump_json(counters).decode()
-        self._seen = self._store.append(buckets, key=self._key, value=value, after=self._seen)
-        self._unsaved, self._saved_at = {}, counters.at
+        self._seen = self._store.append(buckets, key=self._key, value=written(upto), after=self._seen)
+        self._unsaved, self._saved_at = {}, upto.at
 
 
 def _e_value(log_e: float) -> str:
     return f"{math.exp(min(log_e, 700)):.3g}"
-
-
-def _watermark(value: str) -> Counters | None:
-    """The counters last read; None for those of a release that counted other errors.
-
-    Their difference to what is counted now would be all the bad requests of a rollout at once.
-    """
-    if counted_other_errors(json.loads(value)["revisions"]):
-        return None
-    return _COUNTERS.validate_json(value)
 
 
 def _counts_of(bucket: CounterBucket) -> Counts:

@@ -5,6 +5,7 @@ point, or from a second controller, ends in the same place. A call returns only 
 traffic follows the returned status.
 """
 
+import hashlib
 import operator
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -105,7 +106,9 @@ def _each(one: Answers, other: Answers, combine: Callable[[int, int], int]) -> A
         errors=combine(one.errors, other.errors),
         faults=combine(one.faults, other.faults),
         request_faults=combine(one.request_faults, other.request_faults),
-        over_slo={ms: combine(n, other.over_slo.get(ms, 0)) for ms, n in one.over_slo.items()},
+        over_slo={
+            ms: combine(n, other.over_slo[ms]) for ms, n in one.over_slo.items() if ms in other.over_slo
+        },
     )
 
 
@@ -115,6 +118,8 @@ class RevisionCounters(Answers):
 
     revision: str
     version: str
+    stand_in: str = ""
+    """The revision that answers in its place; beside another one it is counted anew, from zero."""
     first: Answers | None = None
     """Of these, the first answer of each unit in `UNIT_WINDOW`, and all answers without a unit; None where the serving
     side cannot tell."""
@@ -138,19 +143,58 @@ def _grown(now: int, before: int) -> int:
 
 def _named(revision: RevisionCounters, answers: Answers, first: Answers | None) -> RevisionCounters:
     return RevisionCounters(
-        revision=revision.revision, version=revision.version, first=first, **vars(answers)
+        revision=revision.revision,
+        version=revision.version,
+        stand_in=revision.stand_in,
+        first=first,
+        **vars(answers),
     )
 
 
 @dataclass(frozen=True, kw_only=True)
+class GatewayCounters:
+    """What one start of one gateway has counted: cumulative, from zero. When it starts again it is another one."""
+
+    instance: str
+    """A name that every start of every gateway has for itself."""
+    at: datetime
+    """When it was asked, by the clock of who asks."""
+    started: datetime | None = None
+    """It began no earlier than this, by the same clock, and what it counted before this is zero; None where it does not say."""
+    revisions: tuple[RevisionCounters, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Counters:
-    """Cumulative counters of one service; a new `epoch` means that they restarted from zero."""
+    """What the gateways of one service have counted. Each counts, comes and goes by itself, and knows by itself which units it
+    has answered."""
 
     at: datetime
-    epoch: str
-    revisions: tuple[RevisionCounters, ...]
-    gateways: int = 1
-    """How many counted: each of them knows by itself which units it has answered."""
+    """When they were asked."""
+    gateways: tuple[GatewayCounters, ...]
+    """Those that answered, one at least."""
+    unread: tuple[str, ...] = ()
+    """Why the others did not. They have counted all the same."""
+
+    @property
+    def epoch(self) -> str:
+        """A name of just these starts of these gateways."""
+        return epoch_of(self.gateways)
+
+    @property
+    def revisions(self) -> tuple[RevisionCounters, ...]:
+        """The sums over the gateways that answered."""
+        sums: dict[tuple[str, str], RevisionCounters] = {}
+        for each in (each for gateway in self.gateways for each in gateway.revisions):
+            key = (each.revision, each.stand_in)
+            sums[key] = together(sums[key], each) if key in sums else each
+        return tuple(sums.values())
+
+
+def epoch_of(gateways: Iterable[GatewayCounters]) -> str:
+    """A name of just these starts of these gateways: its own where there is one."""
+    names = sorted(each.instance for each in gateways)
+    return names[0] if len(names) == 1 else hashlib.sha256(" ".join(names).encode()).hexdigest()[:16]
 
 
 def counted_other_errors(revisions: Iterable[Mapping[str, Any]]) -> bool:
@@ -239,7 +283,7 @@ class ServingBackend(Protocol):
         ...
 
     def counters(self, service: str) -> Counters:
-        """Cumulative per-revision counts. Raises `NotMeasured` where they cannot be read."""
+        """Cumulative counts per gateway and revision. Raises `NotMeasured` where no gateway can be read."""
         ...
 
     def all_counters(self, services: Iterable[str]) -> Mapping[str, "Counters | RampgateError"]:

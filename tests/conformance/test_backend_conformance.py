@@ -4,13 +4,16 @@ import importlib
 import pkgutil
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import xxhash
 
 from pipelines.core.errors import ServingError, VersionFailed
+from pipelines.rollouts.counting import by_version, first_watermark, growth
 from resources import serving
 from resources.serving.contract import NOTHING, Counters, RevisionCounters, ServingBackend
 from tests.conformance.arena import Arena
@@ -303,6 +306,37 @@ def test_what_the_stable_side_answers_in_the_canarys_place_is_the_canarys_error_
         assert (canary.errors, canary.faults, canary.request_faults) == (number, number, 0), please
     stable = counted(traffic, "1", requests=0)
     assert (stable.requests, stable.errors) == (0, 0)
+
+
+def test_from_look_to_look_each_answer_counts_once_also_over_a_promotion(traffic: Arena) -> None:
+    traffic.backend.deploy_canary(traffic.service, traffic.artefact("2"), percent=50, salt="a")
+    first = traffic.backend.counters(traffic.service)
+    mark, seen = first_watermark(first), Counter[str]()
+
+    def counted_until(**answers: int) -> None:
+        nonlocal mark
+        wanted, deadline = {version[1:]: n for version, n in answers.items()}, time.monotonic() + 30
+        while seen != wanted and time.monotonic() < deadline:
+            shown = traffic.backend.counters(traffic.service)
+            for version, each in by_version(growth(mark, shown)).items():
+                seen[version] += each.requests
+            mark = mark.moved(shown)
+        assert seen == wanted
+
+    harmed = len(expected("a", 50, UNITS[:40]))
+    for unit in UNITS[:40]:
+        traffic.send(unit)
+    counted_until(v1=40 - harmed, v2=harmed)
+    traffic.backend.promote(traffic.service, "2")
+    for unit in UNITS[:25]:
+        assert traffic.send(unit).version == "2"
+    counted_until(v1=40 - harmed, v2=harmed + 25)
+    last = traffic.backend.counters(traffic.service)
+    (before,), (after,) = first.gateways, last.gateways
+    assert (before.instance, last.epoch, last.unread) == (after.instance, first.epoch, ())
+    assert before.started is not None and after.started is not None
+    assert abs(after.started - before.started) < timedelta(seconds=2.5)
+    assert after.started < first.at, "it began before it answered"
 
 
 def test_a_units_first_answer_is_told_from_what_it_asks_again(traffic: Arena) -> None:

@@ -20,6 +20,7 @@ from resources.lake.schema import ensure_tables
 from resources.registry.signature import Column, ModelSchema
 from resources.serving.contract import Counters, RevisionCounters
 from tests.resources.lake.segments_by_hand import Log, lake_below, prediction
+from tests.support.memory_systems import counted_by
 from tests.support.rollouts import MINUTE, MODEL, START, Rig, good, manifest
 
 SECOND = timedelta(seconds=1)
@@ -156,14 +157,11 @@ class Shadowed:
 
     def _counters(self, n: int, failed: int) -> Counters:
         sides = (("1", 0), ("2", failed))
-        return Counters(
-            at=START + SECOND + n * timedelta(milliseconds=1),
-            epoch="e",
-            revisions=tuple(
-                RevisionCounters(revision=f"r{version}", version=version, requests=n, errors=errors)
-                for version, errors in sides
-            ),
+        shown = (
+            RevisionCounters(revision=f"r{version}", version=version, requests=n, errors=errors)
+            for version, errors in sides
         )
+        return counted_by(*shown, at=START + SECOND + n * timedelta(milliseconds=1))
 
     def look(self, lake: Lake) -> Phase:
         """What the look job does, then what the step job does."""

@@ -26,7 +26,7 @@ from sensors.guardrail import guardrail_sensor
 from tests.support import by_hand
 from tests.support.by_hand import BY_HAND
 from tests.support.memory_backend import World
-from tests.support.memory_systems import MemorySystems, counters, given, start_rollout
+from tests.support.memory_systems import MemorySystems, counters, each_revision, given, start_rollout
 from tests.support.rollouts import MODEL
 
 Tick = Callable[[], dg.SensorResult | dg.SkipReason]
@@ -267,9 +267,9 @@ def test_one_units_repeated_failures_hold_the_rollout_and_leave_its_share(
 ) -> None:
     assert systems.model.rollout.experiment.unit != "request"
     rollout = start_rollout(systems)
-    few = [replace(each, first=Answers(requests=1, errors=1)) for each in HARM.revisions]
-    none = [replace(each, first=Answers(requests=0, errors=0)) for each in NOTHING.revisions]
-    systems.backend.show(*(replace(HARM, revisions=tuple(each)) for each in (none, few)))
+    few = each_revision(HARM, lambda each: replace(each, first=Answers(requests=1, errors=1)))
+    none = each_revision(NOTHING, lambda each: replace(each, first=Answers(requests=0, errors=0)))
+    systems.backend.show(none, few)
     for _ in range(2):  # on a busy machine one tick may look once only
         tick()
     assert systems.share == 10

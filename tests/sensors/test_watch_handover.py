@@ -27,7 +27,15 @@ from resources.settings import WATCH_AT_ONCE
 from sensors import guardrail
 from sensors.guardrail import await_watch, guardrail_sensor, watch_at_once
 from tests.sensors.test_alerting_sensors import off
-from tests.support.memory_systems import MemorySystems, ScriptedBackend, counters, given, start_rollout
+from tests.support.memory_systems import (
+    MemorySystems,
+    ScriptedBackend,
+    asked_at,
+    counters,
+    each_revision,
+    given,
+    start_rollout,
+)
 from tests.support.rollouts import MODEL
 from tests.support.watches import Watches
 
@@ -147,7 +155,7 @@ def test_two_who_see_the_same_harm_at_once_make_one_rollback_one_alert_and_one_e
 
     def counted(backend: ScriptedBackend, service: str) -> Counters:
         both_see_it.wait()
-        return replace(HARM, at=datetime.now(UTC))
+        return asked_at(HARM, datetime.now(UTC))
 
     monkeypatch.setattr(ScriptedBackend, "counters", counted)
     told: list[RolledBack | None] = []
@@ -206,11 +214,10 @@ def test_evidence_that_holds_is_written_once_a_minute_by_each_of_two_who_watch(
 ) -> None:
     monkeypatch.setattr(canary_watch, "SAVE", timedelta(0))
     rollout = start_rollout(systems)
-    few = [replace(each, first=Answers(requests=1, errors=1)) for each in HARM.revisions]
     systems.backend.show(NOTHING)
     for each in two:
         polled(systems, each)
-    systems.backend.show(replace(HARM, revisions=tuple(few)))
+    systems.backend.show(each_revision(HARM, lambda each: replace(each, first=Answers(requests=1, errors=1))))
     before = len(systems.ledger.events(rollout))
     for _ in range(5):
         for each in two:

@@ -15,7 +15,7 @@ from pipelines.rollouts.controller import Controller, utc_now
 from resources.notifier import Notifier
 from resources.registry.client import Registration, VersionInfo
 from resources.registry.signature import ModelSchema
-from resources.serving.contract import Answers, Counters, ModelArtefact, RevisionCounters
+from resources.serving.contract import Answers, Counters, GatewayCounters, ModelArtefact, RevisionCounters
 from resources.settings import Settings
 from tests.resources.lake.segments_by_hand import MODEL, SCHEMA, tensors
 from tests.support.memory_backend import MemoryBackend, MemoryRegistry, World
@@ -74,19 +74,41 @@ def settings_at(home: Path, **environment: str) -> Settings:
 
 
 def counters(epoch: str = "a", **versions: tuple[int, int]) -> Counters:
-    """Cumulative counts by version: `v2=(requests, errors)`, each of another unit."""
+    """Cumulative counts by version of one gateway: `v2=(requests, errors)`, each of another unit."""
     counted = {
         name[1:]: Answers(requests=requests, errors=errors, faults=errors, over_slo={250: 0})
         for name, (requests, errors) in versions.items()
     }
-    return Counters(
-        at=datetime.now(UTC),
-        epoch=epoch,
-        revisions=tuple(
+    return counted_by(
+        *(
             RevisionCounters(revision=f"revision-{version}", version=version, first=answers, **vars(answers))
             for version, answers in counted.items()
         ),
+        instance=epoch,
     )
+
+
+def counted_by(*revisions: RevisionCounters, instance: str = "a", at: datetime | None = None) -> Counters:
+    """What one start of one gateway shows."""
+    asked = at or datetime.now(UTC)
+    return Counters(
+        at=asked, gateways=(GatewayCounters(instance=instance, at=asked, revisions=tuple(revisions)),)
+    )
+
+
+def asked_at(shown: Counters, at: datetime, *, began: datetime | None = None) -> Counters:
+    """The same counters, asked for at another time; `began`: of gateways that say when they started."""
+    gateways = tuple(replace(each, at=at, started=began or each.started) for each in shown.gateways)
+    return replace(shown, at=at, gateways=gateways)
+
+
+def each_revision(shown: Counters, change: Callable[[RevisionCounters], RevisionCounters]) -> Counters:
+    """The same gateways, with other counts."""
+    gateways = (
+        replace(each, revisions=tuple(change(revision) for revision in each.revisions))
+        for each in shown.gateways
+    )
+    return replace(shown, gateways=tuple(gateways))
 
 
 class ScriptedBackend(MemoryBackend):
@@ -104,7 +126,7 @@ class ScriptedBackend(MemoryBackend):
         shown = self._script.pop(0) if len(self._script) > 1 else self._script[0]
         if isinstance(shown, Exception):
             raise shown
-        return replace(shown, at=datetime.now(UTC))  # a serving side counts when it is asked
+        return asked_at(shown, datetime.now(UTC))  # a serving side counts when it is asked
 
     def predict(self, service: str, version: str, request: Mapping[str, Any]) -> Mapping[str, Any]:
         return self.predict_with(request)

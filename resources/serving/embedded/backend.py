@@ -14,6 +14,7 @@ from pipelines.core.manifest.model import PredictionLog
 from resources.serving.contract import (
     Capabilities,
     Counters,
+    GatewayCounters,
     Lapse,
     ModelArtefact,
     ServiceStatus,
@@ -23,7 +24,7 @@ from resources.serving.contract import (
     overtaken,
 )
 from resources.serving.embedded.brake import Brake
-from resources.serving.embedded.counting import EVERY_STATISTIC, count, stats_pattern
+from resources.serving.embedded.counting import EVERY_STATISTIC, Reading, count, read, stats_pattern
 from resources.serving.embedded.gateway import EmbeddedGateway
 from resources.serving.embedded.layout import Layout
 from resources.serving.embedded.lease import Leases
@@ -43,22 +44,7 @@ from resources.serving.embedded.state import (
     with_share,
 )
 from resources.serving.embedded.supervisor import Supervisor
-from resources.serving.envoy.admin import Stats
 from resources.settings import Settings
-
-
-@dataclass(frozen=True)
-class _Reading:
-    """What one start of the gateway had counted at one time."""
-
-    instance: str
-    at: datetime
-    stats: Stats
-
-    def of(self, state: ServiceState) -> Counters:
-        """A service's part of it."""
-        epoch = f"{self.instance}/{state.stable.name if state.stable else ''}"
-        return Counters(at=self.at, epoch=epoch, revisions=count(state, self.stats))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,32 +216,22 @@ class EmbeddedBackend:
         return self._settle(service)
 
     def counters(self, service: str) -> Counters:
-        """From the gateway's statistics; see `counting` for what counts as an error.
-
-        The epoch names the gateway's start and the stable revision: both start the counts anew.
-        """
-        state = self._store.read(service)
+        """From the gateway's statistics; see `counting` for what counts as an error."""
+        state, at = self._store.read(service), datetime.now(UTC)
         try:
-            reading = self._read(stats_pattern(state))
+            reading = read(self._gateway.admin, stats_pattern(state))
         except ServingError as error:
             raise NotMeasured(f"counters of {service}: {error}") from error
-        return reading.of(state)
+        return _counters(state, reading, at)
 
     def all_counters(self, services: Iterable[str]) -> Mapping[str, Counters | RampgateError]:
         """One reading for all: each costs the gateway a search through the statistics of all services."""
+        at = datetime.now(UTC)
         try:
-            reading = self._read(EVERY_STATISTIC)
+            reading = read(self._gateway.admin, EVERY_STATISTIC)
         except ServingError as error:
             return {service: NotMeasured(f"counters of {service}: {error}") for service in services}
-        return one_by_one(lambda service: reading.of(self._store.read(service)), services)
-
-    def _read(self, pattern: str) -> _Reading:
-        admin = self._gateway.admin
-        instance = admin.instance()
-        reading = _Reading(instance, datetime.now(UTC), admin.stats(pattern))
-        if instance != admin.instance():
-            raise ServingError("the gateway restarted while they were read")
-        return reading
+        return one_by_one(lambda service: _counters(self._store.read(service), reading, at), services)
 
     def predict(self, service: str, version: str, request: Mapping[str, Any]) -> Mapping[str, Any]:
         """One pinned request through the gateway, in no revision's counters."""
@@ -296,6 +272,18 @@ class EmbeddedBackend:
             known = ", ".join(sorted(self._models)) or "none"
             raise ServingError(f"no InferenceService {service!r}; there are: {known}")
         return ServiceDefinition.of(self._models[service])
+
+
+def _counters(state: ServiceState, reading: Reading, at: datetime) -> Counters:
+    """A service's part of it."""
+    start = reading.start
+    only = GatewayCounters(
+        instance=start.instance,
+        at=at,
+        started=None if start.age is None else at - start.age,
+        revisions=count(state, reading.stats),
+    )
+    return Counters(at=at, gateways=(only,))
 
 
 def _is_stable(state: ServiceState, version: str) -> bool:

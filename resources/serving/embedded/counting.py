@@ -20,9 +20,10 @@ import re
 from dataclasses import dataclass
 from functools import reduce
 
+from pipelines.core.errors import ServingError
 from resources.serving.contract import Answers, RevisionCounters, plus
 from resources.serving.embedded.state import Deployed, ServiceState
-from resources.serving.envoy.admin import Stats
+from resources.serving.envoy.admin import Admin, Start, Stats
 from resources.serving.envoy.bootstrap import ANSWERED, COUNTED, HUNG_UP_AT, LONGEST_MS, ZONE
 from resources.serving.envoy.clusters import AGAIN, FAILOVER, SHADOW, again_cluster
 from resources.serving.envoy.description import THRESHOLDS_MS
@@ -59,6 +60,23 @@ EVERY_STATISTIC = _pattern(r"[^.]+")
 """Matches the statistics that `count` needs of all services."""
 
 
+@dataclass(frozen=True)
+class Reading:
+    """What one start of the gateway had counted."""
+
+    start: Start
+    stats: Stats
+
+
+def read(admin: Admin, pattern: str) -> Reading:
+    """The statistics that match, of one start alone. Raises ServingError, also where another one has begun meanwhile."""
+    start = admin.start()
+    stats = admin.stats(pattern)
+    if admin.start().instance != start.instance:
+        raise ServingError("the gateway restarted while its counters were read")
+    return Reading(start, stats)
+
+
 def count(state: ServiceState, stats: Stats) -> tuple[RevisionCounters, ...]:
     """Counters of the stable revision and the canary."""
     return tuple(_counted(state, side, stats) for side in _clusters(state))
@@ -83,6 +101,7 @@ def _counted(state: ServiceState, side: _Clusters, stats: Stats) -> RevisionCoun
     return RevisionCounters(
         revision=side.revision.name,
         version=side.revision.version,
+        stand_in=side.stand_in,
         first=first,
         **vars(reduce(plus, everything)),
     )

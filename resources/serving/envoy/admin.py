@@ -6,6 +6,7 @@ import socket
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -29,6 +30,16 @@ class Stats:
     """Name -> upper bound in ms -> how many were at or below it."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """One start of the gateway."""
+
+    instance: str
+    """A name that every start has for itself."""
+    age: timedelta | None
+    """It is no older than this; None where its clock was set back."""
+
+
 class Admin:
     """Raises `ServingError` when the gateway does not answer. Every question has its own connection."""
 
@@ -50,9 +61,10 @@ class Admin:
         _, _, value = text.strip().partition(": ")
         return value.strip('"')
 
-    def instance(self) -> str:
-        """A name that every start of the gateway has for itself."""
-        return str(json.loads(self._ask("GET", "/server_info"))["node"]["id"])
+    def start(self) -> Start:
+        """Which start of the gateway this is."""
+        said = json.loads(self._ask("GET", "/server_info"))
+        return Start(instance=str(said["node"]["id"]), age=_age(str(said.get("uptime_current_epoch", ""))))
 
     def health(self) -> dict[str, dict[int, bool]]:
         """Active clusters: name -> port -> whether requests may be sent there."""
@@ -97,6 +109,12 @@ class _Connection(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(_TIMEOUT)
         self.sock.connect(str(self._place))
+
+
+def _age(uptime: str) -> timedelta | None:
+    """Envoy says whole seconds, as the difference of two times without their fractions."""
+    seconds = float(uptime.removesuffix("s") or -1)
+    return timedelta(seconds=seconds + 1) if seconds >= 0 else None
 
 
 def _host(row: dict[str, Any]) -> tuple[int, bool]:

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 
 from pipelines.core.errors import ServingError
 from resources.serving.contract import Lapse, RevisionCounters, lapsed_meanwhile
-from resources.serving.embedded.counting import count, stats_pattern
+from resources.serving.embedded.counting import count, read, stats_pattern
 from resources.serving.embedded.state import Deployed, DesiredCanary, ServiceState
 from resources.serving.envoy.admin import Admin
 from resources.serving.envoy.description import Endpoint
@@ -30,11 +30,15 @@ _LAPSE = TypeAdapter(Lapse)
 
 
 def counted(admin: Admin, split: Split) -> dict[str, Any]:
-    """Cumulative counts since this Envoy started; `instance` tells two starts apart."""
-    instance = admin.instance()
+    """Cumulative counts since this Envoy started; `instance` tells two starts apart, and `age` is how many seconds ago it was."""
     state = _state(split)
-    revisions = count(state, admin.stats(stats_pattern(state)))
-    return {"instance": instance, "revisions": [_ROWS.dump_python(each, mode="json") for each in revisions]}
+    reading = read(admin, stats_pattern(state))
+    age = reading.start.age
+    return {
+        "instance": reading.start.instance,
+        "age": None if age is None else age.total_seconds(),
+        "revisions": [_ROWS.dump_python(each, mode="json") for each in count(state, reading.stats)],
+    }
 
 
 def _state(split: Split) -> ServiceState:

@@ -1,12 +1,11 @@
 """All pods of the sticky gateway, as their sidecars answer. One that does not answer is never taken for granted."""
 
-import hashlib
 import socket
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -17,11 +16,11 @@ from pydantic import TypeAdapter
 from pipelines.core.errors import NotMeasured, ServingError
 from resources.serving.contract import (
     Counters,
+    GatewayCounters,
     Lapse,
     RevisionCounters,
     counted_other_errors,
     prediction,
-    together,
 )
 from resources.serving.envoy.routes import PIN_HEADER, REVISION_HEADER, TOKEN_HEADER
 from resources.serving.kserve.assignment import Assignment
@@ -118,22 +117,28 @@ class Gateways:
             return ServingError(f"{pod}/renew/{service}: {error}")
 
     def counters(self, service: str) -> Counters:
-        """The sum over all pods; a pod that comes, goes or restarts begins a new epoch. Raises NotMeasured."""
+        """What each pod has counted, all asked at the same time. Raises NotMeasured where not one of them says."""
+        at = datetime.now(UTC)
         try:
-            answers = [self._get(pod, f"/counters/{service}") for pod in self._pods()]
-        except (OSError, ServingError) as error:
+            pods = self._pods()
+        except OSError as error:
             raise NotMeasured(f"{service}: the gateway's counters cannot be read: {error}") from error
-        if any(counted_other_errors(answer["revisions"]) for answer in answers):
-            raise NotMeasured(
-                f"{service}: a pod of the gateway is of an earlier release, which counts other errors"
-            )
-        instances = sorted(str(answer["instance"]) for answer in answers)
-        return Counters(
-            at=datetime.now(UTC),
-            epoch=hashlib.sha256(" ".join(instances).encode()).hexdigest()[:16],
-            gateways=len(answers),
-            revisions=_summed(row for answer in answers for row in answer["revisions"]),
-        )
+        with ThreadPoolExecutor(len(pods)) as pool:
+            said = list(pool.map(lambda pod: self._counted(pod, service, at), pods))
+        # A pod with two addresses is asked twice.
+        read = {each.instance: each for each in said if isinstance(each, GatewayCounters)}
+        unread = tuple(str(each) for each in said if isinstance(each, ServingError))
+        if not read:
+            raise NotMeasured(f"{service}: the gateway's counters cannot be read: {'; '.join(unread)}")
+        return Counters(at=at, gateways=tuple(read[name] for name in sorted(read)), unread=unread)
+
+    def _counted(self, pod: str, service: str, at: datetime) -> GatewayCounters | ServingError:
+        try:
+            return _gateway_counters(pod, self._get(pod, f"/counters/{service}"), at)
+        except ServingError as error:
+            return error
+        except (KeyError, TypeError, ValueError) as error:
+            return ServingError(f"{pod}/counters/{service}: {error}")
 
     def probe(
         self, service: str, revision: str, request: Mapping[str, Any], *, timeout_ms: int
@@ -211,12 +216,16 @@ def _good(pod: str, path: str, status: int, body: dict[str, Any]) -> dict[str, A
     return body
 
 
-def _summed(rows: Iterable[Mapping[str, Any]]) -> tuple[RevisionCounters, ...]:
-    totals: dict[str, RevisionCounters] = {}
-    for each in map(_ROWS.validate_python, rows):
-        had = totals.get(each.revision)
-        totals[each.revision] = each if had is None else together(had, each)
-    return tuple(totals.values())
+def _gateway_counters(pod: str, said: Mapping[str, Any], at: datetime) -> GatewayCounters:
+    if counted_other_errors(said["revisions"]):
+        raise ServingError(f"gateway {pod} is of an earlier release, which counts other errors")
+    age = said.get("age")  # a release that did not say it yet
+    return GatewayCounters(
+        instance=str(said["instance"]),
+        at=at,
+        started=None if age is None else at - timedelta(seconds=age),
+        revisions=tuple(map(_ROWS.validate_python, said["revisions"])),
+    )
 
 
 def _words(split: Split | None) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from pipelines.core.errors import NotMeasured
-from resources.serving.contract import Counters, RevisionCounters
+from resources.serving.contract import Counters, GatewayCounters, RevisionCounters
 from resources.serving.kserve.service import DeploymentMode
 from resources.settings import certificates, shown
 
@@ -110,7 +110,7 @@ class Measured:
     revisions: Mapping[str, str]
     """Revision -> version."""
     since: datetime
-    """Where counting begins; it names the epoch."""
+    """Where counting begins: what began at another time is another gateway's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +133,9 @@ class Prometheus:
         revisions = tuple(
             self._revision(measured, queries, name, window=window, now=now) for name in measured.revisions
         )
-        return Counters(at=now, epoch=measured.since.isoformat(), revisions=revisions)
+        # What is counted from another beginning on overlaps with what was counted before: it is never taken whole.
+        one = GatewayCounters(instance=measured.since.isoformat(), at=now, revisions=revisions)
+        return Counters(at=now, gateways=(one,))
 
     def _revision(
         self, measured: Measured, queries: QuerySet, name: str, *, window: int, now: datetime

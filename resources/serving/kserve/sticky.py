@@ -159,7 +159,7 @@ class StickyBackend:
         return self._confirmed(service)
 
     def counters(self, service: str) -> Counters:
-        """What the gateway's pods counted. Raises NotMeasured where one does not answer."""
+        """What each of the gateway's pods counted. Raises NotMeasured where not one of them answers."""
         if not self.kserve.observe(service).exists:
             raise NotMeasured(f"{service}: there is no such InferenceService")
         return self.gateways.counters(service)

@@ -4,8 +4,9 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,8 +19,8 @@ from pipelines.core.statistics.binomial import Counts
 from pipelines.core.vocabulary import OnFail, Verdict
 from pipelines.rollouts.guardrails import HOLD_LASTS, REPEATED, GuardrailWatch, harm_boundary, harm_tests
 from resources.ledger.ledger import Ledger
-from resources.serving.contract import UNIT_WINDOW, Answers, Counters
-from tests.support.memory_systems import counters
+from resources.serving.contract import LEASE, UNIT_WINDOW, Answers, Counters, RevisionCounters
+from tests.support.memory_systems import asked_at, counters, each_revision
 from tests.support.rollouts import START, Rig, good, manifest
 
 SECOND = timedelta(seconds=1)
@@ -47,12 +48,15 @@ def watch(ledger: Ledger, state: RolloutState) -> GuardrailWatch:
 
 
 def at(seconds: float, epoch: str = "a", **versions: tuple[int, int]) -> Counters:
-    return replace(counters(epoch, **versions), at=START + seconds * SECOND)
+    """Of a gateway that began long before, or, by another name, a second before."""
+    asked = START + seconds * SECOND
+    began = START - 3600 * SECOND if epoch == "a" else asked - SECOND
+    return asked_at(counters(epoch, **versions), asked, began=began)
 
 
 def blameless(shown: Counters) -> Counters:
     """The same counters, with errors that only callers can be blamed for."""
-    return replace(shown, revisions=tuple(replace(each, faults=0) for each in shown.revisions))
+    return each_revision(shown, lambda each: replace(each, faults=0))
 
 
 def look(watcher: GuardrailWatch, shown: Counters) -> None:
@@ -99,7 +103,7 @@ def test_counters_of_an_earlier_release_are_no_beginning(
 ) -> None:
     """It counted other errors: the difference would be all bad requests so far at once."""
     seen = ledger.counters.seen(f"watch:{state.rollout_id}")
-    before = TypeAdapter(Counters).dump_python(at(0, v1=(5000, 0), v2=(5000, 0)), mode="json")
+    before = of_earlier_release("a", at(0, v1=(5000, 0), v2=(5000, 0)))
     for revision in before["revisions"]:
         revision.pop(lacks)
         revision.pop("request_faults", None)
@@ -123,12 +127,32 @@ def by_customer(ledger: Ledger, state: RolloutState, *, first: bool = True) -> G
 def units(seconds: float, *, canary: tuple[int, int], answers: tuple[int, int] | None = None) -> Counters:
     """The canary's first answers and errors; all of its answers, if they are more. The champion's are well."""
     shown = at(seconds, v1=(round(100 * seconds), 0), v2=answers or canary)
-    firsts = ((round(100 * seconds), 0), canary)
-    revisions = (
-        replace(each, first=Answers(requests=first[0], errors=first[1], over_slo={250: 0}))
-        for each, first in zip(shown.revisions, firsts, strict=True)
-    )
-    return replace(shown, revisions=tuple(revisions))
+    firsts = {"1": (round(100 * seconds), 0), "2": canary}
+
+    def with_first(each: RevisionCounters) -> RevisionCounters:
+        requests, errors = firsts[each.version]
+        return replace(each, first=Answers(requests=requests, errors=errors, over_slo={250: 0}))
+
+    return each_revision(shown, with_first)
+
+
+def of_another(shown: Counters, instance: str, *, began: datetime | None = None) -> Counters:
+    """The same counts, of another start of a gateway."""
+    (one,) = shown.gateways
+    return replace(shown, gateways=(replace(one, instance=instance, started=began or one.started),))
+
+
+def of_all(*shown: Counters) -> Counters:
+    """Several gateways, read at once."""
+    return replace(shown[0], gateways=tuple(gateway for each in shown for gateway in each.gateways))
+
+
+def of_earlier_release(epoch: str, shown: Counters, gateways: int = 1) -> dict[str, Any]:
+    """The watermark that it would have written: one sum, under one epoch."""
+    revisions = TypeAdapter(tuple[RevisionCounters, ...]).dump_python(shown.revisions, mode="json")
+    for revision in revisions:
+        revision.pop("stand_in")
+    return {"at": shown.at.isoformat(), "epoch": epoch, "revisions": revisions, "gateways": gateways}
 
 
 def test_where_units_are_compared_first_answers_roll_back_and_all_answers_hold(
@@ -157,10 +181,32 @@ def test_a_unit_that_fails_in_window_after_window_holds_and_rolls_nothing_back(
 
 def test_with_several_gateways_a_unit_may_count_at_each(ledger: Ledger, state: RolloutState) -> None:
     watcher = by_customer(ledger, state)
-    look(watcher, replace(units(10, canary=(50, 8)), gateways=3))
+
+    def three(seconds: float, *failed: int) -> Counters:
+        shown = (units(seconds, canary=(round(5 * seconds), each)) for each in failed)
+        began = START + 5 * SECOND
+        every = (of_another(each, name, began=began) for each, name in zip(shown, "abc", strict=True))
+        return of_all(*every)
+
+    look(watcher, three(10, 2, 2, 2))
     assert [item.on_fail for item in watcher.evidence(START + 10 * SECOND)] == [OnFail.HOLD]
-    look(watcher, replace(units(11, canary=(60, 9)), gateways=3))
-    assert OnFail.ROLL_BACK in {item.on_fail for item in watcher.evidence(START + 11 * SECOND)}
+    taken_over = by_customer(ledger, state, first=False)
+    look(taken_over, three(11, 2, 2, 2))
+    assert [item.on_fail for item in taken_over.evidence(START + 11 * SECOND)] == [OnFail.HOLD]
+    look(taken_over, three(12, 2, 2, 5))
+    assert OnFail.ROLL_BACK in {item.on_fail for item in taken_over.evidence(START + 12 * SECOND)}
+
+
+def test_a_unit_that_fails_at_gateway_after_gateway_holds_and_rolls_nothing_back(
+    ledger: Ledger, state: RolloutState
+) -> None:
+    """It counts anew at each that starts; a watch that takes over must not take that for several units either."""
+    for number in range(1, 12):
+        watcher = by_customer(ledger, state, first=number == 1)
+        shown = units(3 * number, canary=(1, 1))
+        look(watcher, of_another(shown, f"start-{number}", began=shown.at - SECOND))
+        assert OnFail.ROLL_BACK not in {e.on_fail for e in watcher.evidence(START + 3 * number * SECOND)}
+    assert watcher.totals["errors"].canary_events >= 10
 
 
 def test_a_copy_of_a_bad_request_fails_as_the_request_does(ledger: Ledger, state: RolloutState) -> None:
@@ -168,8 +214,10 @@ def test_a_copy_of_a_bad_request_fails_as_the_request_does(ledger: Ledger, state
     watcher = watch(ledger, replace(state, phase=Phase.SHADOW))
     look(watcher, at(0, v1=(0, 0), v2=(0, 0)))
     shown = at(1, v1=(1000, 0), v2=(1000, 300))
-    champion, copies = shown.revisions
-    look(watcher, replace(shown, revisions=(replace(champion, request_faults=300), copies)))
+    look(
+        watcher,
+        each_revision(shown, lambda each: replace(each, request_faults=300 * (each.version == "1"))),
+    )
     assert watcher.evidence(START) == ()
     assert watcher.totals["errors"] == (1000, 300, 1000, 300)
 
@@ -232,8 +280,7 @@ def slow_too(state: RolloutState, ledger: Ledger, on_fail: str = "roll_back") ->
 def both(seconds: float, champion: int, canary: int, bad: int) -> Counters:
     """So many answers; of the canary's, `bad` failed and as many were slow."""
     shown = at(seconds, v1=(champion, 0), v2=(canary, bad))
-    old, new = shown.revisions
-    return replace(shown, revisions=(old, replace(new, over_slo={250: bad})))
+    return each_revision(shown, lambda each: replace(each, over_slo={250: bad * (each.version == "2")}))
 
 
 def test_evidence_of_several_guardrails_adds_up(ledger: Ledger, state: RolloutState) -> None:
@@ -289,6 +336,122 @@ def test_a_restart_of_the_gateway_loses_nothing_that_was_read(ledger: Ledger, st
     assert watcher.totals["errors"] == (11, 3, 99, 0)
 
 
+def one_of(seconds: float, pods: dict[str, tuple[int, int]], *, began: float | None = None) -> Counters:
+    """Pods that each answered as often at both versions: `(answers of each, errors of each)`."""
+    start = None if began is None else START + began * SECOND
+    shown = (of_another(at(seconds, v1=each, v2=each), name, began=start) for name, each in pods.items())
+    return of_all(*shown)
+
+
+PAST = {"one": (100_000, 0), "two": (100_000, 0)}
+"""What two pods had answered, and well, before the rollout began."""
+
+
+@pytest.mark.parametrize("happens", ["joins", "leaves", "starts again", "is silent"])
+def test_a_gateway_that_comes_or_goes_makes_nothing_new_of_what_the_others_had_counted(
+    ledger: Ledger, state: RolloutState, happens: str
+) -> None:
+    watcher = watch(ledger, state)
+    look(watcher, one_of(0, PAST, began=-9000))
+    look(watcher, one_of(1, {"one": (100_010, 1), "two": (100_010, 1)}, began=-9000))
+    seen = watcher.totals["errors"]
+    assert seen == (20, 2, 20, 2)
+    pods, began = {"one": (100_015, 2), "two": (100_015, 2)}, -9000.0
+    if happens in ("leaves", "is silent"):
+        pods.pop("two")
+    after = one_of(2, pods, began=began)
+    if happens == "joins":
+        after = of_all(after, one_of(2, {"three": (4, 1)}, began=1.5))
+    if happens == "starts again":
+        after = of_all(one_of(2, {"one": (100_015, 2)}, began=began), one_of(2, {"two'": (4, 1)}, began=1.5))
+    look(watcher, after)
+    expected = {"joins": (14, 3), "leaves": (5, 1), "starts again": (9, 2), "is silent": (5, 1)}[happens]
+    assert watcher.totals["errors"] == seen.plus(Counts(*expected, *expected))
+    if happens == "is silent":
+        look(watcher, one_of(5, {"one": (100_015, 2), "two": (100_030, 3)}, began=began))
+        assert watcher.totals["errors"] == (45, 5, 45, 5), "it counts where it left off"
+
+
+def test_what_a_gateway_answered_while_nobody_could_read_it_for_a_lease_is_lost(
+    ledger: Ledger, state: RolloutState
+) -> None:
+    """It may have taken the share away by itself meanwhile: its two versions would be compared over different times."""
+    watcher, away = watch(ledger, state), LEASE.total_seconds()
+    look(watcher, one_of(0, PAST, began=-9000))
+    look(watcher, one_of(1, {"one": (100_001, 0)}, began=-9000))
+    look(watcher, one_of(1 + away, {"one": (100_002, 0)}, began=-9000))
+    look(watcher, one_of(2 + away, {"one": (100_003, 0), "two": (190_000, 900)}, began=-9000))
+    look(watcher, one_of(3 + away, {"one": (100_004, 0), "two": (190_001, 901)}, began=-9000))
+    assert watcher.totals["errors"] == (5, 1, 5, 1)
+
+
+def test_what_all_gateways_answered_while_nobody_watched_is_counted(
+    ledger: Ledger, state: RolloutState
+) -> None:
+    look(watch(ledger, state), one_of(0, PAST, began=-9000))
+    later = watch(ledger, state)
+    old = one_of(3600, {"one": (100_900, 9), "two": (100_900, 9)}, began=-9000)
+    look(later, of_all(old, one_of(3600, {"new": (900, 9)}, began=600)))
+    assert later.totals["errors"] == (2700, 27, 2700, 27)
+
+
+def test_a_gateway_that_was_not_read_when_the_share_changed_is_not_compared_over_the_change(
+    ledger: Ledger, state: RolloutState
+) -> None:
+    watcher = watch(ledger, replace(state, step=0, percent=10.0))
+    look(watcher, one_of(0, PAST, began=-9000))
+    look(watcher, one_of(1, {"one": (100_001, 0)}, began=-9000))
+    watcher.follow(replace(state, step=1, percent=50.0))
+    taken_over = watch(ledger, replace(state, step=1, percent=50.0))
+    for each in (watcher, taken_over):
+        new = (one_of(2, {"new": (70, 7)}, began=0.5), one_of(3, {"new": (71, 8)}, began=0.5))
+        each.observe(of_all(one_of(2, {"one": (100_002, 0), "two": (100_500, 50)}, began=-9000), new[0]))
+        each.observe(of_all(one_of(3, {"one": (100_003, 0), "two": (100_501, 51)}, began=-9000), new[1]))
+        assert each.totals["errors"] == (5, 2, 5, 2)
+
+
+def test_watchers_that_take_turns_count_what_one_alone_would(ledger: Ledger, state: RolloutState) -> None:
+    """Each goes on from the ledger, from one gateway's numbers to the next one's."""
+    pods: dict[str, tuple[int, int]] = {"one": (100_000, 0)}
+    alone = watch(ledger, state)
+    alone._key = "alone"
+    two = [watch(ledger, state), watch(ledger, state)]
+    for number in range(12):
+        pods = {name: (answers + 10, errors + 1) for name, (answers, errors) in pods.items()}
+        if number in (3, 6):
+            pods[f"new-{number}"] = (2, 1)
+        began = {name: float(name.partition("-")[2] or -50) - 0.5 for name in pods}
+        shown = of_all(*(one_of(number, {name: each}, began=began[name]) for name, each in pods.items()))
+        alone.observe(shown)
+        for place, each in enumerate(two):
+            try:
+                each.observe(shown)
+                each.save()
+            except LedgerConflict:
+                two[place] = watch(ledger, state)
+                two[place].observe(shown)
+    assert {each.totals["errors"] for each in two} == {alone.totals["errors"]} == {(244, 26, 244, 26)}
+
+
+def test_an_earlier_releases_watermark_of_one_gateway_is_gone_on_from_and_of_several_begun_anew(
+    ledger: Ledger, state: RolloutState
+) -> None:
+    seen = ledger.counters.seen(f"watch:{state.rollout_id}")
+    value = json.dumps(of_earlier_release("gateway-7/revision-1", at(0, v1=(900, 9), v2=(100, 1))))
+    seen = ledger.counters.append([], key=f"watch:{state.rollout_id}", value=value, after=seen)
+    now = of_another(at(1, v1=(990, 10), v2=(110, 2)), "gateway-7", began=START - 60 * SECOND)
+    beside = each_revision(now, lambda each: replace(each, stand_in="revision-1" * (each.version == "2")))
+    watcher = watch(ledger, state)
+    watcher.observe(beside)
+    assert watcher.totals["errors"] == (10, 1, 90, 1)
+    value = json.dumps(of_earlier_release("8d1f", one_of(0, PAST), gateways=2))
+    ledger.counters.append([], key=f"watch:{state.rollout_id}", value=value, after=seen)
+    watcher = watch(ledger, state)
+    look(watcher, one_of(1, {"one": (100_010, 9), "two": (100_010, 9)}, began=-9000))
+    look(watcher, one_of(2, {"one": (100_020, 10), "two": (100_020, 10)}, began=-9000))
+    assert watcher.totals["errors"] == (20, 2, 20, 2)
+
+
 def test_of_two_watchers_one_is_told(ledger: Ledger, state: RolloutState) -> None:
     first, second = watch(ledger, state), watch(ledger, state)
     look(first, at(0, v1=(0, 0), v2=(0, 0)))
@@ -298,7 +461,7 @@ def test_of_two_watchers_one_is_told(ledger: Ledger, state: RolloutState) -> Non
 
 def test_a_clock_that_is_set_back_stops_no_watch(ledger: Ledger, state: RolloutState) -> None:
     watcher = by_customer(ledger, state)
-    look(watcher, replace(units(10, canary=(100, 30)), at=START - SECOND))
+    look(watcher, asked_at(units(10, canary=(100, 30)), START - SECOND))
     assert "errors" in {item.name for item in watcher.evidence(START)}
 
 
@@ -320,14 +483,15 @@ def test_what_failed_under_another_share_or_another_gateway_proves_no_unit_to_th
 ) -> None:
     """The gateway counts every unit anew there: one that fails on both sides of it is one."""
     look(by_customer(ledger, state), units(3, canary=(9, 2)))
-    look(by_customer(ledger, state, first=False), replace(units(4, canary=(9, 1)), epoch="b"))
+    began = START + 3.5 * SECOND
+    look(by_customer(ledger, state, first=False), of_another(units(4, canary=(9, 1)), "b", began=began))
     last = by_customer(ledger, state, first=False)
-    look(last, replace(units(5, canary=(10, 2)), epoch="b"))
+    look(last, of_another(units(5, canary=(10, 2)), "b", began=began))
     assert OnFail.ROLL_BACK not in {item.on_fail for item in last.evidence(START + 5 * SECOND)}
     now = START + 6 * SECOND
     shared = replace(state, step=1, percent=50.0, weights=(*state.weights, Weight(now, now, 50.0)))
     later = by_customer(ledger, shared, first=False)
-    look(later, replace(units(7, canary=(11, 3)), epoch="b"))
+    look(later, of_another(units(7, canary=(11, 3)), "b", began=began))
     assert OnFail.ROLL_BACK not in {item.on_fail for item in later.evidence(START + 7 * SECOND)}
 
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ import httpx
 import pytest
 
 from pipelines.core.errors import NotMeasured, ServingError
+from pipelines.rollouts.counting import by_version, first_watermark, growth
+from resources.serving.contract import Counters
 from resources.serving.gateway.options import Options
 from resources.serving.kserve.gateways import Gateways
 from resources.settings import certificates
@@ -197,10 +200,100 @@ def test_two_pods_assign_alike_and_both_must_confirm(
         with theirs.client:
             assert mine == canaries(theirs) != set()
         counters = with_gateways(arena, both).counters(arena.service)
+        assert len(counters.gateways) == 2
         assert counters.epoch != arena.backend.counters(arena.service).epoch
     with pytest.raises(ServingError, match=str(second.ports + 2)):
         # The other one is given the time that it needs on a busy machine.
         with_gateways(arena, both, patience=3).set_canary_percent(arena.service, "2", 0)
+
+
+def test_a_pod_that_leaves_and_starts_again_makes_no_answer_of_another_one_new(
+    gateway: StickyGateway, arena: StickyArena, tmp_path: Path
+) -> None:
+    """Real Envoys: each answer counts once, but those that nobody read before the pod ended."""
+    if gateway.fake.world.default_mode != "Serverless":
+        pytest.skip("the gateway is the same in both modes")
+    arena.backend.set_canary_percent(arena.service, "2", 50)
+    second = StickyGateway(arena.fake, tmp_path, free_base(3), predictors=gateway.predictors)
+    here = gateway.gateways
+    both = with_gateways(
+        arena, _Both(control=here.control, traffic=here.traffic, token=TOKEN, other=second.gateways)
+    )
+    for _ in range(20):
+        arena.send("before the rollout")
+    mark, seen = first_watermark(both.counters(arena.service)), 0
+    mark = replace(mark, since=mark.since - timedelta(seconds=3))  # Envoy tells its age in seconds
+
+    def look(wanted: int) -> Counters:
+        nonlocal mark, seen
+        deadline = time.monotonic() + 30
+        while True:
+            shown = both.counters(arena.service)
+            seen += sum(each.requests for each in by_version(growth(mark, shown)).values())
+            mark = mark.moved(shown)
+            if seen >= wanted or time.monotonic() > deadline:
+                assert seen == wanted
+                return shown
+
+    def send(pod: StickyGateway, answers: int) -> None:
+        pods = StickyArena(arena.fake, arena.service, gateway=pod)
+        with pods.client:
+            for unit in UNITS[:answers]:
+                assert pods.send(unit).status == 200
+
+    assert "127.0.0.1" in look(0).unread[0]
+    names: list[str] = []
+    for sent in (0, 12):
+        with running(second):
+            send(second, 5)
+            send(gateway, 3)
+            shown = look(sent + 8)
+            assert (len(shown.gateways), shown.unread) == (2, ())
+            names += [each.instance for each in shown.gateways]
+        send(gateway, 4)
+        assert len(look(sent + 12).gateways) == 1
+    assert len(set(names)) == 3, "each start has a name of its own"
+
+
+def _said(instance: str, **more: Any) -> dict[str, Any]:
+    row = {"revision": "r", "version": "2", "requests": 5, "errors": 1, "faults": 0, "request_faults": 0}
+    return {"instance": instance, "age": 3.0, "revisions": [{**row, **more}]}
+
+
+def test_what_one_pod_cannot_say_keeps_no_other_from_its_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pod with two addresses counts once; only where none says anything, nothing is measured."""
+    before = _said("old")
+    before["revisions"][0].pop("request_faults")
+    pods: dict[str, dict[str, Any] | ServingError] = {
+        "a:1": _said("a"),
+        "[::a]:1": _said("a"),
+        "b:1": {**_said("b"), "age": None},
+        "silent:1": ServingError("silent:1/counters/m: timed out"),
+        "old:1": before,
+        "other:1": {"instance": "other", "age": 1.0},
+        "broken:1": _said("broken", requests="many"),
+    }
+
+    def get(_: Gateways, pod: str, path: str) -> dict[str, Any]:
+        answer = pods[pod]
+        if isinstance(answer, ServingError):
+            raise answer
+        assert path == "/counters/m"
+        return answer
+
+    monkeypatch.setattr(Gateways, "_pods", lambda _: list(pods))
+    monkeypatch.setattr(Gateways, "_get", get)
+    gateways = Gateways(control="http://gateway:1", traffic="")
+    found = gateways.counters("m")
+    assert [each.instance for each in found.gateways] == ["a", "b"]
+    assert found.gateways[0].started == found.at - timedelta(seconds=3)
+    assert found.gateways[1].started is None
+    assert [(each.requests, each.errors) for each in found.revisions] == [(10, 2)]
+    told = {each.partition(":")[0] for each in found.unread}
+    assert len(found.unread) == 4 and told == {"silent", "gateway old", "other", "broken"}
+    pods = {name: pods[name] for name in ("silent:1", "other:1")}
+    with pytest.raises(NotMeasured, match=r"silent:1.*timed out; other:1"):
+        gateways.counters("m")
 
 
 class _Both(Gateways):
