@@ -13,15 +13,19 @@ What is lost is lost of both versions alike: unknown, neither bad nor good.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from itertools import groupby
 from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter
 
+from resources.ledger.counters import CounterBucket
 from resources.serving.contract import (
     LEASE,
+    UNIT_WINDOW,
     Counters,
     GatewayCounters,
     RevisionCounters,
@@ -195,3 +199,56 @@ def _of_earlier_release(found: Mapping[str, Any]) -> Watermark:
     return Watermark(
         at=at, since=at, gateways=(GatewayCounters(instance=instance, at=at, revisions=revisions),)
     )
+
+
+# How many distinct units failed, where units are compared. Each gateway knows by itself which units it has answered.
+
+
+WITHIN = UNIT_WINDOW * 0.8
+"""Shorter than the gateway's window, however late an answer is: in this long no unit counts twice at one gateway."""
+
+
+class FailedUnits(NamedTuple):
+    """Units that a version has failed for certain, by what one gateway counted."""
+
+    at: datetime
+    metric: str
+    units: float
+    gateway: str
+    """Which start of it; of several together, as the ledger has them, their epoch."""
+
+
+def failed_units(metric: str, failed: float, stretch: Growth) -> Iterator[FailedUnits]:
+    """In a stretch longer than `WITHIN` one unit may count several times."""
+    if proven := failed // (1 + stretch.length // WITHIN):
+        yield FailedUnits(stretch.gateway.at, metric, proven, stretch.gateway.instance)
+
+
+def proven_by(
+    buckets: Iterable[CounterBucket], metrics: Collection[str], upto: Watermark, *, begin: datetime
+) -> list[FailedUnits]:
+    """What the ledger's buckets since `begin` prove: as of each one's beginning, where it counts for the shortest."""
+    epoch, former = upto.epoch, upto.epoch
+    found: list[FailedUnits] = []
+    for (at, ended), group in groupby(buckets, key=lambda each: (each.at, each.epoch)):
+        for each in group:
+            proven = each.canary_events // (1 + (at - begin) // WITHIN)
+            # Where another gateway came or went meanwhile, it is part of what the bucket counts.
+            if proven and each.metric in metrics and former == ended == epoch:
+                found.append(FailedUnits(begin, each.metric, proven / upto.read, epoch))
+        begin, former = at, ended
+    return still_proven(found, upto.at)
+
+
+def still_proven(failed: Iterable[FailedUnits], now: datetime) -> list[FailedUnits]:
+    """Of a short time: after it a gateway may count the same unit again."""
+    return [each for each in failed if now - each.at < WITHIN]
+
+
+def certainly_failed(failed: Iterable[FailedUnits], metric: str) -> int:
+    """The fewest units that can have failed: a unit may count at each gateway once, and again at one that has started again."""
+    at_each: dict[str, float] = {}
+    for each in failed:
+        if each.metric == metric:
+            at_each[each.gateway] = at_each.get(each.gateway, 0.0) + each.units
+    return math.floor(max(at_each.values(), default=0.0))

@@ -5,8 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import reduce
-from itertools import groupby
-from typing import NamedTuple
 
 from pipelines.core.manifest.model import Guardrail, Metric, RolloutManifest
 from pipelines.core.rollout.doubt import doubt_evidence
@@ -16,22 +14,21 @@ from pipelines.core.statistics.binomial import ConditionalBinomial, Counts
 from pipelines.core.statistics.look_spec import ErrorBudget, log_sum
 from pipelines.core.vocabulary import Evidence, OnFail, Verdict
 from pipelines.rollouts.counting import (
+    FailedUnits,
     Growth,
     Watermark,
     by_version,
+    certainly_failed,
+    failed_units,
     first_watermark,
     growth,
+    proven_by,
     read_watermark,
+    still_proven,
     written,
 )
 from resources.ledger.counters import CounterBucket, CounterStore, SeenCounters
-from resources.serving.contract import (
-    UNIT_WINDOW,
-    Answers,
-    Counters,
-    RevisionCounters,
-    together,
-)
+from resources.serving.contract import Answers, Counters, RevisionCounters, together
 
 ERRORS = "serving.errors"
 
@@ -168,9 +165,6 @@ ALONE_MIN_REQUESTS = 50
 UNITS_THAT_FAIL = 3
 """Units that a canary must have failed within a window before it is rolled back for it, where units are compared."""
 
-WITHIN = UNIT_WINDOW * 0.8
-"""Shorter than the gateway's window, however late an answer is: in this long no unit counts twice."""
-
 HOLD_LASTS = timedelta(minutes=10)
 
 DOUBT_LASTS = timedelta(minutes=3)
@@ -184,16 +178,6 @@ BUCKETS_PER_AGE = 5000
 def harm_boundary(manifest: RolloutManifest, *, baking: bool = False) -> float:
     """ln(m / alpha): one error budget over all tests for harm of the ramp, another over those of the bake."""
     return harm_budget(manifest, baking=baking).log_boundary
-
-
-class _FailedUnits(NamedTuple):
-    """Units that the canary has failed for certain, by what one gateway counted."""
-
-    at: datetime
-    metric: str
-    units: float
-    gateway: str
-    """Which start of it; of several together, as the ledger has them, their epoch."""
 
 
 class GuardrailWatch:
@@ -216,7 +200,7 @@ class GuardrailWatch:
         """Why gateways are missing in what was observed last."""
         self._begin(state)
         buckets = store.buckets(state.rollout_id)
-        self._failed_units: list[_FailedUnits] = self._proven_by(buckets)
+        self._failed_units: list[FailedUnits] = self._proven_by(buckets)
         step: int | None = None
         for bucket in buckets:
             if state.bake_exposure is None or bucket.step >= state.bake_exposure:
@@ -271,7 +255,7 @@ class GuardrailWatch:
         """
         stretches, canary = growth(self._last, counters), self._state.version
         grown, copies = by_version(stretches), self._state.phase is Phase.SHADOW
-        self._failed_units = self._still_proven(counters)
+        self._failed_units = still_proven(self._failed_units, counters.at)
         for metric in self.metrics:
             self._count(metric.name, counts(metric, grown, canary=canary, copies=copies))
             if metric.by_unit:
@@ -287,44 +271,18 @@ class GuardrailWatch:
         self._unsaved[name] = self._unsaved.get(name, Counts()).plus(new)
 
     def _note_units(self, metric: ServingMetric, grown: Sequence[Growth]) -> None:
-        """How many units the canary has failed for certain at each gateway: in a longer stretch one may count several times."""
-        copies = self._state.phase is Phase.SHADOW
+        """How many units the canary has failed for certain, gateway by gateway."""
+        copies, canary = self._state.phase is Phase.SHADOW, self._state.version
         for stretch in grown:
-            _, failed = metric.counted(by_version([stretch]).get(self._state.version), copies=copies)
-            if proven := failed // (1 + stretch.length // WITHIN):
-                at, name = stretch.gateway.at, stretch.gateway.instance
-                self._failed_units.append(_FailedUnits(at, metric.name, proven, name))
+            _, failed = metric.counted(by_version([stretch]).get(canary), copies=copies)
+            self._failed_units += failed_units(metric.name, failed, stretch)
 
-    def _proven_by(self, buckets: Sequence[CounterBucket]) -> list["_FailedUnits"]:
-        """What another watch had noted, or somewhat less: as of each bucket's beginning, where it counts for the shortest."""
-        if self._last is None:
-            return []
+    def _proven_by(self, buckets: Sequence[CounterBucket]) -> list[FailedUnits]:
+        """What another watch had noted under this share, or somewhat less."""
         begin = self._state.weights[-1].at if self._state.weights else self._state.started_at
-        by_unit = {metric.name for metric in self.metrics if metric.by_unit}
-        epoch, former = self._last.epoch, self._last.epoch
-        mine = (each for each in buckets if each.step == self._state.exposure and each.at > begin)
-        found: list[_FailedUnits] = []
-        for (at, ended), group in groupby(mine, key=lambda each: (each.at, each.epoch)):
-            for each in group:
-                proven = each.canary_events // (1 + (at - begin) // WITHIN)
-                # Where another gateway came or went meanwhile, it is part of what the bucket counts.
-                if proven and each.metric in by_unit and former == ended == epoch:
-                    found.append(_FailedUnits(begin, each.metric, proven / self._last.read, epoch))
-            begin, former = at, ended
-        return [each for each in found if self._last.at - each.at < WITHIN]
-
-    def _still_proven(self, counters: Counters) -> list["_FailedUnits"]:
-        """Of a short time: after it a gateway may count the same unit again."""
-        return [each for each in self._failed_units if counters.at - each.at < WITHIN]
-
-    def _certainly_failed(self, metric: str) -> int:
-        """The fewest units that the canary can have failed: a unit may count at each gateway once, and again at one that has
-        started again."""
-        at_each: dict[str, float] = {}
-        for each in self._failed_units:
-            if each.metric == metric:
-                at_each[each.gateway] = at_each.get(each.gateway, 0.0) + each.units
-        return math.floor(max(at_each.values(), default=0.0))
+        names = {metric.name for metric in self.metrics if metric.by_unit}
+        mine = [each for each in buckets if each.step == self._state.exposure and each.at > begin]
+        return [] if self._last is None else proven_by(mine, names, self._last, begin=begin)
 
     def _note_health(self, grown: Mapping[str, RevisionCounters], at: datetime) -> None:
         champion = beside(grown, self._state.version)
@@ -388,7 +346,7 @@ class GuardrailWatch:
         return dict.fromkeys(self._budget.harmful(found), log_sum(found.values()))
 
     def _judged(self, harm: Evidence, metric: ServingMetric) -> Evidence:
-        units = self._certainly_failed(metric.name)
+        units = certainly_failed(self._failed_units, metric.name)
         if not metric.by_unit or units >= UNITS_THAT_FAIL or self._state.phase is Phase.SHADOW:
             return harm
         few = f"{harm.reason}; of {units} units for certain, and a rollback needs {UNITS_THAT_FAIL}"

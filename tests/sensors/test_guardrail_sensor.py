@@ -15,6 +15,7 @@ import pytest
 
 from pipelines.core.errors import LedgerError, NotMeasured, ServingError
 from pipelines.core.rollout.events import DecisionKind, End, Order
+from pipelines.core.rollout.policy import WATCHED
 from pipelines.core.rollout.state import Phase
 from pipelines.core.vocabulary import OnFail, OnUnknown, Verdict
 from pipelines.rollouts import canary_watch, standing_watch
@@ -186,6 +187,25 @@ def test_a_share_that_lapsed_and_a_lease_that_cannot_be_renewed_are_said_once_an
     assert systems.share == (0 if lapsed else 10)
     systems.backend.show(HARM)
     assert isinstance(tick(), dg.SensorResult)
+
+
+def test_a_gateway_that_cannot_be_read_gives_no_share_back_and_keeps_nobody_from_judging_the_others(
+    systems: MemorySystems, tick: Tick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unknown is never good: what it answered in the gap was not looked at. And never bad."""
+    rollout, unread = start_rollout(systems), ("pod-2: timed out",)
+    monkeypatch.setattr(canary_watch, "RENEW", timedelta(0))
+    systems.world.lapse(MODEL)
+    systems.backend.show(replace(NOTHING, unread=unread))
+    complaints = tick_log(systems, monkeypatch)
+    assert len([line for line in complaints if "a gateway cannot be watched: pod-2: timed out" in line]) == 1
+    state = systems.controller.state(rollout)
+    assert state.lapsed is not None and WATCHED not in state.evidence
+    systems.backend.show(NOTHING)
+    tick()
+    assert systems.controller.state(rollout).evidence[WATCHED].verdict is Verdict.PASS
+    systems.backend.show(replace(HARM, unread=unread))
+    assert isinstance(tick(), dg.SensorResult), "and harm that the others show takes the traffic away"
 
 
 @pytest.mark.parametrize("away", [None, LedgerError("the ledger is away"), ServingError("no answer")])
