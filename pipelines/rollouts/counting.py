@@ -105,7 +105,7 @@ class Watermark:
             return now if _began_again(last, now) else last
         if now.started is None or now.instance in self.former:
             return now
-        is_new = now.started >= max(self.since, self.at - LEASE)
+        is_new = now.started > max(self.since, self.at - LEASE)
         return replace(now, at=now.started, revisions=()) if is_new else now
 
 

@@ -32,8 +32,10 @@ ERRORS = ServingMetric(name="errors", source="serving.errors", slo_ms=None, on_f
 SLOW = ServingMetric(name="slow", source="serving.over_slo", slo_ms=250, on_fail=OnFail.ROLL_BACK)
 
 
-def seen(epoch: str, *revisions: RevisionCounters, began: datetime | None = NOW) -> Counters:
-    """Of one gateway, which says that it began when it was read first."""
+def seen(
+    epoch: str, *revisions: RevisionCounters, began: datetime | None = NOW - timedelta(hours=1)
+) -> Counters:
+    """Of one gateway, which says when it began."""
     (one,) = counted_by(*revisions, instance=epoch, at=NOW).gateways
     return Counters(at=NOW, gateways=(replace(one, started=began),))
 
@@ -62,9 +64,9 @@ def test_growth_is_what_came_since_the_last_look() -> None:
 
 def test_a_gateway_that_began_since_the_last_look_counts_whole_and_any_other_new_one_from_now_on() -> None:
     before, now = seen("a", revision("r1", "1", 100, 7)), revision("r1", "1", 130, 9)
-    grown = difference(before, seen("b", now))
+    grown = difference(before, seen("b", now, began=NOW + timedelta(seconds=1)))
     assert (grown["1"].requests, grown["1"].errors) == (130, 9)
-    for began in (NOW - timedelta(seconds=1), None):
+    for began in (NOW, NOW - timedelta(seconds=1), None):
         grown = difference(before, seen("b", now, began=began))
         assert (grown["1"].requests, grown["1"].errors) == (0, 0)
 
@@ -162,7 +164,8 @@ class Pods:
     """What was counted of each start of a gateway and version, and how much of it as failed, under each share."""
 
     def join(self, *, tells: bool, past: int = 0) -> None:
-        pod = Pod(f"pod-{len(self.there) + len(self.ended)}", self.now if tells else None)
+        began = self.now - timedelta(hours=1) if past else self.now
+        pod = Pod(f"pod-{len(self.there) + len(self.ended)}", began if tells else None)
         pod.answered = {"1": past, "2": past // 9}
         self.there.append(pod)
 
