@@ -102,7 +102,7 @@ def manifest(scenario: Scenario) -> RolloutManifest:
 def play(rng: np.random.Generator, scenario: Scenario, *, guarded: bool = True, looks: int = LOOKS) -> Played:
     """A rollout until it ends, or for so many looks. Not `guarded`: without the test for unequal loss."""
     asked, cells, past = manifest(scenario), list[Cell](), list[Look]()
-    state, better, decided = _begun(asked), False, None
+    state, better, decided = begun(asked), False, None
     constants = register(asked.experiment.primary, asked.experiment, _history(scenario), origin="a history")
     assert constants is not None
     for number in range(1, looks + 1):
@@ -132,7 +132,7 @@ def play(rng: np.random.Generator, scenario: Scenario, *, guarded: bool = True, 
     )
 
 
-def _begun(asked: RolloutManifest) -> RolloutState:
+def begun(asked: RolloutManifest) -> RolloutState:
     return RolloutState(
         rollout_id="r",
         seq=1,

@@ -1,5 +1,6 @@
 """What a look found, as evidence in the rollout."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -11,7 +12,7 @@ from pipelines.core.rollout.state import RolloutState
 from pipelines.core.statistics.look import Look, SrmLook
 from pipelines.core.statistics.look_spec import Conclusion
 from pipelines.core.statistics.loss import Loss
-from pipelines.core.statistics.metric_look import MetricLook, loss_words
+from pipelines.core.statistics.metric_look import MetricLook, loss_words, odds
 from pipelines.core.vocabulary import Evidence, NeededFor, OnFail, Verdict
 from pipelines.experiments.history import metrics_of, outcomes_of
 from pipelines.experiments.registering import waiting_words
@@ -41,7 +42,7 @@ def look_evidence(
     found.append(_units(manifest, state, look, at, valid_for))
     if look.srm is not None:
         found.append(_sample_ratio(look.srm, at, valid_for))
-    found += (_loss(metrics[loss.metric], loss, at, valid_for) for loss in look.losses)
+    found += (_loss(manifest, metrics[loss.metric], loss, at, valid_for) for loss in look.losses)
     return tuple(found)
 
 
@@ -220,18 +221,21 @@ def _sample_ratio(srm: SrmLook, at: datetime, valid_for: timedelta) -> Evidence:
     )
 
 
-def _loss(metric: Metric, loss: Loss, at: datetime, valid_for: timedelta) -> Evidence:
+def _loss(
+    manifest: RolloutManifest, metric: Metric, loss: Loss, at: datetime, valid_for: timedelta
+) -> Evidence:
     """Values that are lost at one version more than at the other hold: it is not known what they were, so they are neither
-    gone back for nor gone on with."""
-    zero = "; if none means that nothing came of the unit, say `missing: zero`" if outcomes_of(metric) else ""
-    hint = f". Find out where they are lost{zero}." if loss.is_unequal else ""
+    gone back for nor gone on with. What is too likely to go on by, and not yet clear, is waited for."""
+    below = manifest.experiment.advance_below
+    waits = not loss.is_unequal and loss.log_e_now >= math.log(below)
     return Evidence(
         name=f"{metric.name}.missing",
         source=SOURCE,
-        verdict=Verdict.FAIL if loss.is_unequal else Verdict.PASS,
-        reason=loss_words(loss) + hint,
+        verdict=Verdict.FAIL if loss.is_unequal else Verdict.UNKNOWN if waits else Verdict.PASS,
+        reason=loss_words(loss) + _what_next(metric, loss, below if waits else None),
         at=at,
         on_fail=OnFail.WARN if _on_fail(metric) is OnFail.WARN else OnFail.HOLD,
+        pending=waits,
         valid_for=valid_for,
         values={
             "champion": loss.champion,
@@ -240,3 +244,12 @@ def _loss(metric: Metric, loss: Loss, at: datetime, valid_for: timedelta) -> Evi
             "boundary": loss.log_boundary,
         },
     )
+
+
+def _what_next(metric: Metric, loss: Loss, below: float | None) -> str:
+    if below is not None:
+        return f"; evidence of a difference {odds(loss.log_e_now)} to 1, advance below {below:g} to 1"
+    if not loss.is_unequal:
+        return ""
+    zero = "; if none means that nothing came of the unit, say `missing: zero`" if outcomes_of(metric) else ""
+    return f". Find out where they are lost{zero}."

@@ -225,7 +225,7 @@ def effects(champion: Array, challenger: Array, references: Array, kind: EffectK
     both = zero.plus(one)
     usable = are_divisible(zero.n, zero.sd, zero.sdd) & are_divisible(one.n, one.sd, one.sdd)
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = [arm.ratio(references) for arm in (zero, one)]
+        ratios = [np.where(usable, arm.ratio(references), 0.0) for arm in (zero, one)]
         own = [
             arm.estimate_variance(arm.residual_variance(ratio, usable))
             for arm, ratio in zip((zero, one), ratios, strict=True)
@@ -233,7 +233,7 @@ def effects(champion: Array, challenger: Array, references: Array, kind: EffectK
         residual = both.residual_variance(both.ratio(references), usable)
         pooled = [arm.estimate_variance(residual) for arm in (zero, one)]
         welch = pooled[0] + pooled[1] <= own[0] + own[1]
-        parts = [np.where(welch, a, b) for a, b in zip(own, pooled, strict=True)]
+        parts = [np.where(usable, np.where(welch, a, b), 0.0) for a, b in zip(own, pooled, strict=True)]
         weights = np.where(usable, zero.n * one.n / both.n, 0.0)
         shares = weights / weights.sum(axis=-1, keepdims=True)
 

@@ -34,6 +34,8 @@ class Loss:
     log_e: float
     """The largest so far, against "as many at both versions": what was lost stays in the metric's past."""
     log_boundary: float
+    log_e_now: float = 0.0
+    """As it stands: what is too much to go on by, and too little to say anything."""
 
     @property
     def is_unequal(self) -> bool:
@@ -62,7 +64,8 @@ def find_loss(cells: Sequence[Cell], metric: str, *, alpha: float) -> Loss:
     units = [_without_value(cell) for cell in cells if cell.metric == metric]
     found = columns(units, metric, EffectKind.PROPORTION)
     champion, challenger = (_share(sums) for sums in (found.champion, found.challenger))
-    return Loss(metric, champion, challenger, _log_e(found.buckets()), -math.log(alpha))
+    path = _log_e(found.buckets())
+    return Loss(metric, champion, challenger, float(path.max()), -math.log(alpha), float(path[-1]))
 
 
 def _share(sums: Array) -> float | None:
@@ -83,8 +86,7 @@ def _without_value(cell: Cell) -> Cell:
     return Cell(cell.metric, cell.step, cell.bucket, champion, challenger)
 
 
-def _log_e(buckets: Buckets) -> float:
-    if not buckets.canary_trials.size:
-        return 0.0
+def _log_e(buckets: Buckets) -> Array:
+    """From the start, and after each bucket."""
     paths = [log_e_process(*each, mixture=both_ways()) for each in (buckets, buckets.complement())]
-    return max(0.0, float((np.logaddexp(*paths) - math.log(2)).max()))
+    return np.r_[0.0, np.logaddexp(*paths) - math.log(2)]

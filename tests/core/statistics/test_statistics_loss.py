@@ -110,7 +110,8 @@ def test_nothing_follows_from_a_metric_whose_values_are_lost_and_it_helps_no_oth
     assert (lost.is_lost, lost.conclusion, lost.harm.is_crossed) == (True, Conclusion.NOT_YET, False)
     assert (lost.interval, lost.worst, lost.is_within_margin) == (None, None, False)
     assert (
-        "cost: not compared, 38" in lost.sentence and "neither better nor worse can be told" in lost.sentence
+        "cost: not compared, 25 % of the challenger's" in lost.sentence
+        and "neither better nor worse can be told" in lost.sentence
     )
     assert beside.harm.together is None and found.harmful == ()
     blind = analyse(both, replace(spec, metrics=(replace(COST, leaves_units_out=False), other)))
