@@ -11,8 +11,8 @@ from pipelines.core.rollout.policy import LOOK_DOUBT, UNITS
 from pipelines.core.rollout.state import RolloutState
 from pipelines.core.statistics.look import Look, SrmLook
 from pipelines.core.statistics.look_spec import Conclusion
-from pipelines.core.statistics.loss import Loss
-from pipelines.core.statistics.metric_look import MetricLook, loss_words, odds
+from pipelines.core.statistics.loss import Loss, loss_words
+from pipelines.core.statistics.metric_look import MetricLook, odds
 from pipelines.core.vocabulary import Evidence, NeededFor, OnFail, Verdict
 from pipelines.experiments.history import metrics_of, outcomes_of
 from pipelines.experiments.registering import waiting_words

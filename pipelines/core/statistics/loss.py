@@ -11,7 +11,7 @@ is fast where they are few, and half on those with one, which is fast where most
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -20,6 +20,8 @@ from pipelines.core.statistics.binomial import Mixture, log_e_process
 from pipelines.core.statistics.columns import columns
 from pipelines.core.statistics.effects import Cell, EffectKind, Sums
 from pipelines.core.statistics.inputs import Array
+from pipelines.core.statistics.look_spec import Conclusion
+from pipelines.core.statistics.metric_look import Harm, MetricLook, odds
 from pipelines.core.statistics.proportions import Buckets
 
 
@@ -90,3 +92,34 @@ def _log_e(buckets: Buckets) -> Array:
     """From the start, and after each bucket."""
     paths = [log_e_process(*each, mixture=both_ways()) for each in (buckets, buckets.complement())]
     return np.r_[0.0, np.logaddexp(*paths) - math.log(2)]
+
+
+def not_compared(look: MetricLook, loss: Loss) -> MetricLook:
+    """The look at a metric whose values are lost at one version more than at the other."""
+    return replace(
+        look,
+        conclusion=Conclusion.NOT_YET,
+        interval=None,
+        relative_interval=None,
+        harm=Harm(0.0, math.inf, look.harm.scale),
+        worst=None,
+        is_within_margin=False,
+        is_lost=True,
+        sentence=f"{look.name}: not compared, {loss_words(loss)}.",
+    )
+
+
+def loss_words(loss: Loss) -> str:
+    """How many units have no value when their outcome window is over."""
+    if loss.champion is None or loss.challenger is None:
+        return "no unit of both versions has its outcome window behind it yet"
+    shares = (
+        f"{100 * loss.challenger:.3g} % of the challenger's units have no value when their outcome"
+        f" window is over, and {100 * loss.champion:.3g} % of the champion's"
+    )
+    if not loss.is_unequal:
+        return f"{shares}: as many are left out at both, as far as one can tell"
+    return (
+        f"{shares} (evidence of a difference {odds(loss.log_e)} to 1): what is left of them are different units, and neither"
+        " better nor worse can be told"
+    )

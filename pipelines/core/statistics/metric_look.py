@@ -11,7 +11,6 @@ from pipelines.core.statistics.columns import Columns
 from pipelines.core.statistics.effects import Effect, EffectKind, are_divisible, stratified_effect
 from pipelines.core.statistics.group_sequential import GroupSequential
 from pipelines.core.statistics.look_spec import Conclusion, ErrorBudget, MetricSpec
-from pipelines.core.statistics.loss import Loss
 from pipelines.core.statistics.power import SequentialMethod
 from pipelines.core.statistics.proportions import ENOUGH_EVENTS, Buckets, proportion_lower, proportion_upper
 from pipelines.core.statistics.sequences import (
@@ -278,37 +277,6 @@ def crossed_together(look: MetricLook, total: float, alpha: float) -> MetricLook
     together = total if total > look.harm.value else None
     crossed = replace(look, harm=replace(look.harm, together=together), conclusion=Conclusion.WORSE)
     return replace(crossed, sentence=metric_sentence(crossed, alpha))
-
-
-def not_compared(look: MetricLook, loss: Loss) -> MetricLook:
-    """The look at a metric whose values are lost at one version more than at the other."""
-    return replace(
-        look,
-        conclusion=Conclusion.NOT_YET,
-        interval=None,
-        relative_interval=None,
-        harm=Harm(0.0, math.inf, look.harm.scale),
-        worst=None,
-        is_within_margin=False,
-        is_lost=True,
-        sentence=f"{look.name}: not compared, {loss_words(loss)}.",
-    )
-
-
-def loss_words(loss: Loss) -> str:
-    """How many units have no value when their outcome window is over."""
-    if loss.champion is None or loss.challenger is None:
-        return "no unit of both versions has its outcome window behind it yet"
-    shares = (
-        f"{_value(loss.challenger, EffectKind.PROPORTION)} of the challenger's units have no value when their outcome"
-        f" window is over, and {_value(loss.champion, EffectKind.PROPORTION)} of the champion's"
-    )
-    if not loss.is_unequal:
-        return f"{shares}: as many are left out at both, as far as one can tell"
-    return (
-        f"{shares} (evidence of a difference {odds(loss.log_e)} to 1): what is left of them are different units, and neither"
-        " better nor worse can be told"
-    )
 
 
 def _z(interval: Interval, effect: Effect) -> float:
