@@ -58,6 +58,10 @@ class Cell(NamedTuple):
 # mean denominator (delta method, per unit: several requests of one unit are one observation).
 
 
+_ROUNDING = 1e-12
+"""Of a sum of squares, what is left of it by rounding where all values are equal."""
+
+
 class EffectKind(StrEnum):
     """What y is: 0 or 1 per unit, any number per unit, or the numerator of a ratio."""
 
@@ -187,7 +191,8 @@ class _Arm(NamedTuple):
             raise NotMeasured(
                 f"effect: a variance of {variance[bad][0]} from {sums}, sums that no data can have"
             )
-        return np.maximum(variance, 0.0)
+        # Of equal values rounding leaves a little: it must not be taken for a variance.
+        return np.where(variance <= _ROUNDING * (abs(syy) + ratio**2 * abs(sdd)), 0.0, variance)
 
 
 def stratified_effect(strata: Sequence[Stratum], kind: EffectKind) -> Effect | None:

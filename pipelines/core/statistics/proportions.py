@@ -76,11 +76,28 @@ def log_e_below(data: Buckets, margin: float, typical: float | None) -> float:
         margin: the difference in rates that must be ruled out, above 0 and below 1.
         typical: the base rate one expects; tunes the power, never the validity. None: the margin.
     """
+    share = data.canary_trials / (data.canary_trials + data.champion_trials)
+    return float(log_e_below_at(share, data, margin, typical))
+
+
+def log_e_below_at(share: Array, data: Buckets, margin: float, typical: float | None) -> Array:
+    """The same of many paths at once, whose buckets have the same realised shares.
+
+    Args:
+        share: the canary's, shape (buckets,).
+        data: shape (..., buckets) each.
+        margin, typical: see `log_e_below`.
+
+    Returns:
+        Shape (...).
+    """
     n1, x1, n0, x0 = data
     base, weights = _base_rates(margin, typical)
-    logs = _log_factors(n1 / (n1 + n0), base, margin)
+    logs = _log_factors(share, base, margin)
     total = weights + x1 @ logs[0] + (n1 - x1) @ logs[1] + x0 @ logs[2] + (n0 - x0) @ logs[3]
-    return float(np.logaddexp.reduce(total))
+    # Of many paths a third of the time that numpy's own takes.
+    peak = total.max(axis=-1, keepdims=True)
+    return np.asarray(peak[..., 0] + np.log(np.exp(total - peak).sum(axis=-1)))
 
 
 def _log_factors(share: Array, base: Array, margin: float) -> tuple[Array, Array, Array, Array]:
@@ -196,6 +213,19 @@ def rare_event_trials(margin: float, alpha: float) -> float:
         return sequence.log_e(margin, events=0.0, trials=math.exp(log_trials)) + math.log(alpha)
 
     return math.exp(crossing(excess, 0.0, math.log(1e4 / margin)))
+
+
+_MAY_DIFFER = 0.01
+"""Where every unit had one value: the share of units with another one that must be ruled out before they are called equal."""
+
+
+def same_units(alpha: float) -> float:
+    """Units of each version from which one value everywhere means that they are equal.
+
+    Without variance nothing is known of what has not been seen: that no unit of so many had another value rules out, at
+    every look, that one in a hundred has.
+    """
+    return math.ceil(rare_event_trials(_MAY_DIFFER, alpha))
 
 
 # One-sided bounds on the difference of two proportions, exact and asymptotic side by side.
