@@ -7,6 +7,7 @@ import dagster as dg
 
 from pipelines.core.errors import LakeError, ServingError
 from pipelines.core.manifest.load import Model
+from pipelines.core.statistics.planning import duration_words
 from pipelines.experiments.plan import ExperimentPlan, curve, plan_experiment
 from pipelines.rollouts.naming import key
 from resources.configured import LakeResource, ServingResource
@@ -14,7 +15,7 @@ from resources.pictures import power_curve
 
 _POWERED = "powered"
 
-_COLUMNS = ("metric", "share", "challenger units", "champion units", "days", "visible", "inconclusive")
+_COLUMNS = ("metric", "share", "challenger units", "champion units", "takes", "visible", "inconclusive")
 
 
 def experiment_plan(model: Model) -> dg.AssetsDefinition:
@@ -30,7 +31,8 @@ def experiment_plan(model: Model) -> dg.AssetsDefinition:
             dg.AssetCheckSpec(
                 _POWERED,
                 asset=asset_key,
-                description="Can the traffic show what the manifest wants to see, within the maximum duration?",
+                description="Is a version that is as good as the champion promoted within the maximum duration, with the"
+                " power that is asked for? And can the traffic show what the manifest wants to see?",
             )
         ],
     )
@@ -38,8 +40,10 @@ def experiment_plan(model: Model) -> dg.AssetsDefinition:
         lake: LakeResource,
         serving: ServingResource,
     ):  # no return type: Dagster would take it for a tuple of asset and check
-        """How long will it take, what can be seen, and how likely is it to end without an answer?
+        """How likely is a healthy version promoted in time, what takes longest, and what can be seen?
 
+        First the whole decision: a version that is as good as the champion must be within every margin at once, after the
+        floors of all steps. Then each metric by itself.
         Baseline, variance and traffic are the served version's over the last two weeks. `visible` is the smallest effect
         found with the wanted power within the maximum duration, `inconclusive` the chance of ending without an
         answer although the planned effect is there. Each step is planned as if the rollout stayed at it.
@@ -66,14 +70,18 @@ def _check(warnings: tuple[str, ...]) -> dg.AssetCheckResult:
         check_name=_POWERED,
         passed=not warnings,
         severity=dg.AssetCheckSeverity.WARN,
-        description="\n".join(warnings) or "every metric can be answered in time",
+        description="\n".join(warnings)
+        or "a healthy version is promoted in time, and every metric can be answered",
     )
 
 
 def _metadata(made: ExperimentPlan) -> dict[str, dg.MetadataValue]:
+    whole = made.promotion
     words = [
         *(f"- **Warning.** {warning}" for warning in made.warnings),
+        *(f"- {sentence}" for sentence in (whole.sentences if whole else ())),
         *(f"- {m.metric}: {sentence}" for m in made.metrics if m.plan for sentence in m.plan.sentences),
+        *(f"- {m.note}" for m in made.metrics if m.note),
         f"- {made.note}",
     ]
     values: dict[str, dg.MetadataValue] = {
@@ -81,6 +89,8 @@ def _metadata(made: ExperimentPlan) -> dict[str, dg.MetadataValue]:
         "plan": _table(made),
         "units a day": dg.MetadataValue.float(made.history.units_per_day),
     }
+    if whole is not None:
+        values["promoted if healthy"] = dg.MetadataValue.float(round(whole.chance, 4))
     primary = made.primary
     if primary is not None:
         picture = power_curve(
@@ -104,7 +114,7 @@ def _table(made: ExperimentPlan) -> dg.TableMetadataValue:
                         f"{step.share:.0%}",
                         f"{step.challenger_units:,.0f}",
                         f"{step.champion_units:,.0f}",
-                        f"{step.days:.3g}",
+                        duration_words(step.days),
                         f"{step.detectable:.4g}",
                         f"{step.inconclusive:.0%}",
                     ),

@@ -19,7 +19,16 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.sequential_parts import detection, false_rollback, gateways, late, missing, peers, power
+from benchmarks.sequential_parts import (
+    detection,
+    false_rollback,
+    gateways,
+    late,
+    missing,
+    peers,
+    power,
+    promotion,
+)
 from benchmarks.sequential_parts.rows import row
 from pipelines.core.statistics.effects import Cell, EffectKind, Sums
 from pipelines.core.statistics.look import analyse
@@ -33,6 +42,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], Iterator[dict[str, Any]]]] = {
     "gateways": lambda given: gateways.rows(given.paths, given.seed),
     "missing": lambda given: missing.rows(max(given.paths // 50, 100), given.seed),
     "power": lambda given: power.rows(given.runs, given.seed),
+    "promotion": lambda given: promotion.rows(given.runs, given.seed),
     "peers": lambda given: peers.rows(max(given.runs // 10, 100), given.seed),
     "false_rollback": lambda given: false_rollback.rows(given.paths, given.seed),
 }

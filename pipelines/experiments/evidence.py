@@ -1,7 +1,7 @@
 """What a look found, as evidence in the rollout."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -99,6 +99,17 @@ def _waiting(
         valid_for=staleness(manifest),
     )
     return harm, replace(harm, name=_margin_name(metric), needed_for=NeededFor.PROMOTE, on_fail=OnFail.HOLD)
+
+
+def equal_evidence(
+    manifest: RolloutManifest, metrics: Sequence[Metric], words: Mapping[str, str], *, at: datetime
+) -> tuple[Evidence, ...]:
+    """These metrics have one value at every unit of both versions: no harm, and within any margin."""
+    return tuple(
+        replace(evidence, verdict=Verdict.PASS, pending=False)
+        for metric in metrics
+        for evidence in _waiting(manifest, metric, words[metric.name], at)
+    )
 
 
 def _only_better(state: RolloutState) -> bool:

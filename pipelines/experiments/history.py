@@ -91,6 +91,7 @@ class History:
     end: datetime
     units_per_day: float
     """Distinct units of all live traffic, whichever version answered."""
+    requests_per_day: float
     metrics: Mapping[str, Known]
     """By name; a metric without a counted unit is not there."""
 
@@ -111,6 +112,7 @@ def champion_history(
         start=start,
         end=until,
         units_per_day=traffic.units / days,
+        requests_per_day=traffic.requests / days,
         metrics=measured(lake, manifest, champion, metrics, (window,), watermark=until),
     )
 

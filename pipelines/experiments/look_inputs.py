@@ -85,7 +85,12 @@ class Span(NamedTuple):
 
 def bucket_width(state: RolloutState) -> timedelta:
     """Whole seconds, from one to an hour; the same at every look of the rollout."""
-    wanted = math.ceil(state.policy.max_duration / timedelta(seconds=1) / _BUCKETS)
+    return bucket_width_within(state.policy.max_duration)
+
+
+def bucket_width_within(max_duration: timedelta) -> timedelta:
+    """The width in rollouts that may last so long."""
+    wanted = math.ceil(max_duration / timedelta(seconds=1) / _BUCKETS)
     return timedelta(seconds=min(max(wanted, 1), 3600))
 
 
@@ -213,7 +218,7 @@ def look_spec(
     """
     budget, parts = (
         harm_budget(manifest, baking=baking),
-        {m.name: _part(manifest, m) for m in metrics_of(manifest)},
+        {m.name: part_of(manifest, m) for m in metrics_of(manifest)},
     )
     losing = {m.name for m in metrics_of(manifest) if _leaves_units_out(manifest, m)}
     specs = (
@@ -235,7 +240,7 @@ def _leaves_units_out(manifest: RolloutManifest, metric: Metric) -> bool:
     return metric_query(metric, by_request=manifest.experiment.unit == "request").leaves_units_out
 
 
-def _part(manifest: RolloutManifest, metric: Metric) -> str | None:
+def part_of(manifest: RolloutManifest, metric: Metric) -> str | None:
     """Which other e-values the metric's is added to: those that learn of a unit as late and roll back as well.
 
     None for what rolls back on the live counters: the same counts are not tested twice. What holds or warns is a part of its

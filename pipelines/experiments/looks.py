@@ -9,15 +9,23 @@ from pydantic import ConfigDict, TypeAdapter
 
 from pipelines.core.errors import LakeError, LedgerConflict, NotMeasured
 from pipelines.core.manifest.load import Model
-from pipelines.core.manifest.model import Metric
+from pipelines.core.manifest.model import Metric, Primary
 from pipelines.core.rollout.state import RolloutState
 from pipelines.core.statistics.effects import Cell
 from pipelines.core.statistics.look import Look
 from pipelines.core.statistics.look_spec import LookSpec
+from pipelines.core.statistics.planning import duration_words
+from pipelines.core.statistics.proportions import same_units
 from pipelines.core.statistics.srm import StepUnits
 from pipelines.core.vocabulary import Evidence
 from pipelines.experiments.analysing import analyse_next
-from pipelines.experiments.evidence import look_evidence, staleness, unknown_evidence, waiting_evidence
+from pipelines.experiments.evidence import (
+    equal_evidence,
+    look_evidence,
+    staleness,
+    unknown_evidence,
+    waiting_evidence,
+)
 from pipelines.experiments.exposure import ExposureCheck, assignment_evidence, check_exposure
 from pipelines.experiments.history import champion_history, is_counted_live, measured, metrics_of, outcomes_of
 from pipelines.experiments.look_inputs import (
@@ -118,9 +126,13 @@ def take_look(
         looked_at = {metric.name for metric in taken.look.metrics} if taken else set[str]()
         waiting = [metric for metric in metrics_of(model.rollout) if metric.name not in looked_at]
         seen = outcomes_seen(lake, model.name) if waiting else frozenset[str]()
+        equal = _all_zero(place, waiting)
     except (LakeError, NotMeasured) as error:
         return None, unknown_evidence(model.rollout, f"the look could not be taken: {error}", at=now)
-    waits = waiting_evidence(model.rollout, waiting, at=now, seen=seen)
+    waits = (
+        *waiting_evidence(model.rollout, [m for m in waiting if m.name not in equal], at=now, seen=seen),
+        *equal_evidence(model.rollout, [m for m in waiting if m.name in equal], equal, at=now),
+    )
     if taken is None:
         return None, waits
     looked = look_evidence(model.rollout, state, taken.look, at=now)
@@ -268,14 +280,17 @@ def _register(place: _Place, metrics: Sequence[Metric]) -> list[RegisteredConsta
     experiment = manifest.experiment
     history = champion_history(place.lake, manifest, state.champion, metrics, until=state.started_at)
     days = (history.end - history.start) / timedelta(days=1)
-    origin = f"the champion's history of {days:.3g} days before the rollout"
-    found = [register(metric, experiment, history.metrics, origin=origin) for metric in metrics]
+    origin = f"the champion's history of {duration_words(days)} before the rollout"
+    every = len(metrics_of(manifest))
+    found = [
+        register(metric, experiment, history.metrics, origin=origin, metrics=every) for metric in metrics
+    ]
     left = [metric for metric, constants in zip(metrics, found, strict=True) if constants is None]
     windows = step_windows(state, place.now)
     if left and windows:
         units = measured(place.lake, manifest, state.champion, left, windows, watermark=place.watermark)
         origin = f"the champion's units up to {place.now:%Y-%m-%d %H:%M:%S} UTC, there was no history"
-        found += [register(metric, experiment, units, origin=origin) for metric in left]
+        found += [register(metric, experiment, units, origin=origin, metrics=every) for metric in left]
     return [constants for constants in found if constants is not None]
 
 
@@ -286,3 +301,30 @@ def _with_outcomes(place: _Place, metrics: Sequence[Metric]) -> list[Metric]:
         return list(metrics)
     seen = outcomes_seen(place.lake, place.model.name)
     return [metric for metric in metrics if seen.issuperset(outcomes_of(metric))]
+
+
+def _all_zero(place: _Place, waiting: Sequence[Metric]) -> dict[str, str]:
+    """Of the metrics without constants those that are 0 for every unit of both versions, with the words for it.
+
+    No change can be a share of 0, so that they would wait for ever; but equal values are within any margin.
+    """
+    state, windows = place.state, step_windows(place.state, place.now)
+    # An A/B test asks whether the version is better, and equal is not.
+    asked = [m for m in waiting if state.policy.ab_test is None or not isinstance(m, Primary)]
+    metrics = [metric for metric in _with_outcomes(place, asked) if not metric.type.is_share]
+    if not metrics or not windows or state.champion is None:
+        return {}
+    manifest, needed = place.model.rollout, same_units(place.model.rollout.experiment.alpha)
+    sides = [
+        measured(place.lake, manifest, version, metrics, windows, watermark=place.watermark)
+        for version in (state.version, state.champion)
+    ]
+    found: dict[str, str] = {}
+    for metric in metrics:
+        known = [side.get(metric.name) for side in sides]
+        if all(k is not None and k.value == k.variance == 0 and k.units >= needed for k in known):
+            counts = " and ".join(f"{k.units:,}" for k in known if k is not None)
+            found[metric.name] = (
+                f"0 at every one of {counts} units of challenger and champion. Equal values are within any margin."
+            )
+    return found

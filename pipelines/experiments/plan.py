@@ -1,12 +1,13 @@
-"""The plan of a rollout's experiment from the champion's own history: how long, how small, how likely."""
+"""The plan of a rollout from the champion's own history: how likely it ends well, how long, how small."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from pipelines.core.manifest.model import Metric, Primary, RolloutManifest
 from pipelines.core.statistics.inputs import ParameterError
-from pipelines.core.statistics.planning import Baseline, Plan, Target, plan, power_curve
+from pipelines.core.statistics.planning import Plan, Target, duration_words, plan, power_curve
 from pipelines.experiments.history import History, champion_history, metrics_of
+from pipelines.experiments.promotion_plan import Expected, PromotionPlan, baseline_of, plan_promotion
 from pipelines.experiments.registering import FEWEST_UNITS, design
 from resources.lake.connection import Lake
 from resources.lake.measuring import Known
@@ -25,25 +26,32 @@ class MetricPlan:
     metric: str
     plan: Plan | None
     problem: str = ""
+    note: str = ""
+    """Why there is none, where nothing is wrong with that."""
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """What is wrong, in words."""
-        return self.plan.warnings if self.plan is not None else (self.problem,)
+        if self.plan is not None:
+            return self.plan.warnings
+        return (self.problem,) if self.problem else ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExperimentPlan:
-    """All metrics of a rollout; the primary first."""
+    """The whole decision, and all metrics of the rollout; the primary first."""
 
     history: History
+    promotion: PromotionPlan | None
+    """None where too little is known of a metric, which says so itself."""
     metrics: tuple[MetricPlan, ...]
     note: str
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """All of them, in words."""
-        return tuple(warning for metric in self.metrics for warning in metric.warnings)
+        whole = self.promotion.warnings if self.promotion else ()
+        return (*whole, *(warning for metric in self.metrics for warning in metric.warnings))
 
     @property
     def primary(self) -> Plan | None:
@@ -52,14 +60,25 @@ class ExperimentPlan:
 
 
 def plan_experiment(lake: Lake, manifest: RolloutManifest, champion: str, *, now: datetime) -> ExperimentPlan:
-    """Plan every metric from the champion's last two weeks. Raises `LakeError`."""
+    """Plan the whole decision and every metric from the champion's last two weeks. Raises `LakeError`."""
     metrics = metrics_of(manifest)
     history = champion_history(lake, manifest, champion, metrics, until=now)
     return ExperimentPlan(
         history=history,
+        promotion=_promotion(manifest, history),
         metrics=tuple(_plan(manifest, history, metric) for metric in metrics),
         note=_note(manifest, history),
     )
+
+
+def _promotion(manifest: RolloutManifest, history: History) -> PromotionPlan | None:
+    try:
+        return plan_promotion(
+            manifest, Expected(history.units_per_day, history.requests_per_day, history.metrics)
+        )
+    except ParameterError:
+        # The metric that cannot be planned says why, below.
+        return None
 
 
 def curve(made: Plan) -> list[PowerAt]:
@@ -83,29 +102,26 @@ def _plan(manifest: RolloutManifest, history: History, metric: Metric) -> Metric
             f" {FEWEST_UNITS} are needed. Plan by hand: python -m pipelines.experiments --help"
         )
         return MetricPlan(metric=metric.name, plan=None, problem=problem)
+    if not metric.type.is_share and known.variance == 0:
+        return MetricPlan(metric=metric.name, plan=None, note=_without_variance(metric, known))
     shares = [step / 100 for step in manifest.steps if step != "shadow"]
     days = manifest.experiment.max_duration / timedelta(days=1)
     try:
         made = plan(
-            _baseline(metric, known, history), _target(manifest, metric), shares=shares, max_days=days
+            baseline_of(metric, known, units_per_day=history.units_per_day),
+            _target(manifest, metric),
+            shares=shares,
+            max_days=days,
         )
     except ParameterError as error:
         return MetricPlan(metric=metric.name, plan=None, problem=f"{metric.name}: no plan, {error}")
     return MetricPlan(metric=metric.name, plan=made)
 
 
-def _baseline(metric: Metric, known: Known, history: History) -> Baseline:
-    value = known.value
-    if metric.type.is_share and not 0 < value < 1:
-        # No event in n units does not mean that there never is one.
-        value = (value * known.units + 0.5) / (known.units + 1)
-    return Baseline(
-        name=metric.name,
-        kind=metric.type.kind,
-        value=value,
-        variance=known.variance,
-        kurtosis=known.kurtosis,
-        units_per_day=history.units_per_day,
+def _without_variance(metric: Metric, known: Known) -> str:
+    return (
+        f"{metric.name}: no difference to plan for. All {known.units:,} units of the champion have the same value,"
+        f" {known.value:g}; equal values are within any margin"
     )
 
 
@@ -118,9 +134,9 @@ def _target(manifest: RolloutManifest, metric: Metric) -> Target:
 
 
 def _note(manifest: RolloutManifest, history: History) -> str:
-    days = (history.end - history.start) / timedelta(days=1)
-    window = manifest.experiment.outcome_window / timedelta(days=1)
+    known = duration_words((history.end - history.start) / timedelta(days=1))
+    window = duration_words(manifest.experiment.outcome_window / timedelta(days=1))
     return (
-        f"From {days:.3g} days of history: {history.units_per_day:,.0f} units a day. Outcomes count for"
-        f" {window:.3g} days after exposure, which comes on top of the days given here."
+        f"From {known} of history: {history.units_per_day:,.0f} units and {history.requests_per_day:,.0f} requests a day."
+        f" Outcomes count for {window} after exposure, which comes on top of what the table of metrics gives."
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pipelines.core.manifest.model import Better, Experiment, Guardrail, Method, Metric, Primary
 from pipelines.core.statistics.effects import EffectKind
 from pipelines.core.statistics.look_spec import Direction, MetricSpec
-from pipelines.core.statistics.power import Design
+from pipelines.core.statistics.power import Design, power_each
 from pipelines.core.statistics.power import SequentialMethod as Analysis
 from pipelines.experiments.history import outcomes_of
 from resources.lake.measuring import Known
@@ -44,9 +44,12 @@ class RegisteredConstants:
 
 
 def register(
-    metric: Metric, experiment: Experiment, known: Mapping[str, Known], *, origin: str
+    metric: Metric, experiment: Experiment, known: Mapping[str, Known], *, origin: str, metrics: int = 1
 ) -> RegisteredConstants | None:
-    """The metric's constants; None while nothing is known that they need."""
+    """The metric's constants; None while nothing is known that they need.
+
+    `metrics` must hold for a promotion, this one with them: see `power_each`.
+    """
     found = known.get(metric.name)
     if found is not None and found.units < FEWEST_UNITS:
         found = None
@@ -56,7 +59,7 @@ def register(
     if effect <= 0:
         return None
     return RegisteredConstants(
-        spec=_spec(metric, experiment, found, effect),
+        spec=_spec(metric, experiment, found, effect, metrics),
         cap=found.cap if found else metric.cap,
         reference=found.value if found and metric.type.kind is EffectKind.MEAN else 0.0,
         covariate_reference=(found.covariate or 0.0) if found else 0.0,
@@ -108,7 +111,7 @@ def waiting_words(metric: Metric, seen: frozenset[str]) -> str:
 
 def guardrail_spec(guardrail: Guardrail, experiment: Experiment) -> MetricSpec:
     """A guardrail by its margin alone, with nothing known of the champion."""
-    return _spec(guardrail, experiment, None, guardrail.margin)
+    return _spec(guardrail, experiment, None, guardrail.margin, 1)
 
 
 def _needs_history(metric: Metric) -> bool:
@@ -116,7 +119,13 @@ def _needs_history(metric: Metric) -> bool:
     return relative or metric.winsorise is not None or metric.covariate is not None
 
 
-def _spec(metric: Metric, experiment: Experiment, found: Known | None, effect: float) -> MetricSpec:
+def _spec(
+    metric: Metric, experiment: Experiment, found: Known | None, effect: float, metrics: int
+) -> MetricSpec:
+    # Planned looks end with the information that is planned: what does not hold by then never does, and all must hold. What may
+    # be looked at any time goes on, and finds harm sooner where it is tuned to less.
+    planned = METHODS[metric.method].is_planned
+    power = power_each(experiment.power, metrics) if planned else experiment.power
     margin = metric.margin if isinstance(metric, Primary | Guardrail) else None
     return MetricSpec(
         name=metric.name,
@@ -126,7 +135,7 @@ def _spec(metric: Metric, experiment: Experiment, found: Known | None, effect: f
         margin=margin if margin is not None else effect,
         mde=metric.mde if isinstance(metric, Primary) else None,
         baseline=_baseline(metric, found),
-        planned_information=design(metric, experiment, looks=LOOKS).information(effect, experiment.power),
+        planned_information=design(metric, experiment, looks=LOOKS).information(effect, power),
         method=METHODS[metric.method],
         use_covariate=metric.covariate is not None,
     )

@@ -74,3 +74,25 @@ def test_without_history_there_is_no_plan_but_a_way_to_one(simulation: Simulatio
     assert made.primary is None
     assert "the champion has 50 counted units" in made.warnings[0]
     assert "python -m pipelines.experiments" in made.warnings[0]
+
+
+def test_the_whole_decision_is_planned_from_the_history(simulation: Simulation) -> None:
+    simulation.history(500)
+    made = plan_experiment(simulation.lake, ab_manifest(), "1", now=simulation.clock.now)
+    assert made.promotion is not None
+    assert made.promotion.course.units_per_day == pytest.approx(500, rel=0.02)
+    assert made.warnings[0].startswith(
+        "A version that is as good as the champion is promoted within 20 minutes in"
+    )
+    assert "Outcomes count for 30 seconds after exposure" in made.note
+
+
+def test_a_metric_without_variance_is_planned_in_words(tmp_path: Path) -> None:
+    simulation = Simulation(tmp_path, cost=lambda random, is_challenger: 2.0)
+    simulation.history(500)
+    made = plan_experiment(simulation.lake, ab_manifest(), "1", now=simulation.clock.now)
+    assert made.metrics[0].plan is None and made.metrics[0].warnings == ()
+    assert (
+        "All 500 units of the champion have the same value, 2; equal values are within any"
+        in made.metrics[0].note
+    )

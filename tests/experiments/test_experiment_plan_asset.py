@@ -43,6 +43,9 @@ def test_a_history_becomes_a_plan(systems: MemorySystems) -> None:
     ingest_outcomes(systems.lake, MODEL, log.outcomes)
     systems.world.aliases[MODEL, "champion"] = "1"
     shown, check = planned(systems)
+    assert "A version that is as good as the champion is promoted within" in shown["in words"]
+    assert "Bottleneck: " in shown["in words"]
+    assert 0 <= shown["promoted if healthy"] <= 1
     assert "cost: At 10 % it takes" in shown["in words"]
     assert {record.data["metric"] for record in shown["plan"].records} == {"cost", "errors", "slow"}
     assert shown["power curve"].startswith("![cost: 80% power at")

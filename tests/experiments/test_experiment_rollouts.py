@@ -48,6 +48,16 @@ def test_a_worse_challenger_is_rolled_back_by_its_experiment(tmp_path: Path) -> 
     assert max(weight.percent for weight in state.weights) == 20, "it never got past the first step"
 
 
+@pytest.mark.parametrize("value", [2.0, 0.0])
+def test_a_healthy_version_is_promoted_on_a_metric_without_variance(tmp_path: Path, value: float) -> None:
+    """Also where it is 0 at every unit, of which no change can be a share."""
+    simulation = Simulation(tmp_path, cost=lambda random, is_challenger: value, per_minute=700)
+    simulation.history()
+    state = simulation.until_the_end(simulation.start(), minutes=25)
+    assert state.end is End.PROMOTED, state.end_reason
+    assert "Equal values are within any margin" in state.end_reason
+
+
 def test_a_broken_split_holds_and_is_never_promoted(tmp_path: Path) -> None:
     def leaky(unit: str, salt: str, percent: float) -> bool:
         """A quarter of the challenger's units never get there."""

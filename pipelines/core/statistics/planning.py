@@ -10,6 +10,25 @@ from pipelines.core.statistics.power import Design, information_per_unit
 from pipelines.core.statistics.proportions import ENOUGH_EVENTS, EXACT_PART, rare_event_trials
 from pipelines.core.statistics.sequences import FEWEST_EVENTS
 
+_UNITS = (("day", 86400.0), ("hour", 3600.0), ("minute", 60.0), ("second", 1.0))
+
+_MOST_OF_NEXT = 2.0
+"""A day and a half is told in hours: up to so many of a unit the next smaller one is."""
+
+
+def duration_words(days: float) -> str:
+    """`12 days`, `36 hours`, `6 seconds`: a duration as a person says it; `never` where it is infinite."""
+    if not math.isfinite(days):
+        return "never"
+    seconds = days * 86400
+    if seconds < 1:
+        return "less than a second"
+    name, length = next((each for each in _UNITS if seconds >= _MOST_OF_NEXT * each[1]), _UNITS[-1])
+    amount = seconds / length
+    said = f"{amount:,.0f}" if amount >= 10 else f"{amount:.2g}"
+    return f"{said} {name}" if said == "1" else f"{said} {name}s"
+
+
 _HALF_NORMAL = 1 / math.sqrt(2 * math.pi)
 """Mean of max(0, X) of a standard normal X."""
 
@@ -39,6 +58,11 @@ class Baseline:
             return require_between(f"{self.name}: baseline rate", self.value, 0, 1) * (1 - self.value)
         if self.variance is None:
             raise ParameterError(f"{self.name}: a {self.kind} needs its variance per unit")
+        if self.variance == 0:
+            raise ParameterError(
+                f"{self.name}: variance == 0, every unit has the same value: equal values are within any margin, and there is"
+                " no difference to plan for"
+            )
         return require_positive(f"{self.name}: variance", self.variance)
 
     def analysed_variance(self, *, share: float, effect: float, units: float) -> float:
@@ -225,7 +249,7 @@ def _first_answer(baseline: Baseline, target: Target, share: float) -> float:
 def _sentence(step: StepPlan, target: Target) -> str:
     goal = "to show that the margin is kept" if target.margin is not None else "to see the planned effect"
     return (
-        f"At {100 * step.share:g} % it takes {step.days:.1f} days {goal} with {100 * target.power:g} % power:"
+        f"At {100 * step.share:g} % it takes {duration_words(step.days)} {goal} with {100 * target.power:g} % power:"
         f" {step.challenger_units:,} challenger and {step.champion_units:,} champion units."
     )
 
@@ -239,8 +263,8 @@ def _warnings(made: Plan) -> list[str]:
     found: list[str] = []
     if made.is_underpowered:
         found.append(
-            f"{name}: underpowered. Even at {100 * best.share:g} % it takes {best.days:.1f} days, and the rollout"
-            f" may last {made.max_days:g}; it would end without an answer with probability"
+            f"{name}: underpowered. Even at {100 * best.share:g} % it takes {duration_words(best.days)}, and the rollout"
+            f" may last {duration_words(made.max_days)}; it would end without an answer with probability"
             f" {100 * best.inconclusive:.0f} %. Within that time one can see {_seen(made)}."
             " Allow more time, accept a larger effect, or choose a metric with less noise."
         )
@@ -250,7 +274,7 @@ def _warnings(made: Plan) -> list[str]:
         if events < FEWEST_EVENTS:
             found.append(
                 f"{name}: rare. At {100 * first.share:g} % the challenger is expected to show {events:.1f} events in"
-                f" {made.max_days:g} days; only a large deterioration can be seen there."
+                f" {duration_words(made.max_days)}; only a large deterioration can be seen there."
             )
     return found
 

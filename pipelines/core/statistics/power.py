@@ -106,6 +106,11 @@ class Design:
         return self.shift(power) / math.sqrt(information)
 
 
+def power_each(power: float, metrics: int) -> float:
+    """What each of the metrics must be planned for, so that all of them hold with `power` however they depend on each other."""
+    return 1 - (1 - power) / max(metrics, 1)
+
+
 def information_per_unit(share: float, variance: float) -> float:
     """Information that one more unit of traffic brings, both arms together.
 

@@ -59,6 +59,12 @@ class Course:
         """What the steps' floors take together."""
         return sum(stage.least_days for stage in self.stages)
 
+    def weight(self, days: float, metric: int) -> float:
+        """What the difference is known by after so many days: n1 n0/(n1 + n0) over the stages, in units."""
+        lag = self.metrics[metric].window_days + self.bucket_days
+        units, shares, _ = _exposed(self, np.array([days]), lag, 0)
+        return float((units * shares * (1 - shares)).sum())
+
 
 @dataclass(frozen=True, eq=False)
 class Played:
@@ -99,11 +105,6 @@ class Played:
     def days_alone(self, metric: int, chance: float) -> float:
         """The same, if this metric were the only one."""
         return _reached(self.days, self.alone[metric], chance)
-
-
-def power_each(power: float, metrics: int) -> float:
-    """What each of the metrics must be planned for, so that all of them hold with `power` however they depend on each other."""
-    return 1 - (1 - power) / max(metrics, 1)
 
 
 def play(course: Course, *, beyond: float = 1.0, runs: int = RUNS, seed: int = _SEED) -> Played:

@@ -12,7 +12,7 @@ from pipelines.core.statistics.effects import Cell, EffectKind, Sums
 from pipelines.core.statistics.inputs import ParameterError
 from pipelines.core.statistics.look import Look, analyse
 from pipelines.core.statistics.look_spec import Conclusion, Direction, LookSpec, MetricSpec
-from pipelines.core.statistics.metric_look import odds
+from pipelines.core.statistics.metric_look import MetricLook, odds
 from pipelines.core.statistics.power import SequentialMethod
 from pipelines.core.statistics.srm import StepUnits
 
@@ -188,6 +188,38 @@ def test_too_little_is_not_yet() -> None:
     assert "too few to judge" in found.sentences[0]
     assert "there are no units of both versions" in found.sentences[1]
     assert not found.is_promotable
+
+
+@pytest.mark.parametrize("value", [0.1, 3.0, 0.0])
+@pytest.mark.parametrize("reference", [0.0, 0.1])
+@pytest.mark.parametrize("method", list(SequentialMethod))
+def test_equal_constants_are_within_any_margin_and_are_never_unknown(
+    value: float, reference: float, method: SequentialMethod
+) -> None:
+    def constant(n: int) -> Sums:
+        y = value - reference
+        return Sums(n=n, sy=n * y, syy=n * y * y)
+
+    def seen(champion: int, challenger: int) -> MetricLook:
+        cells = [
+            Cell("cost", 0, 0.0, constant(champion), constant(challenger), reference),
+            Cell("cost", 1, 1.0, constant(champion), constant(challenger), reference),
+        ]
+        spec = dataclasses.replace(COST, margin=1e-9, method=method, planned_information=1e3)
+        return look(cells, spec).metrics[0]
+
+    few, many = seen(1000, 100), seen(50_000, 50_000)
+    assert (few.conclusion, many.conclusion) == (Conclusion.NOT_YET, Conclusion.NON_INFERIOR)
+    assert "it takes 410 of each version to call them equal" in few.sentence
+    assert f"cost: {value:g} at every one of 100,000 challenger and 100,000 champion units" in many.sentence
+    assert "Equal values are within any margin." in many.sentence
+    assert not few.harm.is_crossed and not many.harm.is_crossed
+
+
+def test_different_constants_are_a_difference() -> None:
+    cells = [Cell("cost", 0, 0.0, Sums(5000, 15_000, 45_000), Sums(5000, 20_000, 80_000))]
+    found = look(cells, COST).metrics[0]
+    assert found.conclusion is Conclusion.WORSE and found.effect == 1.0
 
 
 def test_a_reference_changes_nothing() -> None:
