@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,8 +15,8 @@ from pipelines.core.statistics.healthy import Awaited
 from pipelines.core.statistics.look_spec import ErrorBudget, MetricSpec
 from pipelines.core.statistics.planning import Baseline
 from pipelines.core.statistics.power import Design
-from pipelines.core.statistics.promotion import Course, Played, Stage, play
-from pipelines.core.statistics.proportions import ENOUGH_EVENTS, EXACT_PART, PLENTY, Buckets, log_e_below
+from pipelines.core.statistics.promotion import RUNS, Course, Played, Stage, play
+from pipelines.core.statistics.proportions import ENOUGH_EVENTS, EXACT_PART, PLENTY, Buckets, log_e_below_at
 from pipelines.core.statistics.sequences import are_enough, log_e_above, planned_scale
 from pipelines.core.statistics.srm import StepUnits
 from pipelines.core.statistics.starts import LATER
@@ -39,8 +40,8 @@ class _Kind(NamedTuple):
 
 _REVENUE = _Kind(None, 0.4)
 
-_KINDS = (_Kind(0.001, 0.004), _Kind(0.01, 0.003), _Kind(0.06, 0.012))
-"""Of guardrails, in turn: judged by the exact bound, by both, by the asymptotic one."""
+_KINDS = (_Kind(0.06, 0.012), _Kind(0.001, 0.004), _Kind(0.01, 0.003))
+"""Of guardrails, in turn: judged by the asymptotic bound, by the exact one, by both."""
 
 _BOUGHT = _BUYERS * (_AMOUNT**2 + _SPREAD**2)
 
@@ -67,8 +68,8 @@ def rows(runs: int, seed: int) -> Iterator[dict[str, Any]]:
         yield _correlated(rng, correlation, runs)
 
 
-def planned(guardrails: int) -> tuple[Course, Played]:
-    """A revenue and so many guardrails; the maximum duration is when 80 % are promoted by plan."""
+def planned(guardrails: int, runs: int = RUNS) -> tuple[Course, Played]:
+    """A revenue and so many guardrails; the maximum duration is about when 80 % are promoted by plan."""
     kinds = [_REVENUE, *(_KINDS[i % len(_KINDS)] for i in range(guardrails))]
     course = Course(
         stages=(Stage(0.1, 0.5), Stage(0.5, 0.25)),
@@ -79,9 +80,8 @@ def planned(guardrails: int) -> tuple[Course, Played]:
         alpha=ALPHA,
         advance_below=ADVANCE_BELOW,
     )
-    days = play(course, runs=1000).days_until(POWER)
-    course = Course(**{**vars(course), "max_days": days})
-    return course, play(course)
+    course = replace(course, max_days=play(replace(course, max_days=5.0), runs=500).days_until(POWER))
+    return course, play(course, runs=runs)
 
 
 def _awaited(index: int, kind: _Kind) -> Awaited:
@@ -111,7 +111,7 @@ def _kurtosis() -> float:
     return central / (_BOUGHT - mean**2) ** 2
 
 
-def promoted(rng: np.random.Generator, course: Course, runs: int, looks: int = 80) -> float:
+def promoted(rng: np.random.Generator, course: Course, runs: int, looks: int = 160) -> float:
     """The share of rollouts that are promoted in time, each unit assigned by chance, variances estimated."""
     times = _times(course, looks)
     units = _arrivals(rng, course, times, runs)
@@ -192,17 +192,18 @@ def _by_look(
         harm = np.logaddexp(math.log1p(-LATER) + log_e_above(found.value, variance, tau2), math.log(LATER))
         log_e[:, look] = np.where(enough, harm, 0.0)
         if kind is EffectKind.PROPORTION:
-            for run in np.flatnonzero(~within[:, look] & (found.fewest_expected < PLENTY)):
-                within[run, look] = _exact(awaited, units[run, look], sy[run, look])
+            exact = ~within[:, look] & (found.fewest_expected < PLENTY)
+            if exact.any():
+                within[exact, look] = _exact(awaited, units[exact, look], sy[exact, look])
     return within, log_e
 
 
-def _exact(awaited: Awaited, units: np.ndarray, events: np.ndarray) -> bool:
-    data = Buckets(*(a.astype(float) for a in (units[:, 1], events[:, 1], units[:, 0], events[:, 0])))
-    data = data.informative()
-    if not data.canary_trials.size:
-        return False
-    evidence = log_e_below(data, awaited.margin, awaited.baseline.value)
+def _exact(awaited: Awaited, units: np.ndarray, events: np.ndarray) -> np.ndarray:
+    """Each stage a bucket with its realised share; where a side has no units it says nothing."""
+    both = (units > 0).all(axis=2)
+    n0, n1, x0, x1 = (np.where(both, side[..., i], 0.0) for side in (units, events) for i in (0, 1))
+    share = np.where(both, n1 / np.maximum(n1 + n0, 1), 0.5)
+    evidence = log_e_below_at(share, Buckets(n1, x1, n0, x0), awaited.margin, awaited.baseline.value)
     return evidence >= -math.log(EXACT_PART * ALPHA)
 
 
@@ -239,8 +240,8 @@ def _correlated(rng: np.random.Generator, correlation: float, runs: int) -> dict
         units_per_day=PER_DAY,
         max_days=14.0,
     )
-    course = Course(**{**vars(course), "max_days": play(course, runs=1000).days_until(POWER)})
-    played, times = play(course), _times(course, 80)
+    course = replace(course, max_days=play(replace(course, max_days=5.0), runs=1000).days_until(POWER))
+    played, times = play(course), _times(course, 160)
     realised = _normal_rollouts(rng, course, times, correlation, runs, information, variance, margin)
     least, most = played.bounds(course.max_days)
     return row(

@@ -25,7 +25,7 @@ from pipelines.core.statistics.inputs import ParameterError
 from pipelines.core.statistics.look_spec import Direction, MetricSpec
 from pipelines.core.statistics.planning import Baseline, duration_words
 from pipelines.core.statistics.power import power_each
-from pipelines.core.statistics.promotion import Course, Played, Stage, play
+from pipelines.core.statistics.promotion import RUNS, Course, Played, Stage, play
 from pipelines.core.statistics.proportions import same_units
 from pipelines.core.vocabulary import OnFail
 from pipelines.experiments.history import metrics_of
@@ -40,10 +40,8 @@ _DAY = timedelta(days=1)
 _BEYOND, _FEWER = 8.0, 1000
 """How far beyond `max_duration` it is looked for the time that it takes, and in how many rollouts."""
 
-_PLAYED = 32_000
-"""Metrics times rollouts: a plan takes seconds."""
-
-_FEWEST_PLAYED, _MOST_PLAYED = 2000, 4000
+_PLAYED, _FEWEST_PLAYED = 20_000, 1500
+"""Metrics times rollouts, so that a plan takes seconds; and rollouts."""
 
 _SURE = 2.0
 """Standard deviations of a window's rows that its length is planned for."""
@@ -237,7 +235,7 @@ def plan_promotion(manifest: RolloutManifest, expected: Expected) -> PromotionPl
         advance_below=manifest.experiment.advance_below,
         bucket_days=bucket / _DAY,
     )
-    runs = min(max(_PLAYED // len(metrics), _FEWEST_PLAYED), _MOST_PLAYED)
+    runs = min(max(_PLAYED // len(metrics), _FEWEST_PLAYED), RUNS)
     made = PromotionPlan(
         manifest=manifest,
         steps=steps,

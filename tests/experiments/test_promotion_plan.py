@@ -83,13 +83,11 @@ def test_a_metric_that_takes_too_long_is_the_bottleneck_and_each_change_helps() 
 def test_where_every_metric_is_quick_the_floors_are_the_bottleneck() -> None:
     made = planned(3_000_000, 3_000_000, known=METRICS | {"revenue": known(4.2, 1.0)})
     assert made.is_powered and made.waits_for_floors
-    assert (
-        "Bottleneck: the steps' floors, 27 hours together" in made.bottleneck or "26 hours" in made.bottleneck
-    )
+    assert "Bottleneck: the steps' floors, 26 hours together" in made.bottleneck
     assert "a shorter outcome_window" in made.bottleneck
     held = planned(3_000_000, 3_000_000, step={"min_duration": "8d"})
     assert held.chance == 0 and "step.min_duration is 8d" in held.bottleneck
-    assert "max_duration: 17d" in held.bottleneck
+    assert "max_duration: 16d" in held.bottleneck
 
 
 def test_more_guardrails_leave_less_chance() -> None:

@@ -123,20 +123,31 @@ class _Difference(NamedTuple):
     enough: Flags
 
 
-def _difference(rng: np.random.Generator, awaited: Awaited, exposed: Exposed, runs: int) -> _Difference:
-    """Strata add up with weights n1 n0/(n1 + n0): the weighted sum is a Brownian motion in the sum of weights."""
+def _variance(awaited: Awaited, exposed: Exposed) -> Array:
+    """Of the difference at each look; infinite where there are too few units."""
     units, shares = exposed.units, exposed.shares
-    weight = (units * shares * (1 - shares)).sum(axis=1)
-    enough = exposed.smaller >= FEWEST_UNITS
-    seen = np.ones_like(weight)
-    for look in np.flatnonzero(enough).tolist():
+    found = np.full(len(units), math.inf)
+    for look in np.flatnonzero(exposed.smaller >= FEWEST_UNITS).tolist():
         both = float(units[look].sum())
         share = float(units[look] @ shares) / both
-        seen[look] = awaited.baseline.analysed_variance(share=share, effect=0.0, units=both)
+        per_unit = awaited.baseline.analysed_variance(share=share, effect=0.0, units=both)
+        found[look] = per_unit / float(units[look] @ (shares * (1 - shares)))
+    return found
+
+
+def fractions(awaited: Awaited, exposed: Exposed) -> Array:
+    """Information at each look as a share of what is planned."""
+    return 1 / (_variance(awaited, exposed) * awaited.scale)
+
+
+def _difference(rng: np.random.Generator, awaited: Awaited, exposed: Exposed, runs: int) -> _Difference:
+    """Strata add up with weights n1 n0/(n1 + n0): the weighted sum is a Brownian motion in the sum of weights."""
+    weight = exposed.units @ (exposed.shares * (1 - exposed.shares))
     steps = np.sqrt(awaited.baseline.per_unit_variance() * np.diff(weight, prepend=0.0))
-    path = np.cumsum(rng.standard_normal((runs, len(units))) * steps, axis=1)
-    safe = np.where(enough, weight, 1.0)
-    return _Difference(path / safe, seen / safe, enough)
+    path = np.cumsum(rng.standard_normal((runs, len(weight))) * steps, axis=1)
+    variance = _variance(awaited, exposed)
+    enough = np.isfinite(variance)
+    return _Difference(path / np.where(enough, weight, 1.0), np.where(enough, variance, 1.0), enough)
 
 
 def _mean(found: _Difference, awaited: Awaited, alpha: float) -> Seen:
@@ -153,16 +164,16 @@ def _with_cash(log_e: Array) -> Array:
 
 def _planned(found: _Difference, awaited: Awaited, alpha: float, *, is_final: bool) -> Seen:
     """Tested at the planned fractions of the information alone; an answer stands. Its harm has a boundary of its own."""
-    fractions = np.where(found.enough, 1 / (found.variance * awaited.scale), 0.0)
+    seen = np.where(found.enough, 1 / (found.variance * awaited.scale), 0.0)
     due, reached = list[int](), 0
-    for look, fraction in enumerate(fractions.tolist()):
+    for look, fraction in enumerate(seen.tolist()):
         passed = math.floor(fraction * awaited.looks + 1e-9)
-        last = is_final and look + 1 == len(fractions) and fraction > 0
+        last = is_final and look + 1 == len(seen) and fraction > 0
         if reached < awaited.looks and (passed > reached or last):
             due, reached = [*due, look], passed
     within = np.zeros(found.value.shape, np.bool_)
     if due:
-        bounds = boundaries(fractions[due].tolist(), 2 * alpha, last_is_final=is_final)
+        bounds = boundaries(seen[due].tolist(), 2 * alpha, last_is_final=is_final)
         worst = found.value[:, due] + np.array(bounds) * np.sqrt(found.variance[due])
         within[:, due] = worst < awaited.margin
     return Seen(np.logical_or.accumulate(within, axis=1), np.full(within.shape, -math.inf))

@@ -81,10 +81,10 @@ def log_e_below(data: Buckets, margin: float, typical: float | None) -> float:
 
 
 def log_e_below_at(share: Array, data: Buckets, margin: float, typical: float | None) -> Array:
-    """The same of many paths at once, whose buckets have the same realised shares.
+    """The same of many paths at once.
 
     Args:
-        share: the canary's, shape (buckets,).
+        share: the canary's realised one, shape (buckets,) where all paths have the same, else (..., buckets).
         data: shape (..., buckets) each.
         margin, typical: see `log_e_below`.
 
@@ -94,7 +94,11 @@ def log_e_below_at(share: Array, data: Buckets, margin: float, typical: float | 
     n1, x1, n0, x0 = data
     base, weights = _base_rates(margin, typical)
     logs = _log_factors(share, base, margin)
-    total = weights + x1 @ logs[0] + (n1 - x1) @ logs[1] + x0 @ logs[2] + (n0 - x0) @ logs[3]
+    counts = (x1, n1 - x1, x0, n0 - x0)
+    over_buckets = [
+        np.einsum("...b,...bg->...g", count, log) for count, log in zip(counts, logs, strict=True)
+    ]
+    total = weights + sum(over_buckets)
     # Of many paths a third of the time that numpy's own takes.
     peak = total.max(axis=-1, keepdims=True)
     return np.asarray(peak[..., 0] + np.log(np.exp(total - peak).sum(axis=-1)))
@@ -103,9 +107,9 @@ def log_e_below_at(share: Array, data: Buckets, margin: float, typical: float | 
 def _log_factors(share: Array, base: Array, margin: float) -> tuple[Array, Array, Array, Array]:
     """ln of the factor of a canary event, a canary non-event, a champion event, a champion non-event.
 
-    Shape (buckets, base rates) each.
+    Shape (buckets, base rates) each, or (..., buckets, base rates).
     """
-    share = share[:, None]
+    share = share[..., None]
     high = base + margin
     bet = margin / ((1 - share) * high * (1 - high) + share * base * (1 - base))
     one, zero = bet * (1 - share), bet * share

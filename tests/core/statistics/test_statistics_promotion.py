@@ -47,20 +47,20 @@ def course(*metrics: Awaited, max_days: float = 2.0, **changes: object) -> Cours
 
 
 def test_planned_and_realised_promotions_are_within_three_points() -> None:
-    """A skewed revenue and two guardrails, one by the exact bound; units assigned by chance, variances estimated."""
-    made, played = planned(2)
-    realised = promoted(np.random.default_rng(3), made, 1500, looks=40)
-    assert played.chance(made.max_days) == pytest.approx(0.8, abs=0.03)
+    """A skewed revenue and a guardrail; units assigned by chance, variances estimated."""
+    made, played = planned(1, runs=1500)
+    realised = promoted(np.random.default_rng(3), made, 1500, looks=80)
+    assert 0.75 < played.chance(made.max_days) < 0.85
     assert realised == pytest.approx(played.chance(made.max_days), abs=0.03)
 
 
 def test_all_metrics_must_hold_at_once() -> None:
-    alone, ten = (play(course(*map(cost, range(count)), max_days=1.3), runs=1500) for count in (1, 10))
-    each = alone.chance(1.3) / 0.99
+    alone, ten = (play(course(*map(cost, range(count)), max_days=1.5), runs=1500) for count in (1, 10))
+    each = alone.chance(1.5) / 0.99
     assert 0.7 < each < 0.9
-    assert ten.chance(1.3) < 1.5 * each**10, "ten at some 80 % are not at 80 % together"
-    least, most = ten.bounds(1.3)
-    assert least <= ten.chance(1.3) <= most <= alone.chance(1.3) + 0.03
+    assert ten.chance(1.5) < 1.5 * each**10, "ten at some 80 % are not at 80 % together"
+    least, most = ten.bounds(1.5)
+    assert least <= ten.chance(1.5) <= most <= alone.chance(1.5) + 0.03
 
 
 def test_the_bounds_hold_where_one_metric_is_all_of_them() -> None:
