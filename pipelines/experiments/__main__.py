@@ -14,8 +14,9 @@ from pipelines.core.statistics.effects import EffectKind
 from pipelines.core.statistics.inputs import ParameterError, require_positive
 from pipelines.core.statistics.planning import Baseline, Plan, Target, duration_words, plan
 from pipelines.core.statistics.power import Design, SequentialMethod
+from pipelines.experiments.floors import Expected
 from pipelines.experiments.history import metrics_of
-from pipelines.experiments.promotion_plan import Expected, PromotionPlan, plan_promotion
+from pipelines.experiments.promotion_plan import PromotionPlan, plan_promotion
 from resources.lake.measuring import Known
 
 _PLENTY = 1_000_000

@@ -6,8 +6,9 @@ from datetime import datetime, timedelta
 from pipelines.core.manifest.model import Metric, Primary, RolloutManifest
 from pipelines.core.statistics.inputs import ParameterError
 from pipelines.core.statistics.planning import Plan, Target, duration_words, plan, power_curve
+from pipelines.experiments.floors import Expected
 from pipelines.experiments.history import History, champion_history, metrics_of
-from pipelines.experiments.promotion_plan import Expected, PromotionPlan, baseline_of, plan_promotion
+from pipelines.experiments.promotion_plan import PromotionPlan, baseline_of, plan_promotion
 from pipelines.experiments.registering import FEWEST_UNITS, design
 from resources.lake.connection import Lake
 from resources.lake.measuring import Known

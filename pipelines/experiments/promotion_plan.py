@@ -5,15 +5,12 @@ data checks and drift look at, and the outcomes that are waited for. The plan na
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cached_property
-from typing import NamedTuple
 
 from pipelines.core.manifest.model import (
-    DataChecks,
-    Drift,
     Guardrail,
     Metric,
     Primary,
@@ -28,10 +25,10 @@ from pipelines.core.statistics.power import power_each
 from pipelines.core.statistics.promotion import RUNS, Course, Played, Stage, play
 from pipelines.core.statistics.proportions import same_units
 from pipelines.core.vocabulary import OnFail
+from pipelines.experiments.floors import Expected, PlannedStep, planned_steps
 from pipelines.experiments.history import metrics_of
 from pipelines.experiments.look_inputs import bucket_width_within, counted_after, part_of
 from pipelines.experiments.registering import FEWEST_UNITS, register
-from pipelines.monitoring.windows import SETTLES, has_partitions, rhythm
 from pipelines.rollouts.guardrails import harm_budget
 from resources.lake.measuring import Known
 
@@ -42,44 +39,6 @@ _BEYOND, _FEWER = 8.0, 1000
 
 _PLAYED, _FEWEST_PLAYED = 20_000, 1500
 """Metrics times rollouts, so that a plan takes seconds; and rollouts."""
-
-_SURE = 2.0
-"""Standard deviations of a window's rows that its length is planned for."""
-
-_HOURS = (1, 2, 3, 4, 6, 8, 12, 24)
-"""Windows of a whole number of hours that divide a day have partitions."""
-
-
-class Expected(NamedTuple):
-    """What is known of the traffic, and of the metrics under the champion."""
-
-    units_per_day: float
-    """Of both versions together; new ones, each counted once in a rollout."""
-    requests_per_day: float
-    metrics: Mapping[str, Known]
-
-
-class Floor(NamedTuple):
-    """What a step waits for, whatever the metrics say."""
-
-    days: float
-    """Infinite: it does not end in time."""
-    because: str
-    change: str
-    """What would shorten it."""
-
-
-class PlannedStep(NamedTuple):
-    """One step of the ramp before the promotion."""
-
-    percent: float | None
-    """None for a shadow step."""
-    floor: Floor
-    """The longest one."""
-
-    @property
-    def name(self) -> str:
-        return "shadow" if self.percent is None else f"{self.percent:g} %"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +128,7 @@ class PromotionPlan:
         if self.waits_for_floors or self.course.least_days >= self.days:
             return (
                 f"Bottleneck: the steps' floors, {duration_words(self.course.least_days)} together; at"
-                f" {longest.name} {longest.floor.because}. To change: {longest.floor.change}{_or_longer(self)}."
+                f" {longest.name} {longest.floor.because}. {_lead(self)}: {longest.floor.change}{_or_longer(self)}."
             )
         return _metric_words(self, self.slowest)
 
@@ -200,7 +159,7 @@ class PromotionPlan:
             self.headline,
             *([apart] if len(self.metrics) > 1 and not self.blocked else []),
             self.bottleneck,
-            *(_step_words(step) for step in self.steps if step != self.blocked),
+            *(step.words for step in self.steps if step != self.blocked),
             *(_constant_words(self, i) for i, metric in enumerate(self.course.metrics) if metric.is_constant),
         )
 
@@ -220,7 +179,7 @@ def plan_promotion(manifest: RolloutManifest, expected: Expected) -> PromotionPl
     bucket = bucket_width_within(manifest.experiment.max_duration)
     awaited = tuple(_awaited(manifest, metric, expected) for metric in metrics)
     longest = max(each.window_days for each in awaited) + bucket / _DAY
-    steps = _steps(manifest, expected, longest)
+    steps = planned_steps(manifest, expected, longest)
     usual = manifest.step.min_duration / _DAY
     course = Course(
         stages=tuple(
@@ -293,103 +252,6 @@ def _spec(manifest: RolloutManifest, metric: Metric, known: Known) -> MetricSpec
     )
 
 
-# The floors of the steps.
-
-
-def _steps(manifest: RolloutManifest, expected: Expected, longest: float) -> tuple[PlannedStep, ...]:
-    """The ramp; at the first step that compares, outcomes are waited for, `longest` days."""
-    found = list[PlannedStep]()
-    for step in manifest.steps:
-        if step == "shadow":
-            found.append(PlannedStep(None, _longest(_shadow_floors(manifest, expected))))
-        elif step < 100:
-            first = all(each.percent is None for each in found)
-            floors = _floors(manifest, expected, step / 100, longest if first else 0.0)
-            found.append(PlannedStep(step, _longest(floors)))
-    return tuple(found)
-
-
-def _longest(floors: Iterator[Floor]) -> Floor:
-    return max(floors, key=lambda floor: floor.days)
-
-
-def _shadow_floors(manifest: RolloutManifest, expected: Expected) -> Iterator[Floor]:
-    rows = manifest.validation.agreement_rows
-    yield _duration_floor(manifest)
-    yield Floor(
-        rows / expected.requests_per_day,
-        f"{rows:,} answers are compared with the champion's",
-        "fewer validation.agreement_rows",
-    )
-    yield _window_floor(
-        manifest, manifest.data_checks, "data_checks", "of both versions", expected.requests_per_day
-    )
-
-
-def _floors(
-    manifest: RolloutManifest, expected: Expected, share: float, outcomes_after: float
-) -> Iterator[Floor]:
-    smaller = min(share, 1 - share)
-    look = manifest.experiment.look_every / _DAY
-    yield _duration_floor(manifest)
-    yield Floor(
-        manifest.step.min_units / (expected.units_per_day * smaller) + look,
-        f"{manifest.step.min_units:,} units are needed of the smaller version",
-        "fewer step.min_units, or a larger step",
-    )
-    if outcomes_after:
-        yield Floor(
-            outcomes_after + look,
-            f"outcomes are waited for, {duration_words(outcomes_after)} with the bucket they are counted in",
-            "a shorter outcome_window or retention",
-        )
-    rows = expected.requests_per_day
-    yield _window_floor(manifest, manifest.data_checks, "data_checks", "of both versions", rows)
-    yield _window_floor(manifest, manifest.drift, "drift", "of the smaller version", rows * smaller)
-
-
-def _duration_floor(manifest: RolloutManifest) -> Floor:
-    least = manifest.step.min_duration
-    return Floor(
-        least / _DAY, f"step.min_duration is {format_duration(least)}", "a shorter step.min_duration"
-    )
-
-
-def _window_floor(
-    manifest: RolloutManifest, window: DataChecks | Drift, key: str, whose: str, rows_per_day: float
-) -> Floor:
-    """A whole window with enough rows; where too few windows have them, the step waits for one that does."""
-    from scipy.special import ndtr
-
-    length, wanted = window.window / _DAY, window.min_rows
-    rows = rows_per_day * length
-    enough = float(ndtr((rows + 0.5 - wanted) / math.sqrt(rows))) if rows > 0 else 0.0
-    partitioned = has_partitions(manifest)
-    every = rhythm(manifest) / _DAY if partitioned else length
-    first = length + (every / 2 + SETTLES / _DAY if partitioned else 0.0)
-    days = first + every * (1 / enough - 1) if enough > 0 else math.inf
-    if days > manifest.experiment.max_duration / _DAY:
-        days = math.inf
-    return Floor(
-        days,
-        f"{key} needs {wanted:,} rows {whose} in a window of {format_duration(window.window)}, where {rows:,.0f} are"
-        " expected",
-        f"{key}.window: {format_duration(_window_for(wanted, rows_per_day))} or longer,"
-        f" or {key}.min_rows: {_rows_for(rows):,} or fewer",
-    )
-
-
-def _window_for(rows: int, rows_per_day: float) -> timedelta:
-    """A window that nearly always has so many rows."""
-    hours = 24 * (rows + _SURE * math.sqrt(rows)) / max(rows_per_day, 1e-9)
-    whole = next((each for each in _HOURS if each >= hours), None)
-    return timedelta(hours=whole) if whole is not None else timedelta(days=min(math.ceil(hours / 24), 3650))
-
-
-def _rows_for(rows: float) -> int:
-    return max(1, math.floor(rows - _SURE * math.sqrt(rows)))
-
-
 # What to change, in words.
 
 
@@ -401,10 +263,8 @@ def _blocked_words(made: PromotionPlan, step: PlannedStep) -> str:
     )
 
 
-def _step_words(step: PlannedStep) -> str:
-    least = step.floor.days
-    lasts = f"lasts {duration_words(least)} at least" if math.isfinite(least) else "does not end in time"
-    return f"The step at {step.name} {lasts}: {step.floor.because}."
+def _lead(made: PromotionPlan) -> str:
+    return "Quicker with" if made.is_powered else "To change"
 
 
 def _or_longer(made: PromotionPlan) -> str:
@@ -423,7 +283,7 @@ def _metric_words(made: PromotionPlan, index: int) -> str:
     return (
         f"Bottleneck: {metric.name}. By itself it keeps its margin in {_percent(made.metric_chance(index))} of rollouts"
         f" within {duration_words(made.days)}; the {_percent(made.each)} that are needed of each metric take {takes}."
-        f" To change: {said}."
+        f" {_lead(made)}: {said}."
     )
 
 

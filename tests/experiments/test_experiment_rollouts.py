@@ -48,12 +48,14 @@ def test_a_worse_challenger_is_rolled_back_by_its_experiment(tmp_path: Path) -> 
     assert max(weight.percent for weight in state.weights) == 20, "it never got past the first step"
 
 
-@pytest.mark.parametrize("value", [2.0, 0.0])
-def test_a_healthy_version_is_promoted_on_a_metric_without_variance(tmp_path: Path, value: float) -> None:
-    """Also where it is 0 at every unit, of which no change can be a share."""
-    simulation = Simulation(tmp_path, cost=lambda random, is_challenger: value, per_minute=700)
-    simulation.history()
-    state = simulation.until_the_end(simulation.start(), minutes=25)
+def test_a_healthy_version_is_promoted_on_a_metric_that_is_0_at_every_unit(tmp_path: Path) -> None:
+    """No change can be a share of it, and equal values are within any margin."""
+    manifest = ab_manifest(steps=[50, 100])
+    simulation = Simulation(
+        tmp_path, manifest=manifest, cost=lambda random, is_challenger: 0.0, per_minute=500
+    )
+    simulation.history(200)
+    state = simulation.until_the_end(simulation.start(), minutes=6)
     assert state.end is End.PROMOTED, state.end_reason
     assert "Equal values are within any margin" in state.end_reason
 

@@ -9,7 +9,8 @@ from ruamel.yaml import YAML
 
 from pipelines.core.manifest.model import RolloutManifest, parse_duration
 from pipelines.core.statistics.inputs import ParameterError
-from pipelines.experiments.promotion_plan import Expected, PromotionPlan, plan_promotion
+from pipelines.experiments.floors import Expected
+from pipelines.experiments.promotion_plan import PromotionPlan, plan_promotion
 from resources.lake.measuring import Known
 
 ROOT = Path(__file__).resolve().parents[2]

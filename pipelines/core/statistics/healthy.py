@@ -80,7 +80,7 @@ class Exposed(NamedTuple):
         return (self.units * np.minimum(self.shares, 1 - self.shares)).sum(axis=1)
 
 
-class Seen(NamedTuple):
+class HealthyLooks(NamedTuple):
     """Of each run and look; shape (runs, looks) each."""
 
     within: Flags
@@ -91,7 +91,7 @@ class Seen(NamedTuple):
 
 def looked_at(
     rng: np.random.Generator, awaited: Awaited, exposed: Exposed, *, runs: int, alpha: float, is_final: bool
-) -> Seen:
+) -> HealthyLooks:
     """So many rollouts of the metric.
 
     Args:
@@ -103,7 +103,7 @@ def looked_at(
     """
     shape = (runs, len(exposed.units))
     if awaited.is_constant:
-        return Seen(np.broadcast_to(exposed.smaller >= same_units(alpha), shape), np.zeros(shape))
+        return HealthyLooks(np.broadcast_to(exposed.smaller >= same_units(alpha), shape), np.zeros(shape))
     if awaited.spec.method.is_planned:
         return _planned(_difference(rng, awaited, exposed, runs), awaited, alpha, is_final=is_final)
     match awaited.spec.kind:
@@ -150,11 +150,11 @@ def _difference(rng: np.random.Generator, awaited: Awaited, exposed: Exposed, ru
     return _Difference(path / np.where(enough, weight, 1.0), np.where(enough, variance, 1.0), enough)
 
 
-def _mean(found: _Difference, awaited: Awaited, alpha: float) -> Seen:
+def _mean(found: _Difference, awaited: Awaited, alpha: float) -> HealthyLooks:
     tau2 = planned_scale(alpha=alpha, information=awaited.scale)
     spared = log_e_above(awaited.margin - found.value, found.variance, tau2)
     harm = _with_cash(log_e_above(found.value, found.variance, tau2))
-    return Seen(found.enough & (spared >= -math.log(alpha)), np.where(found.enough, harm, 0.0))
+    return HealthyLooks(found.enough & (spared >= -math.log(alpha)), np.where(found.enough, harm, 0.0))
 
 
 def _with_cash(log_e: Array) -> Array:
@@ -162,7 +162,7 @@ def _with_cash(log_e: Array) -> Array:
     return np.logaddexp(math.log1p(-LATER) + log_e, math.log(LATER))
 
 
-def _planned(found: _Difference, awaited: Awaited, alpha: float, *, is_final: bool) -> Seen:
+def _planned(found: _Difference, awaited: Awaited, alpha: float, *, is_final: bool) -> HealthyLooks:
     """Tested at the planned fractions of the information alone; an answer stands. Its harm has a boundary of its own."""
     seen = np.where(found.enough, 1 / (found.variance * awaited.scale), 0.0)
     due, reached = list[int](), 0
@@ -176,12 +176,12 @@ def _planned(found: _Difference, awaited: Awaited, alpha: float, *, is_final: bo
         bounds = boundaries(seen[due].tolist(), 2 * alpha, last_is_final=is_final)
         worst = found.value[:, due] + np.array(bounds) * np.sqrt(found.variance[due])
         within[:, due] = worst < awaited.margin
-    return Seen(np.logical_or.accumulate(within, axis=1), np.full(within.shape, -math.inf))
+    return HealthyLooks(np.logical_or.accumulate(within, axis=1), np.full(within.shape, -math.inf))
 
 
 def _proportion(
     rng: np.random.Generator, awaited: Awaited, exposed: Exposed, shape: tuple[int, int], alpha: float
-) -> Seen:
+) -> HealthyLooks:
     value, shares = awaited.baseline.value, exposed.shares
     trials = np.round(np.stack([exposed.units * shares, exposed.units * (1 - shares)], axis=1))
     # The rarer of events and non-events is counted, and harm is more of it at the first arm.
@@ -198,7 +198,7 @@ def _proportion(
         log_e[:, look] = tests.harm(trials[look], events, new, fresh)
         if look >= exposed.first:
             within[:, look] = tests.within(trials[look], events)
-    return Seen(within, log_e)
+    return HealthyLooks(within, log_e)
 
 
 class _Counts:
