@@ -25,7 +25,8 @@ ALPHA, POWER, ADVANCE_BELOW = 0.05, 0.8, 3.0
 
 GUARDRAILS = (1, 2, 5, 10, 20)
 
-PER_DAY = 20_000.0
+PER_DAY, _LONGEST = 20_000.0, 8.0
+"""Units, and the days within which 80 % are promoted by plan."""
 
 _BUYERS, _AMOUNT, _SPREAD = 0.1, 40.0, 20.0
 """A unit in ten buys, for a normal amount: a skewed mean whose sums can be drawn exactly."""
@@ -80,7 +81,7 @@ def planned(guardrails: int, runs: int = RUNS) -> tuple[Course, Played]:
         alpha=ALPHA,
         advance_below=ADVANCE_BELOW,
     )
-    course = replace(course, max_days=play(replace(course, max_days=5.0), runs=500).days_until(POWER))
+    course = replace(course, max_days=play(replace(course, max_days=_LONGEST), runs=500).days_until(POWER))
     return course, play(course, runs=runs)
 
 
@@ -240,7 +241,7 @@ def _correlated(rng: np.random.Generator, correlation: float, runs: int) -> dict
         units_per_day=PER_DAY,
         max_days=14.0,
     )
-    course = replace(course, max_days=play(replace(course, max_days=5.0), runs=1000).days_until(POWER))
+    course = replace(course, max_days=play(replace(course, max_days=_LONGEST), runs=1000).days_until(POWER))
     played, times = play(course), _times(course, 160)
     realised = _normal_rollouts(rng, course, times, correlation, runs, information, variance, margin)
     least, most = played.bounds(course.max_days)

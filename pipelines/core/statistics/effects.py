@@ -58,7 +58,7 @@ class Cell(NamedTuple):
 # mean denominator (delta method, per unit: several requests of one unit are one observation).
 
 
-_ROUNDING = 1e-12
+_ROUNDING = 1e-14
 """Of a sum of squares, what is left of it by rounding where all values are equal."""
 
 
