@@ -18,7 +18,7 @@ from pipelines.core.statistics.binomial import ConditionalBinomial, Counts
 from pipelines.core.statistics.effects import Cell, EffectKind, Sums
 from pipelines.core.statistics.look import analyse
 from pipelines.core.statistics.look_spec import LookSpec, MetricSpec
-from pipelines.core.statistics.metric_look import proportion_harm
+from pipelines.core.statistics.metric_analysis import proportion_harm
 from pipelines.core.statistics.proportions import Buckets
 from pipelines.rollouts.guardrails import harm_budget, serving_metrics
 

@@ -26,8 +26,8 @@ from pipelines.core.statistics.promotion import RUNS, Course, Played, Stage, pla
 from pipelines.core.statistics.proportions import same_units
 from pipelines.core.vocabulary import OnFail
 from pipelines.experiments.floors import Expected, PlannedStep, planned_steps
-from pipelines.experiments.history import metrics_of
-from pipelines.experiments.look_inputs import bucket_width_within, counted_after, part_of
+from pipelines.experiments.history import horizon, metrics_of
+from pipelines.experiments.look_inputs import bucket_width_within, part_of
 from pipelines.experiments.registering import FEWEST_UNITS, register
 from pipelines.rollouts.guardrails import harm_budget
 from resources.lake.measuring import Known
@@ -232,7 +232,7 @@ def _awaited(manifest: RolloutManifest, metric: Metric, expected: Expected) -> A
     return Awaited(
         spec=replace(_spec(manifest, metric, known), part=part_of(manifest, metric)),
         baseline=baseline,
-        window_days=counted_after(manifest, metric) / _DAY,
+        window_days=horizon(manifest, metric) / _DAY,
         looks=metric.looks,
         holds_back=not isinstance(metric, Guardrail) or metric.on_fail is not OnFail.WARN,
     )

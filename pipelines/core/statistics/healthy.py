@@ -14,7 +14,7 @@ from pipelines.core.statistics.effects import EffectColumns, EffectKind, Sums, e
 from pipelines.core.statistics.group_sequential import boundaries
 from pipelines.core.statistics.inputs import Array, Flags, require_positive
 from pipelines.core.statistics.look_spec import MetricSpec
-from pipelines.core.statistics.metric_look import USUAL_SHIFT, harm_bets, is_counted
+from pipelines.core.statistics.metric_analysis import USUAL_SHIFT, harm_bets, is_counted
 from pipelines.core.statistics.planning import Baseline
 from pipelines.core.statistics.proportions import (
     ENOUGH_EVENTS,

@@ -10,7 +10,8 @@ from pipelines.core.statistics.columns import Columns, columns
 from pipelines.core.statistics.effects import Cell
 from pipelines.core.statistics.look_spec import Conclusion, LookSpec, log_sum
 from pipelines.core.statistics.loss import Loss, find_loss, not_compared
-from pipelines.core.statistics.metric_look import MetricLook, analyse_metric, crossed_together
+from pipelines.core.statistics.metric_analysis import analyse_metric, crossed_together
+from pipelines.core.statistics.metric_look import MetricLook
 from pipelines.core.statistics.srm import StepUnits
 
 _GOOD = (Conclusion.BETTER, Conclusion.NON_INFERIOR)
