@@ -1,12 +1,11 @@
 """How often the bake of a harmless version ends in an undo: simulated, with the statistics that the platform uses.
 
 New version and holdback answer alike (A/A). Through a whole bake the live counters' e-processes and the looks at all metrics
-are evaluated as the guardrail watch and the experiment evaluate them, on the bake's part of the error budget; the counters'
-data are the looks' data, too. A bake ends in an undo when any of them calls for a rollback, at any time.
+are evaluated as the guardrail watch and the experiment evaluate them, on the bake's part of the error budget. A bake ends in an undo when any of them calls for a rollback, at any time.
 """
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,8 +17,6 @@ from pipelines.core.statistics.binomial import ConditionalBinomial, Counts
 from pipelines.core.statistics.effects import Cell, EffectKind, Sums
 from pipelines.core.statistics.look import analyse
 from pipelines.core.statistics.look_spec import LookSpec, MetricSpec
-from pipelines.core.statistics.metric_analysis import proportion_harm
-from pipelines.core.statistics.proportions import Buckets
 from pipelines.rollouts.guardrails import harm_budget, serving_metrics
 
 LOOKS, POLLS = 24, 4
@@ -71,10 +68,6 @@ BUDGET = harm_budget(MANIFEST, baking=True)
 
 SHARE = 1 - MANIFEST.holdback / 100
 
-SPECS = {
-    name: MetricSpec(name=name, kind=EffectKind.PROPORTION, margin=MARGIN) for name in ("errors", "slow")
-}
-
 LOOK = LookSpec(
     metrics=(MetricSpec(name="cost", kind=EffectKind.MEAN, mde=0.05, is_primary=True),),
     alpha=MANIFEST.experiment.alpha,
@@ -105,37 +98,21 @@ def simulated(runs: int, seed: int) -> Iterator[Row]:
 
 
 def ends_in_undo(rng: np.random.Generator, scenario: Scenario) -> bool:
-    """One bake, watched to its end."""
+    """One bake, watched to its end: the live counters' e-values together, and the looks at what is not counted live."""
     processes = {metric.name: ConditionalBinomial() for metric in serving_metrics(MANIFEST)}
-    counted: dict[str, list[Counts]] = {name: [] for name in processes}
     costs: list[Cell] = []
     for look in range(LOOKS):
-        for each in counted.values():
-            each.append(Counts())
+        answered = Counts()
         for _ in range(POLLS):
-            for name, new in _polled(rng, scenario).items():
-                counted[name][-1] = counted[name][-1].plus(new)
-                processes[name] = processes[name].observe(new)
-                if BUDGET.is_harm(processes[name].log_e):
-                    return True
-        costs.append(_costs(rng, look, counted["errors"][-1]))
-        if _is_harmful(counted, costs):
+            polled = _polled(rng, scenario)
+            answered = answered.plus(polled["errors"])
+            processes = {name: process.observe(polled[name]) for name, process in processes.items()}
+            if BUDGET.harmful({name: process.log_e for name, process in processes.items()}):
+                return True
+        costs.append(_costs(rng, look, answered))
+        if analyse(costs, LOOK).harmful:
             return True
     return False
-
-
-def _is_harmful(counted: Mapping[str, Sequence[Counts]], costs: Sequence[Cell]) -> bool:
-    """One look. Of counts the test for harm alone: the intervals, which take longest, roll nothing back."""
-    if analyse(costs, LOOK).harmful:
-        return True
-    return any(
-        proportion_harm(SPECS[name], _buckets(counts), BUDGET).is_crossed for name, counts in counted.items()
-    )
-
-
-def _buckets(counts: Sequence[Counts]) -> Buckets:
-    n1, x1, n0, x0 = np.array(counts).T
-    return Buckets(n1, x1, n0, x0)
 
 
 def _polled(rng: np.random.Generator, scenario: Scenario) -> dict[str, Counts]:
