@@ -256,9 +256,8 @@ class Watcher:
         self, watch: GuardrailWatch, state: RolloutState, counters: Callable[[str], Counters]
     ) -> RolledBack | None:
         watch.observe(counters(self._model.name))
-        for why in (
-            watch.unread
-        ):  # it has taken the share away by itself, if it is not told that the canary is watched
+        for why in watch.unread:
+            # It has taken the share away by itself, if it is not told that the canary is watched.
             self._complain(f"{self._model.name}: a gateway cannot be watched: {why}")
         evidence = watch.evidence(datetime.now(UTC))
         if any(item.on_fail is OnFail.ROLL_BACK for item in evidence):

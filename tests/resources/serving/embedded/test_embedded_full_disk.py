@@ -2,10 +2,7 @@
 
 import fcntl
 import itertools
-import shutil
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,31 +11,17 @@ from pipelines.core.errors import ServingError
 from resources.serving.embedded import gateway as gateway_module
 from resources.serving.envoy.description import publish as publish_file
 from resources.settings import Settings
-from tests.conformance.arena import EmbeddedArena, establish, gateway_alone
-from tests.support.full_disk import Disk, full_disk
+from tests.conformance.arena import EmbeddedArena, establish
+from tests.support.full_disk import Disk
 
 UNITS = [f"u{number}" for number in range(40)]
 
 _names = itertools.count(1)
 
 
-@pytest.fixture(scope="module")
-def disk() -> Iterator[Disk]:
-    place = Path(tempfile.mkdtemp(prefix="rgd-", dir="/tmp"))
-    with full_disk(place, size="64m") as disk:
-        yield disk
-    shutil.rmtree(place)
-
-
-@pytest.fixture(scope="module")
-def gateway(disk: Disk) -> Iterator[Settings]:
-    with gateway_alone(disk.place) as settings:
-        yield settings
-
-
 @pytest.fixture
-def arena(gateway: Settings, disk: Disk) -> Iterator[EmbeddedArena]:
-    arena = EmbeddedArena(gateway, service=f"full-{next(_names)}", replicas=1)
+def arena(gateway_on_disk: Settings, disk: Disk) -> Iterator[EmbeddedArena]:
+    arena = EmbeddedArena(gateway_on_disk, service=f"full-{next(_names)}", replicas=1)
     establish(arena, "1")
     yield arena
     disk.free()

@@ -3,8 +3,6 @@
 import fcntl
 import json
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -18,30 +16,16 @@ from pipelines.core.errors import ServingError
 from resources.serving.embedded.lease import LeaseGuard, TakenAway
 from resources.serving.embedded.state import DamagedState, StateStore
 from resources.settings import Settings
-from tests.conformance.arena import EmbeddedArena, establish, gateway_alone
-from tests.support.full_disk import Disk, full_disk
+from tests.conformance.arena import EmbeddedArena, establish
+from tests.support.full_disk import Disk
 
 UNITS = [f"u{number}" for number in range(40)]
 
 
 @pytest.fixture(scope="module")
-def disk() -> Iterator[Disk]:
-    place = Path(tempfile.mkdtemp(prefix="rgl-", dir="/tmp"))
-    with full_disk(place, size="64m") as disk:
-        yield disk
-    shutil.rmtree(place)
-
-
-@pytest.fixture(scope="module")
-def gateway(disk: Disk) -> Iterator[Settings]:
-    with gateway_alone(disk.place) as settings:
-        yield settings
-
-
-@pytest.fixture(scope="module")
-def pair(gateway: Settings) -> Iterator[tuple[EmbeddedArena, EmbeddedArena]]:
+def pair(gateway_on_disk: Settings) -> Iterator[tuple[EmbeddedArena, EmbeddedArena]]:
     """Two services, version 1 stable in each, and version 2 its canary."""
-    made = [EmbeddedArena(gateway, service=name, replicas=1) for name in ("one", "two")]
+    made = [EmbeddedArena(gateway_on_disk, service=name, replicas=1) for name in ("one", "two")]
     for each in made:
         establish(each, "1")
         each.backend.deploy_canary(each.service, each.artefact("2"), percent=0, salt="s")
@@ -86,8 +70,8 @@ class Guarded:
 
 
 @pytest.fixture
-def guarded(gateway: Settings) -> Guarded:
-    return Guarded(gateway)
+def guarded(gateway_on_disk: Settings) -> Guarded:
+    return Guarded(gateway_on_disk)
 
 
 def canaries(arena: EmbeddedArena) -> int:
@@ -192,10 +176,10 @@ def test_a_damaged_state_loses_its_own_unwatched_share_and_stops_no_other_servic
 
 
 def test_the_share_of_a_bake_and_a_version_without_a_stable_one_are_left_alone(
-    arena: EmbeddedArena, gateway: Settings, guarded: Guarded
+    arena: EmbeddedArena, gateway_on_disk: Settings, guarded: Guarded
 ) -> None:
     arena.backend.set_canary_percent(arena.service, "2", 98, leased=False)
-    first = EmbeddedArena(gateway, service="first", replicas=1)
+    first = EmbeddedArena(gateway_on_disk, service="first", replicas=1)
     first.backend.deploy_canary(first.service, first.artefact("1"), percent=100, salt="s")
     assert (guarded.looks(8), first.send("u").version) == ([], "1")
     assert arena.backend.status(arena.service).canary is not None
