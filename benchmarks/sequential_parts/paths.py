@@ -24,13 +24,15 @@ class Paths:
         """The e-values, shape (count,)."""
         return self.mass.sum(axis=1) + np.exp(log_cash(self.events, self.later))
 
-    def take(self, canary: np.ndarray, champion: np.ndarray, share: np.ndarray | float) -> np.ndarray:
-        """The e-values after one more bucket: events per path, and the canary's realised share."""
+    def take(
+        self, canary: np.ndarray, champion: np.ndarray, share: np.ndarray | float, *, most: float = np.inf
+    ) -> np.ndarray:
+        """The e-values after one more bucket: events per path, the canary's realised share, the most that ln of a bet gains."""
         total = canary + champion
         slope = np.log1p(np.multiply.outer(share, np.expm1(self.ratios)))
         staked = np.exp(log_started(self.events, self.events + total, self.later))
         self.mass += staked[:, None] * self.weights
-        self.mass *= np.exp(canary[:, None] * self.ratios - total[:, None] * slope)
+        self.mass *= np.exp(np.minimum(canary[:, None] * self.ratios - total[:, None] * slope, most))
         self.events += total
         return self.e
 

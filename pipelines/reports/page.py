@@ -108,11 +108,14 @@ def _guardrail(story: Story, name: str) -> GuardrailChart:
     buckets, limit = story.counted[name], None
     if story.boundary is not None:
         limit = Limit(story.boundary, f"roll back: e-value {math.exp(story.boundary):.3g}")
+    path = evidence_path(
+        buckets, begun=story.begun, bake=story.state.bake_exposure, test=story.tests.get(name)
+    )
     chart = Chart(
         title=f"{name}: evidence of harm over time against the boundary",
         begun=story.begun,
         ended=story.ended,
-        points=sorted(evidence_path(buckets, bake=story.state.bake_exposure) + _live(story, name)),
+        points=sorted(path + _live(story, name)),
         limit=limit,
         zero=True,
         marks=_marks(story),

@@ -10,7 +10,7 @@ from pipelines.core.manifest.load import Catalogue
 from pipelines.core.manifest.model import RolloutManifest
 from pipelines.reports.page import Link, page
 from pipelines.reports.story import Story, read_story
-from pipelines.rollouts.guardrails import harm_boundary
+from pipelines.rollouts.guardrails import harm_boundary, serving_metrics
 from pipelines.rollouts.naming import slug
 from resources.files import write_whole
 from resources.ledger.ledger import Ledger
@@ -60,7 +60,8 @@ def rollout_story(reports: Reports, rollout_id: str) -> Story:
     story = read_story(reports.ledger, rollout_id, boundary=None)
     if manifest is None:
         return story
-    return replace(story, boundary=harm_boundary(manifest, baking=story.state.promotion is not None))
+    boundary = harm_boundary(manifest, baking=story.state.promotion is not None)
+    return replace(story, boundary=boundary, tests={m.name: m.test() for m in serving_metrics(manifest)})
 
 
 def _manifest(reports: Reports, model: str) -> RolloutManifest | None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -34,17 +34,24 @@ def counted(ledger: Ledger, rollout_id: str) -> dict[str, tuple[Counted, ...]]:
     return _by_minute(ledger, rollout_id) if many else _all(ledger, rollout_id)
 
 
-def evidence_path(buckets: Iterable[Counted], *, bake: int | None = None) -> list[Point]:
+def evidence_path(
+    buckets: Iterable[Counted],
+    *,
+    begun: datetime,
+    bake: int | None = None,
+    test: ConditionalBinomial | None = None,
+) -> list[Point]:
     """ln e-value of "the canary is no worse" after each bucket, small ones merged as the live watch does it.
 
-    `bake`: the number of its share, at which the test begins anew.
+    `begun`: the rollout. `bake`: the number of its share, at which the test begins anew. `test`: as it is at its beginning.
     """
-    process, path = ConditionalBinomial(), list[Point]()
-    step: int | None = None
+    test = test or ConditionalBinomial()
+    process, path, step = test, list[Point](), None
     for bucket in buckets:
         if step is not None and bucket.step != step:
-            process = ConditionalBinomial() if bucket.step == bake else process.sealed()
-        step, process = bucket.step, process.observe(bucket.counts)
+            process = test if bucket.step == bake else process.sealed()
+        process = process.observe(bucket.counts, seconds=max(0.0, (bucket.at - begun).total_seconds()))
+        step, begun = bucket.step, bucket.at
         path.append(Point(bucket.at, process.log_e))
     return path
 
@@ -162,6 +169,8 @@ class Story:
     looked: Looked
     boundary: float | None
     """ln e-value from which a guardrail rolls back; None where nothing says."""
+    tests: Mapping[str, ConditionalBinomial] = field(default_factory=dict[str, ConditionalBinomial])
+    """The guardrails' tests as they are at their beginning; one that is not named is as usual."""
 
     @property
     def begun(self) -> datetime:

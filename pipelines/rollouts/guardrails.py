@@ -5,12 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import reduce
+from itertools import groupby
 
 from pipelines.core.manifest.model import Guardrail, Metric, RolloutManifest
 from pipelines.core.rollout.doubt import doubt_evidence
 from pipelines.core.rollout.policy import CHAMPION_HEALTH, LIVE_DOUBT
 from pipelines.core.rollout.state import Phase, RolloutState
-from pipelines.core.statistics.binomial import ConditionalBinomial, Counts
+from pipelines.core.statistics.binomial import ConditionalBinomial, Counts, slow_answers
 from pipelines.core.statistics.look_spec import ErrorBudget, log_sum
 from pipelines.core.vocabulary import Evidence, OnFail, Verdict
 from pipelines.rollouts.counting import (
@@ -65,6 +66,10 @@ class ServingMetric:
         trials = answers.requests if copies else max(0, answers.requests - answers.request_faults)
         events = self._events(answers, copies=copies)
         return trials, min(events, trials)
+
+    def test(self) -> ConditionalBinomial:
+        """Its test for harm, before anything is counted."""
+        return ConditionalBinomial() if self.slo_ms is None else slow_answers()
 
     def _events(self, answers: Answers, *, copies: bool) -> int:
         if self.slo_ms is not None:
@@ -201,18 +206,24 @@ class GuardrailWatch:
         self._begin(state)
         buckets = store.buckets(state.rollout_id)
         self._failed_units: list[FailedUnits] = self._proven_by(buckets)
-        step: int | None = None
-        for bucket in buckets:
-            if state.bake_exposure is None or bucket.step >= state.bake_exposure:
-                if step is not None and bucket.step != step:
-                    self._seal()
-                step = bucket.step
-                self._take(bucket.metric, _counts_of(bucket))
+        self._take_again(buckets)
+
+    def _take_again(self, buckets: Sequence[CounterBucket]) -> None:
+        """What an earlier watch has counted, of the part of the rollout that goes on."""
+        step, begun = None, self._state.started_at
+        for at, group in groupby(buckets, key=lambda each: each.at):
+            for bucket in group:
+                if self._state.bake_exposure is None or bucket.step >= self._state.bake_exposure:
+                    if step is not None and bucket.step != step:
+                        self._seal()
+                    step = bucket.step
+                    self._take(bucket.metric, _counts_of(bucket), at - begun)
+            begun = at
 
     def _begin(self, state: RolloutState) -> None:
         """The ramp, or the bake: nothing is counted yet, and each has a part of the error budget of its own."""
         self._budget = harm_budget(self._manifest, baking=state.promotion is not None)
-        self.processes = {metric.name: ConditionalBinomial() for metric in self.metrics}
+        self.processes = {metric.name: metric.test() for metric in self.metrics}
         self.totals = {name: Counts() for name in (*self.processes, REQUEST_FAULTS)}
         self._repeated: dict[str, Evidence] = {}
 
@@ -256,18 +267,19 @@ class GuardrailWatch:
         stretches, canary = growth(self._last, counters), self._state.version
         grown, copies = by_version(stretches), self._state.phase is Phase.SHADOW
         self._failed_units = still_proven(self._failed_units, counters.at)
+        took = timedelta(0) if self._last is None else counters.at - self._last.at
         for metric in self.metrics:
-            self._count(metric.name, counts(metric, grown, canary=canary, copies=copies))
+            self._count(metric.name, counts(metric, grown, canary=canary, copies=copies), took)
             if metric.by_unit:
                 self._note_units(metric, stretches)
-        self._count(REQUEST_FAULTS, request_faults(grown, canary=canary))
+        self._count(REQUEST_FAULTS, request_faults(grown, canary=canary), took)
         self._note_health(grown, counters.at)
         self._note_repeated(counters.at)
         self._last = first_watermark(counters) if self._last is None else self._last.moved(counters)
         self.unread = counters.unread
 
-    def _count(self, name: str, new: Counts) -> None:
-        self._take(name, new)
+    def _count(self, name: str, new: Counts, took: timedelta) -> None:
+        self._take(name, new, took)
         self._unsaved[name] = self._unsaved.get(name, Counts()).plus(new)
 
     def _note_units(self, metric: ServingMetric, grown: Sequence[Growth]) -> None:
@@ -296,7 +308,7 @@ class GuardrailWatch:
         for metric in self.metrics:
             if metric.name.endswith(REPEATED) and self.processes[metric.name].log_e >= self.boundary:
                 self._repeated[metric.name] = self._harm(metric, at)
-                self.processes[metric.name] = ConditionalBinomial()
+                self.processes[metric.name] = metric.test()
 
     def save_if_due(self) -> None:
         """`save`, unless that was less than `save_every` ago, or a small part of the rollout's age.
@@ -406,9 +418,10 @@ class GuardrailWatch:
             ),
         )
 
-    def _take(self, metric: str, new: Counts) -> None:
-        if metric in self.processes and new.trials:
-            self.processes[metric] = self.processes[metric].observe(new)
+    def _take(self, metric: str, new: Counts, took: timedelta) -> None:
+        if metric in self.processes:
+            seconds = max(0.0, took.total_seconds())  # the clock may have been set back
+            self.processes[metric] = self.processes[metric].observe(new, seconds=seconds)
         if metric in self.totals:
             self.totals[metric] = self.totals[metric].plus(new)
 

@@ -10,6 +10,10 @@ given the trials of both arms and all events. The likelihood ratio is convex in 
 most that under the binomial (Hoeffding 1963, theorem 4), which is 1. With a lower rate at the canary and
 d > 0 it is smaller still. By Ville, P(e-value ever >= 1/alpha) <= alpha, however often one looks.
 
+Events of one moment may have one cause. A process that stalls for two seconds answers all that waited late, at once: so many
+events say little more than one. `slow_answers` lets a moment gain a limited factor; min(e-value, factor) has a mean of 1 at
+most, too.
+
 Harm may begin late. A process that began with the rollout must first win back what it lost while the version was
 healthy, so a part of the money waits as cash, and starts the same bet anew at each later event
 (`pipelines.core.statistics.starts`).
@@ -124,13 +128,19 @@ class ConditionalBinomial:
         mixture: the effects it bets on; the default looks for harm alone, from 1.2x to 64x.
         min_trials: `observe` merges small buckets until they hold this many trials.
         later: the share of the money for harm that begins later than the rollout; the rest bets from the start.
+        moment_s: `observe` merges buckets until they span this long, in seconds.
+        moment_gains: the most that ln of any bet may grow by in a moment.
     """
 
     mixture: Mixture = field(default_factory=harm_mixture)
     min_trials: float = 10.0
     later: float = LATER
+    moment_s: float = 0.0
+    moment_gains: float = math.inf
     pending: Counts = Counts()
-    """Observed, not yet in the e-value: a bucket that is too small to compare the arms."""
+    """Observed, not yet in the e-value: a bucket that is too small to compare the arms, or too short."""
+    pending_s: float = 0.0
+    """How long that took, in seconds."""
     events: float = 0.0
     """Of both arms, so far: the clock by which the bet is started anew. No history is kept beside it."""
     log_mass: Array | None = field(default=None, repr=False)
@@ -145,7 +155,7 @@ class ConditionalBinomial:
         return float(np.logaddexp(np.logaddexp.reduce(self.log_mass), log_cash(self.events, self.later)))
 
     def update(
-        self, canary_events: float, champion_events: float, canary_share: float
+        self, canary_events: float, champion_events: float, canary_share: float, *, most: float = math.inf
     ) -> "ConditionalBinomial":
         """The e-process after one more bucket.
 
@@ -154,6 +164,7 @@ class ConditionalBinomial:
             champion_events: events among the champion's.
             canary_share: the canary's realised share of both arms' trials in this bucket, 0 to 1. At 0 or 1
                 there is nothing to compare with and the bucket says nothing.
+            most: by what ln of any bet may grow at most.
 
         Raises:
             NotMeasured: negative or non-finite numbers, or events of an arm that had no trials.
@@ -166,29 +177,44 @@ class ConditionalBinomial:
         # The bucket's total may say how much is staked on it: given the total, the bet is still fair.
         mass = np.logaddexp(mass, log_started(self.events, events, self.later) + weights)
         step = _log_ratio(self.mixture.ratios, canary_events, champion_events, canary_share)
-        return replace(self, log_mass=mass + step, events=events)
+        return replace(self, log_mass=mass + np.minimum(step, most), events=events)
 
-    def observe(self, counts: Counts) -> "ConditionalBinomial":
-        """The e-process after the counts since the last poll, small polls merged.
+    def observe(self, counts: Counts, *, seconds: float = math.inf) -> "ConditionalBinomial":
+        """The e-process after the counts since the last poll, which took `seconds`; small polls merged.
 
-        A bucket is closed by its trials alone, never by its events, so that merging keeps the guarantee.
+        A bucket is closed by its trials and its length alone, never by its events, so that merging keeps the guarantee. Polls
+        without trials are a moment at most: silence does not make what follows it worth more.
 
         Raises:
             NotMeasured: negative or non-finite counts, or more events than trials.
         """
         _require_counts(*counts)
-        pending = self.pending.plus(counts)
-        if not pending.comparable(self.min_trials):
-            return replace(self, pending=pending)
-        return replace(self, pending=pending).sealed()
+        took = seconds if counts.trials else min(seconds, max(0.0, self.moment_s - self.pending_s))
+        waiting = replace(self, pending=self.pending.plus(counts), pending_s=self.pending_s + took)
+        whole = waiting.pending_s >= self.moment_s and waiting.pending.comparable(self.min_trials)
+        return waiting.sealed() if whole else waiting
 
     def sealed(self) -> "ConditionalBinomial":
         """With the pending bucket taken in: call it before the traffic share is changed."""
-        bucket, emptied = self.pending, replace(self, pending=Counts())
+        bucket, emptied = self.pending, replace(self, pending=Counts(), pending_s=0.0)
         if not bucket.comparable(0):
             return emptied
         share = bucket.canary_trials / bucket.trials
-        return emptied.update(bucket.canary_events, bucket.champion_events, share)
+        return emptied.update(bucket.canary_events, bucket.champion_events, share, most=self._most)
+
+    @property
+    def _most(self) -> float:
+        moments = max(1.0, self.pending_s / self.moment_s) if self.moment_s else 1.0
+        return self.moment_gains * moments
+
+
+def slow_answers() -> ConditionalBinomial:
+    """For answers over a time limit: two seconds win a factor of three at most, however many answers were late in them.
+
+    One stall of a process is no harm, whatever waited in it, nor are two; slowness that lasts reaches the boundary of a few
+    tests in ten seconds.
+    """
+    return ConditionalBinomial(moment_s=2.0, moment_gains=math.log(3.0))
 
 
 def log_e_process(

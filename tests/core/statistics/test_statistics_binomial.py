@@ -15,6 +15,7 @@ from pipelines.core.statistics.binomial import (
     harm_mixture,
     log_e_process,
     normal_mixture,
+    slow_answers,
 )
 from pipelines.core.statistics.starts import LATER, log_cash, log_started
 
@@ -70,8 +71,34 @@ def test_mean_under_equal_rates_is_at_most_one(n1: int, n0: int, events: int) ->
     probability = hypergeom.pmf(x1, n1 + n0, n1, events)
     for mixture in (harm_mixture(), normal_mixture(0.3), blended_mixture(0.05)):
         start = ConditionalBinomial(mixture, min_trials=0)
-        e = [math.exp(start.update(x, events - x, n1 / (n1 + n0)).log_e) for x in x1.tolist()]
-        assert float(probability @ np.array(e)) <= 1 + 1e-9
+        for most in (math.inf, math.log(3)):
+            after = [start.update(x, events - x, n1 / (n1 + n0), most=most) for x in x1.tolist()]
+            assert float(probability @ np.exp([each.log_e for each in after])) <= 1 + 1e-9
+
+
+def test_a_moment_of_slow_answers_wins_a_factor_of_three_at_most() -> None:
+    process = slow_answers()
+    for poll in range(8):
+        process = process.observe(Counts(20, 20, 20, 0), seconds=0.25)
+        assert (process.log_e == 0) == (poll < 7), "it is compared when two seconds are over"
+    assert 0 < process.log_e <= math.log(3)
+    gap = slow_answers().observe(Counts(2000, 2000, 2000, 0), seconds=60)
+    assert math.log(3) < gap.log_e <= 30 * math.log(3), "a gap in the watch has as many moments as it is long"
+
+
+def test_silence_does_not_make_what_follows_it_worth_more() -> None:
+    silent = slow_answers()
+    for _ in range(600):
+        silent = silent.observe(Counts(), seconds=0.2)
+    assert silent.observe(Counts(50, 50, 50, 0), seconds=0.2).log_e <= 1.1 * math.log(3)
+
+
+def test_single_slow_answers_of_a_canary_with_a_third_of_traffic_are_worth_what_they_were() -> None:
+    data = [Counts(40, 1, 60, 1), Counts(40, 0, 60, 0), Counts(40, 1, 60, 0)] * 20
+    usual, slow = ConditionalBinomial(), slow_answers()
+    for bucket in data:
+        usual, slow = usual.observe(bucket), slow.observe(bucket, seconds=2.0)
+    assert slow.log_e == pytest.approx(usual.log_e)
 
 
 def test_nothing_to_compare_says_nothing() -> None:

@@ -288,7 +288,7 @@ def test_evidence_of_several_guardrails_adds_up(ledger: Ledger, state: RolloutSt
     watcher = slow_too(state, ledger)
     look(watcher, both(0, 0, 0, 0))
     for number in range(1, 60):
-        look(watcher, both(number, 90 * number, 10 * number, number))
+        look(watcher, both(60 * number, 90 * number, 10 * number, number))
         if found := watcher.evidence(START):
             break
     single = [watcher.processes[name].log_e for name in ("errors", "slow")]
@@ -307,6 +307,39 @@ def test_evidence_of_what_only_holds_adds_nothing_to_a_rollback(ledger: Ledger, 
         look(watcher, both(number, 90 * round(number), 10 * round(number), round(number)))
     assert watcher.processes["errors"].log_e < watcher.boundary
     assert watcher.evidence(START) == ()
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_answers_that_one_stall_made_late_roll_nothing_back(
+    ledger: Ledger, state: RolloutState, at_once: bool
+) -> None:
+    """Twenty of the canary's answers waited together: one cause. Failed ones are bad, whatever the cause."""
+    watcher = slow_too(state, ledger)
+    seconds, late = (1, 20) if at_once else (2, 10)
+    look(watcher, late_answers(0, 0, 0))
+    look(watcher, late_answers(1, 50, late))
+    look(watcher, late_answers(seconds, 50, 20))
+    for quiet in range(3, 20):
+        look(watcher, late_answers(quiet, 50 * quiet, 20))
+        assert watcher.evidence(START) == ()
+
+
+def test_slowness_that_lasts_is_harm_within_a_few_moments(ledger: Ledger, state: RolloutState) -> None:
+    watcher = slow_too(state, ledger)
+    look(watcher, late_answers(0, 0, 0))
+    poll = 0
+    while not watcher.evidence(START):
+        poll += 1
+        look(watcher, late_answers(poll / 5, 10 * poll, 10 * poll))
+    assert 6 <= poll / 5 <= 12
+    again = slow_too(state, ledger)
+    assert again.processes["slow"].log_e == pytest.approx(watcher.processes["slow"].log_e, abs=math.log(3.0))
+
+
+def late_answers(seconds: float, answers: int, late: int) -> Counters:
+    """So many answers of either version; of the canary's, `late` were slow."""
+    shown = at(seconds, v1=(answers, 0), v2=(answers, 0))
+    return each_revision(shown, lambda each: replace(each, over_slo={250: late * (each.version == "2")}))
 
 
 def test_likely_harm_is_said_while_it_lasts(ledger: Ledger, state: RolloutState) -> None:
