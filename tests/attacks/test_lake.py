@@ -52,7 +52,7 @@ def batch(request_id: str, rows: int, **options: Any) -> tuple[str, str]:
 
 @pytest.fixture
 def lake(tmp_path: Path) -> Lake:
-    return lake_below(tmp_path)
+    return lake_below(tmp_path, threads=2)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from pipelines.core.manifest.load import Model
 from pipelines.platform.systems import Systems
 from pipelines.reports.report import Reports
 from pipelines.rollouts.controller import Controller, utc_now
+from resources.lake.connection import Lake
 from resources.notifier import Notifier
 from resources.registry.client import Registration, VersionInfo
 from resources.registry.signature import ModelSchema
@@ -221,6 +222,11 @@ class MemorySystems(Systems):
     @cached_property
     def registry(self) -> ScriptedRegistry:  # type: ignore[override]
         return ScriptedRegistry(self.world)
+
+    @cached_property
+    def lake(self) -> Lake:
+        """Few rows, and one thread: see `lake_below`."""
+        return replace(super().lake, threads=1)
 
     @property
     def model(self) -> Model:

@@ -15,10 +15,10 @@ from pipelines.core.rollout.state import RolloutState
 from pipelines.core.vocabulary import Evidence, Verdict
 from pipelines.experiments.exposure import belongs_to_challenger
 from pipelines.experiments.looks import TakenLook, take_look
-from resources.lake.connection import Lake
 from resources.lake.ingest import ingest_predictions
 from resources.lake.outcomes import ingest_outcomes
 from resources.registry.signature import Column, ModelSchema
+from tests.resources.lake.segments_by_hand import lake_below
 from tests.support.rollouts import MODEL, Clock, Rig, artefact
 
 SCHEMA = ModelSchema((Column("amount", "double"),), (Column("score", "double"),))
@@ -80,9 +80,7 @@ class Simulation:
         self.clock = Clock()
         self.rig = Rig(self.folder, clock=self.clock)
         self.random = np.random.default_rng(self.seed)
-        self.lake = Lake(
-            f"sqlite:{self.folder}/lake/catalog.db", str(self.folder / "lake" / "data"), self.folder
-        )
+        self.lake = lake_below(self.folder)
         self.predictions, self.outcomes = self.folder / "predictions", self.folder / "outcomes"
         self.predictions.mkdir()
         self.outcomes.mkdir()

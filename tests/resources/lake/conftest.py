@@ -1,4 +1,4 @@
-"""A lake of its own for every test."""
+"""A lake of its own for every test, with as many threads as in production."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.resources.lake.segments_by_hand import MODEL, Log, lake_below
 
 @pytest.fixture
 def lake(tmp_path: Path) -> Lake:
-    return lake_below(tmp_path)
+    return lake_below(tmp_path, threads=2)
 
 
 @pytest.fixture
