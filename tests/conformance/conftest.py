@@ -41,12 +41,14 @@ class Member(NamedTuple):
     sticky: bool = False
     """Assignment follows the unit, and its arena answers requests: what KServe alone cannot do."""
     marks: tuple[pytest.MarkDecorator, ...] = ()
+    sampled: bool = False
+    """Its parts are met by other members too: of three tests `make test` runs one on it, `make test-conformance` all."""
 
 
 BACKENDS = (
     Member("embedded", EmbeddedBackend, sticky=True),
     Member("sticky_knative", StickyBackend, sticky=True),
-    Member("sticky_standard", StickyBackend, sticky=True),
+    Member("sticky_standard", StickyBackend, sticky=True, sampled=True),
     Member("kserve_knative", KServeBackend),
     Member("kserve_standard", KServeBackend),
     Member("memory", MemoryBackend),
@@ -59,6 +61,20 @@ ALL = [pytest.param(each, marks=each.marks, id=each.name) for each in BACKENDS]
 STICKY = [pytest.param(each, marks=each.marks, id=each.name) for each in BACKENDS if each.sticky]
 
 _names = itertools.count(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as `faults` what is in no sample."""
+    for member in BACKENDS:
+        of_it = [item for item in items if member.sampled and _runs_on(item, member)]
+        for number, item in enumerate(of_it):
+            if number % 3:
+                item.add_marker(pytest.mark.faults)
+
+
+def _runs_on(item: pytest.Item, member: Member) -> bool:
+    called = getattr(item, "callspec", None)
+    return called is not None and any(value is member for value in called.params.values())
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,10 @@
 """Crash at every external call of every path, restart, and end where the uninterrupted run ends."""
 
 import contextlib
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -210,20 +212,21 @@ def prepared(path: Path_, folder: Path) -> FaultyRig:
     return rig
 
 
-def run(path: Path_, rig: FaultyRig, crash_at: int | None) -> int:
+def run(path: Path_, rig: FaultyRig, crash_at: int | None) -> list[str]:
     """All ticks; the one that crashes is done again by a controller that knows nothing. Returns the calls made."""
-    made = 0
+    made: list[str] = []
     for minute, tick in enumerate(path.ticks):
         rig.wait(START.replace(minute=minute) - rig.clock.now)
 
         def operation(controller: Controller, tick: Tick = tick) -> object:
             return tick(rig, controller) if tick is not start else start(rig, controller, **path.changes)
 
-        fault = None if crash_at is None or crash_at <= made else Fault("crash", crash_at - made)
+        fault = None if crash_at is None or crash_at <= len(made) else Fault("crash", crash_at - len(made))
         try:
-            made += rig.do(operation, fault)
+            rig.do(operation, fault)
+            made += rig.called
         except Crash:
-            made = crash_at or 0
+            made += rig.called
             rig.check_last()
             rig.clock.now = rig.clock.now.replace(second=20)
             rig.do(operation)
@@ -240,28 +243,74 @@ def check_ended(path: Path_, rig: FaultyRig) -> None:
     assert rig.world.aliases[MODEL, "champion"] == path.served
 
 
-def crash_at_every(stride: int, name: str, folder: Path) -> None:
-    """At each `stride`-th call; which ones, differs from path to path."""
+@dataclass(frozen=True)
+class Whole:
+    """A path that nothing interrupted."""
+
+    rig: FaultyRig
+    calls: tuple[str, ...]
+    """The names of its external calls, in order."""
+
+    def sample(self, number: int) -> tuple[int, ...]:
+        """Of the kinds of calls every second one, at one of the calls of that kind; which, differs from path to path."""
+        kinds = sorted(set(self.calls))[number % STRIDE :: STRIDE]
+        places = ([at for at, name in enumerate(self.calls, start=1) if name == kind] for kind in kinds)
+        return tuple(sorted(calls[number // STRIDE % len(calls)] for calls in places))
+
+
+STRIDE = 2
+
+Uninterrupted = Callable[[str], Whole]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Uninterrupted:
+    """Each path is run whole once."""
+
+    @cache
+    def whole(name: str) -> Whole:
+        path = PATHS[name]
+        rig = prepared(path, tmp_path_factory.mktemp("whole"))
+        calls = run(path, rig, None)
+        check_ended(path, rig)
+        assert len(calls) > 20
+        return Whole(rig, tuple(calls))
+
+    return whole
+
+
+def crash_at_each(places: Iterable[int], name: str, whole: Whole, folder: Path) -> None:
+    """Whatever call the process was gone at, it all ends as if it had not been."""
     path = PATHS[name]
-    whole = prepared(path, folder / "whole")
-    calls = run(path, whole, None)
-    check_ended(path, whole)
-    assert calls > 20
-    for crash_at in range(1 + list(PATHS).index(name) % stride, calls + 1, stride):
+    for crash_at in places:
         rig = prepared(path, folder / str(crash_at))
         run(path, rig, crash_at)
         check_ended(path, rig)
-        assert rig.world.status == whole.world.status
-        assert (rig.world.aliases, rig.world.tags) == (whole.world.aliases, whole.world.tags)
+        assert rig.world.status == whole.rig.world.status
+        assert (rig.world.aliases, rig.world.tags) == (whole.rig.world.aliases, whole.rig.world.tags)
         rig.ledger.close()
 
 
-@pytest.mark.parametrize("name", PATHS)
-def test_a_crash_anywhere_changes_nothing_about_the_end(name: str, tmp_path: Path) -> None:
-    crash_at_every(4, name, tmp_path)
+@pytest.mark.parametrize(("number", "name"), list(enumerate(PATHS)))
+def test_a_crash_anywhere_changes_nothing_about_the_end(
+    number: int, name: str, uninterrupted: Uninterrupted, tmp_path: Path
+) -> None:
+    whole = uninterrupted(name)
+    crash_at_each(whole.sample(number), name, whole, tmp_path)
+
+
+def test_of_each_kind_of_call_some_are_crashed_at(uninterrupted: Uninterrupted) -> None:
+    wholes = [uninterrupted(name) for name in PATHS]
+    sampled = Counter(
+        whole.calls[at - 1] for number, whole in enumerate(wholes) for at in whole.sample(number)
+    )
+    assert set(sampled) == {call for whole in wholes for call in whole.calls}
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("name", PATHS)
-def test_a_crash_at_every_call_changes_nothing_about_the_end(name: str, tmp_path: Path) -> None:
-    crash_at_every(1, name, tmp_path)
+def test_a_crash_at_every_call_changes_nothing_about_the_end(
+    name: str, uninterrupted: Uninterrupted, tmp_path: Path
+) -> None:
+    whole = uninterrupted(name)
+    crash_at_each(range(1, len(whole.calls) + 1), name, whole, tmp_path)

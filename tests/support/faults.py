@@ -83,13 +83,17 @@ class Calls:
     """Counts external calls and lets the fault happen."""
 
     fault: Fault | None = None
-    count: int = 0
+    names: list[str] = field(default_factory=list[str])
     locked: bool = False
     other: Controller | None = None
     late: bool = False
 
+    @property
+    def count(self) -> int:
+        return len(self.names)
+
     def __call__(self, name: str) -> None:
-        self.count += 1
+        self.names.append(name)
         fault = self.fault
         if fault is None:
             return
@@ -229,6 +233,8 @@ class FaultyRig:
     world: World = field(default_factory=World)
     watched: bool = True
     """Whether the guardrails' watch lives."""
+    called: list[str] = field(default_factory=list[str])
+    """The names of the external calls of the last operation, as far as it came."""
 
     def __post_init__(self) -> None:
         self.ledger = FaultyLedger(self.world)
@@ -249,7 +255,7 @@ class FaultyRig:
         finally:
             if calls.late:
                 calls.interfere()
-            self.ledger.calls = Calls()
+            self.ledger.calls, self.called = Calls(), calls.names
             self._sides.clear()
         return calls.count
 
