@@ -42,8 +42,10 @@ class Answer:
 class Arena(Protocol):
     """What the conformance tests need around a backend."""
 
-    backend: ServingBackend
     service: str
+
+    @property
+    def backend(self) -> ServingBackend: ...
 
     def artefact(self, version: str, **behaviour: Any) -> ModelArtefact: ...
 
