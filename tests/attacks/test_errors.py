@@ -9,8 +9,6 @@ import dagster as dg
 import numpy as np
 import pandas as pd
 import pytest
-from mlflow.models import ModelSignature
-from mlflow.types import ColSpec, Schema
 
 from pipelines.core.errors import LakeError, LedgerError
 from pipelines.core.manifest.model import Check, DataChecks
@@ -18,7 +16,7 @@ from pipelines.monitoring.data_checks import check_window, in_short
 from pipelines.rollouts.validation import ask
 from resources.checks import expectations
 from resources.notifier import MOST_WORDS, contained, in_words
-from resources.registry.signature import ModelSchema
+from resources.registry.signature import Column, ModelSchema
 from resources.serving.embedded.predictors import Launch, last_words, model_server
 from resources.serving.predictor.inputs import BadInput, PredictionFailed, Tensor
 from resources.serving.predictor.logged_model import _in_words
@@ -30,9 +28,7 @@ from tests.resources.serving.predictor.test_columns import COLUMNS, request, ten
 from tests.sensors.test_alerting_sensors import alerted
 from tests.support.memory_systems import MemorySystems
 
-SIGNATURE = ModelSchema.of_mlflow(
-    ModelSignature(Schema([ColSpec("string", "carrier")]), Schema([ColSpec("double", "y")])).to_dict()
-)
+SIGNATURE = ModelSchema((Column("carrier", "string"),), (Column("y", "double"),))
 
 SECRET = "Jane Doe"
 

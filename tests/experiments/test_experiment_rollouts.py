@@ -66,12 +66,11 @@ def test_a_broken_split_holds_and_is_never_promoted(tmp_path: Path) -> None:
         return belongs_to_challenger(unit, salt, percent) and not belongs_to_challenger(unit, "leak", 25)
 
     manifest = ab_manifest()
-    short = manifest.experiment.model_copy(update={"max_duration": timedelta(minutes=10)})
-    simulation = Simulation(
-        tmp_path, manifest=manifest.model_copy(update={"experiment": short}), cost=cheaper, assign=leaky
-    )
+    short = manifest.experiment.model_copy(update={"max_duration": timedelta(minutes=6)})
+    of_a_few_minutes = manifest.model_copy(update={"experiment": short})
+    simulation = Simulation(tmp_path, manifest=of_a_few_minutes, cost=cheaper, assign=leaky, per_minute=900)
     simulation.history()
-    state = simulation.until_the_end(simulation.start(), minutes=8)
+    state = simulation.until_the_end(simulation.start(), minutes=4)
     assert state.end is None
     assert state.decided is DecisionKind.HOLD
     assert simulation.evidence["sample_ratio"].verdict is Verdict.FAIL
@@ -117,13 +116,13 @@ def test_looks_add_up_and_late_data_changes_none(tmp_path: Path) -> None:
     simulation = Simulation(tmp_path)
     simulation.history()
     rollout_id = simulation.start()
-    for _ in range(5):
+    for _ in range(3):
         simulation.minute(rollout_id)
     looks = past_looks(simulation.rig.ledger, rollout_id)
     assert looks == tuple(simulation.looks), "stored as they were"
     cells = cells_of(looks)
     assert len({(c.metric, c.step, c.bucket) for c in cells}) == len(cells), "a bucket enters one look only"
-    begin = simulation.clock.now - 5 * (simulation.clock.now - looks[-2].at)
+    begin = simulation.clock.now - 3 * (simulation.clock.now - looks[-2].at)
     simulation.traffic(begin, begin + (looks[1].at - looks[0].at), 500, salt="", percent=0)
     simulation.minute(rollout_id)
     again = cells_of(past_looks(simulation.rig.ledger, rollout_id))
@@ -135,11 +134,11 @@ def test_looks_add_up_and_late_data_changes_none(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("then", "end"), [("keep", End.COMPARED), ("promote_if_better", End.PROMOTED)])
 def test_an_ab_test_holds_its_share_and_ends_with_its_period(tmp_path: Path, then: str, end: End) -> None:
-    manifest = ab_manifest(ab_test={"share": 50, "duration": "5m", "then": then})
+    manifest = ab_manifest(ab_test={"share": 50, "duration": "3m", "then": then})
     simulation = Simulation(tmp_path, manifest=manifest, cost=cheaper)
     simulation.history()
     rollout_id = simulation.start(policy=Policy.of_test(manifest))
-    for _ in range(4):
+    for _ in range(2):
         state = simulation.minute(rollout_id)
         assert (state.percent, state.end) == (50, None)
     state = simulation.until_the_end(rollout_id, minutes=3)
@@ -162,7 +161,7 @@ def test_a_dry_run_is_looked_at_and_finds_nothing_to_compare(tmp_path: Path) -> 
 
 
 def test_an_aa_test_keeps_the_champion(tmp_path: Path) -> None:
-    manifest = ab_manifest(ab_test={"share": 50, "duration": "5m", "then": "promote_if_better"})
+    manifest = ab_manifest(ab_test={"share": 50, "duration": "3m", "then": "promote_if_better"})
     simulation = Simulation(tmp_path, manifest=manifest)
     simulation.history()
     state = simulation.until_the_end(simulation.start(policy=Policy.of_test(manifest)))

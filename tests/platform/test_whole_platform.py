@@ -16,7 +16,6 @@ from typing import Any
 import dagster as dg
 import httpx
 import pytest
-from playwright.sync_api import sync_playwright
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Origin, Subprotocol
@@ -230,6 +229,8 @@ def test_a_websocket_is_opened_for_dagsters_own_page_alone(whole: Whole) -> None
 
 @pytest.mark.skipif(not CHROMIUM.exists(), reason=f"{CHROMIUM} is not installed")
 def test_a_browser_shows_dagster_and_no_other_page_of_it_can_stop_a_sensor(whole: Whole) -> None:
+    from playwright.sync_api import sync_playwright
+
     url, stop = web(whole)["dagster"], stopping(whole, "guardrail_sensor")
     script = """async ([url, stop]) => {
         const query = new URLSearchParams({query: stop}), body = JSON.stringify({query: stop});

@@ -38,15 +38,10 @@ HARM = counters(v1=(900, 0), v2=(100, 30))
 
 
 @pytest.fixture
-def tick(systems: MemorySystems, instance: dg.DagsterInstance) -> Tick:
+def tick(systems: MemorySystems) -> Tick:
     """One tick that watches for less than a second."""
     sensor = guardrail_sensor(systems.catalogue.models, tick=timedelta(seconds=0.7), grace=timedelta(0))
-
-    def tick() -> dg.SensorResult | dg.SkipReason:
-        context = dg.build_sensor_context(instance=instance, resources=given(systems))
-        return ended(sensor(context))
-
-    return tick
+    return lambda: ended(sensor(dg.build_sensor_context(resources=given(systems))))
 
 
 def ended(result: Any) -> Any:

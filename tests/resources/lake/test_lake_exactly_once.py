@@ -144,6 +144,7 @@ def test_readers_always_see_whole_segments(lake: Lake, log: Log) -> None:
         assert row is not None
         assert row[0] == row[1]
         seen.append(row[0])
+        time.sleep(0.02)
     process.communicate()
     assert seen == sorted(seen)
     assert len(set(seen)) > 2, "read beside a writer at work"

@@ -13,33 +13,30 @@ from typing import Any
 import httpx
 import pytest
 
+from pipelines.platform.configuration import TELEMETRY_OFF
 from resources.registry.registry import Registry
+from resources.settings import ROOT
 from tests.support.ports import free_base
 
 
 @pytest.fixture(scope="session")
 def mlflow_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the server keeps its database and artefacts."""
-    return tmp_path_factory.mktemp("mlflow-server")
+    home = tmp_path_factory.mktemp("mlflow-server") / "mlflow"
+    home.mkdir()
+    return home
 
 
 @pytest.fixture(scope="session")
 def mlflow_uri(mlflow_home: Path) -> Iterator[str]:
-    home = mlflow_home
-    port = free_base(1)
-    command = [
-        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-        "--backend-store-uri", f"sqlite:///{home / 'mlflow.db'}", "--artifacts-destination", str(home / "artefacts"),
-    ]  # fmt: skip
-    env = os.environ | {
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "DO_NOT_TRACK": "true",
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    }
+    """The platform's own part, alone: one process, where `mlflow server` imports everything in two."""
+    home, port = mlflow_home.parent, free_base(1)
+    env = os.environ | TELEMETRY_OFF | {"RAMPGATE_HOME": str(home), "RAMPGATE_MLFLOW_PORT": str(port)}
     with (home / "log").open("wb") as log:
         server = subprocess.Popen(
-            command, cwd=home, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-        )
+            [sys.executable, "-m", "pipelines.platform.web", "mlflow"],
+            cwd=ROOT, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
     try:
         yield _when_up(f"http://127.0.0.1:{port}", server, home / "log")
     finally:

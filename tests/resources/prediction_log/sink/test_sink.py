@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,14 +69,28 @@ class Running:
 
 @pytest.fixture
 def sink(tmp_path: Path) -> Iterator[Running]:
+    with running(tmp_path) as sink:
+        yield sink
+
+
+@pytest.fixture(scope="module")
+def refusing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """One for all that is refused."""
+    with running(tmp_path_factory.mktemp("refusing")) as sink:
+        yield sink
+
+
+@contextmanager
+def running(home: Path) -> Generator[Running]:
     port = free_base(1)
-    env = {**os.environ, "RAMPGATE_HOME": str(tmp_path), "RAMPGATE_SINK_PORT": str(port)}
+    env = {**os.environ, "RAMPGATE_HOME": str(home), "RAMPGATE_SINK_PORT": str(port)}
     env["RAMPGATE_SINK_TOKEN"] = "secret"
     process = subprocess.Popen([sys.executable, "-m", "resources.prediction_log.sink"], cwd=ROOT, env=env)
-    running = Running(f"http://127.0.0.1:{port}", tmp_path / "log" / "predictions" / "flight-delay", process)
-    _await_health(running.url)
-    yield running
-    if process.poll() is None:
+    sink = Running(f"http://127.0.0.1:{port}", home / "log" / "predictions" / "flight-delay", process)
+    try:
+        _await_health(sink.url)
+        yield sink
+    finally:
         process.kill()
         process.wait()
 
@@ -131,15 +147,23 @@ def figures(text: str) -> list[Sample]:
     ],
 )
 def test_what_is_no_event_is_refused_and_leaves_nothing(
-    sink: Running, changes: dict[str, str], body: Any, status: int
+    refusing: Running, changes: dict[str, str], body: Any, status: int
 ):
-    answer = post(sink, headers(**changes), body)
+    before = refused(refusing)
+    answer = post(refusing, headers(**changes), body)
     assert answer.status_code == status, answer.text
-    assert not list(sink.log.parent.glob("**/*.open"))
+    assert not list(refusing.log.parent.glob("**/*.open"))
+    ((reason, times),) = (refused(refusing) - before).items()
+    assert (reason in {"bad_event", "too_large"}, times) == (True, 1)
+
+
+def refused(sink: Running) -> Counter[str]:
+    """How many events, by reason."""
     told = httpx.get(f"{sink.url}/metrics", trust_env=False)
     assert told.headers["content-type"].startswith("text/plain; version=0.0.4")
-    (reason,) = [sample.labels["reason"] for sample in figures(told.text) if sample.name == REFUSED]
-    assert reason in {"bad_event", "too_large"}
+    return Counter(
+        {each.labels["reason"]: int(each.value) for each in figures(told.text) if each.name == REFUSED}
+    )
 
 
 def test_every_figure_is_what_prometheus_own_parser_reads(tmp_path: Path):

@@ -9,7 +9,6 @@ from pathlib import Path
 import httpx
 import pandas as pd
 import pytest
-from sklearn.linear_model import LogisticRegression
 
 from pipelines.core.vocabulary import OnFail
 from pipelines.rollouts.guardrails import REQUEST_FAULTS, GuardrailWatch
@@ -48,6 +47,7 @@ def saved(folder: Path, version: str, frame: pd.DataFrame) -> ModelArtefact:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import mlflow.sklearn
+        from sklearn.linear_model import LogisticRegression
 
         model = LogisticRegression().fit(frame, [0, 0, 1, 1])
         mlflow.sklearn.save_model(model, folder, input_example=frame[:1], serialization_format="cloudpickle")
