@@ -4,7 +4,7 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -89,7 +89,7 @@ class EmbeddedArena:
         )
 
     @contextmanager
-    def keeping_leases(self) -> Iterator[LeaseGuard]:
+    def keeping_leases(self) -> Generator[LeaseGuard]:
         """As the platform's watch does."""
         guard = LeaseGuard(self.settings, lease=SHORT_LEASE, every=SHORT_LOOK)
         ended = threading.Event()
@@ -147,7 +147,7 @@ class MemoryArena:
         raise NotImplementedError("nothing answers in memory")
 
     @contextmanager
-    def keeping_leases(self) -> Iterator[None]:
+    def keeping_leases(self) -> Generator[None]:
         assert isinstance(self.backend, MemoryBackend)
         self.backend.keeper = Keeper(lease=SHORT_LEASE, every=SHORT_LOOK)
         try:
@@ -182,7 +182,7 @@ def light_command(launch: Launch) -> list[str]:
 
 
 @contextmanager
-def gateway_alone(home: Path | None = None) -> Iterator[Settings]:
+def gateway_alone(home: Path | None = None) -> Generator[Settings]:
     """A home of its own with supervisord and Envoy, stopped afterwards, and removed unless `home` is the caller's."""
     with own_home(home) as settings:
         up(settings, [part for part in parts(settings) if part.name == "gateway"], seconds=30)

@@ -8,7 +8,7 @@ versions 1, 2 and 3 of one model; RAMPGATE_CLUSTER_NAMESPACE and RAMPGATE_CLUSTE
 import itertools
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,7 +90,7 @@ class StickyArena(FakeClusterArena):
         return made
 
     @contextmanager
-    def keeping_leases(self) -> Iterator[None]:
+    def keeping_leases(self) -> Generator[None]:
         assert self.gateway.sidecar is not None
         keeper = self.gateway.sidecar.leases.keeper
         before = keeper.lease, keeper.every

@@ -7,7 +7,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -120,7 +120,7 @@ def _await_listening(port: int, process: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
-def sticky_gateway(mode: str) -> Iterator[StickyGateway]:
+def sticky_gateway(mode: str) -> Generator[StickyGateway]:
     """A fake cluster whose services are in this mode, with its gateway running."""
     home = Path(tempfile.mkdtemp(prefix="rg-sticky-", dir="/tmp"))
     with serving(World(default_mode=mode)) as fake:
@@ -136,7 +136,7 @@ def sticky_gateway(mode: str) -> Iterator[StickyGateway]:
 
 
 @contextmanager
-def running(made: StickyGateway) -> Iterator[Sidecar]:
+def running(made: StickyGateway) -> Generator[Sidecar]:
     """Envoy and the sidecar of `made`, until the end of the block."""
     gateway = Gateway(
         host="127.0.0.1",
