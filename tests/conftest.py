@@ -34,10 +34,10 @@ TOGETHER = (
 and Great Expectations) is run by one process."""
 
 FIRST = (
-    "tests/platform/test_whole_platform.py",
     "tests/resources/registry/",
     "tests/conformance/",
     "tests/assets/",
+    "tests/platform/test_whole_platform.py",
     "tests/monitoring/",
     "tests/resources/",
     "tests/sensors/",

@@ -13,15 +13,26 @@ from resources.lake.ingest import ingest_predictions
 from resources.lake.maintenance import expire_unpaired, maintain, remove_loaded
 from resources.lake.schema import RowCounts, counts
 from resources.lake.windows import answered, window
-from tests.resources.lake.segments_by_hand import MODEL, SCHEMA, START, Log, prediction
+from tests.resources.lake.segments_by_hand import MODEL, SCHEMA, START, Log, lake_below, prediction
 
 Rows = Callable[[str], list[tuple[Any, ...]]]
 
 MINUTE = timedelta(minutes=1)
 
 
+@pytest.fixture(scope="module")
+def hour(tmp_path_factory: pytest.TempPathFactory) -> Lake:
+    """For all who only read it."""
+    home = tmp_path_factory.mktemp("hour")
+    return an_hour(lake_below(home, threads=2), Log.below(home))
+
+
 @pytest.fixture
-def hour(lake: Lake, log: Log) -> Lake:
+def own_hour(lake: Lake, log: Log) -> Lake:
+    return an_hour(lake, log)
+
+
+def an_hour(lake: Lake, log: Log) -> Lake:
     """An hour with a prediction a minute: version 1, every third version 2, every tenth pinned."""
     for part in range(6):
         lines: list[str] = []
@@ -91,21 +102,21 @@ def test_a_model_without_tables_is_named(lake: Lake) -> None:
     assert counts(lake, MODEL) == RowCounts()
 
 
-def test_maintenance_changes_files_and_not_data(hour: Lake, rows: Rows, log: Log) -> None:
-    before = window(hour, MODEL, START, START + 60 * MINUTE).sort_values("request_id", ignore_index=True)
-    done = maintain(hour, keep_snapshots=timedelta(0))
+def test_maintenance_changes_files_and_not_data(own_hour: Lake, rows: Rows, log: Log) -> None:
+    before = window(own_hour, MODEL, START, START + 60 * MINUTE).sort_values("request_id", ignore_index=True)
+    done = maintain(own_hour, keep_snapshots=timedelta(0))
     assert done.files_merged > 6
     assert done.snapshots_expired > 5
     assert done.files_removed > 6
-    after = window(hour, MODEL, START, START + 60 * MINUTE).sort_values("request_id", ignore_index=True)
+    after = window(own_hour, MODEL, START, START + 60 * MINUTE).sort_values("request_id", ignore_index=True)
     pd.testing.assert_frame_equal(before, after)
     log.segment("more", *prediction("more", at=30 * MINUTE))
-    assert ingest_predictions(hour, MODEL, SCHEMA, log.predictions).rows == 1
-    assert counts(hour, MODEL)[:3] == (61, 61, 0)
+    assert ingest_predictions(own_hour, MODEL, SCHEMA, log.predictions).rows == 1
+    assert counts(own_hour, MODEL)[:3] == (61, 61, 0)
 
 
-def test_maintenance_keeps_recent_snapshots(hour: Lake) -> None:
-    assert maintain(hour).snapshots_expired == 0
+def test_maintenance_keeps_recent_snapshots(own_hour: Lake) -> None:
+    assert maintain(own_hour).snapshots_expired == 0
 
 
 def test_halves_that_waited_too_long_go_to_the_quarantine(lake: Lake, log: Log, rows: Rows) -> None:
@@ -119,12 +130,12 @@ def test_halves_that_waited_too_long_go_to_the_quarantine(lake: Lake, log: Log, 
     assert rows("SELECT count(*) FROM unpaired") == [(0,)]
 
 
-def test_loaded_segments_are_removed_and_no_others(hour: Lake, log: Log) -> None:
+def test_loaded_segments_are_removed_and_no_others(own_hour: Lake, log: Log) -> None:
     waiting = log.segment("waiting", *prediction("later"))
-    assert remove_loaded(hour, MODEL, "predictions", log.predictions) == 0
-    assert remove_loaded(hour, MODEL, "predictions", log.predictions, older_than=timedelta(0)) == 6
+    assert remove_loaded(own_hour, MODEL, "predictions", log.predictions) == 0
+    assert remove_loaded(own_hour, MODEL, "predictions", log.predictions, older_than=timedelta(0)) == 6
     assert list(log.predictions.iterdir()) == [waiting]
-    assert ingest_predictions(hour, MODEL, SCHEMA, log.predictions).rows == 1
+    assert ingest_predictions(own_hour, MODEL, SCHEMA, log.predictions).rows == 1
 
 
 def test_a_call_that_was_asked_again_counts_once_by_the_attempt_that_its_caller_got(
