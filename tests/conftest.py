@@ -1,4 +1,4 @@
-"""What tests of assets, sensors and definitions share."""
+"""In which order tests run and which of them in one process; what those of assets, sensors and definitions share."""
 
 import os
 from collections.abc import Iterator

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import FIRST, TOGETHER
+
 ROOT = Path(__file__).resolve().parent.parent
 
 OURS = ("pipelines", "assets", "resources", "sensors")
@@ -162,3 +164,8 @@ def test_no_committed_file_is_larger_than_a_megabyte() -> None:
     sizes = {str(p.relative_to(ROOT)): p.stat().st_size for p in paths if p.is_file()}
     assert sizes
     assert {name: size for name, size in sizes.items() if size > 1_000_000} == {}
+
+
+def test_the_files_that_are_begun_first_or_run_together_are_there() -> None:
+    named = [*FIRST, *(name for shared in TOGETHER for name in shared)]
+    assert [name for name in named if not (ROOT / name).exists()] == []
