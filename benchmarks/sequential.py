@@ -29,6 +29,7 @@ from benchmarks.sequential_parts import (
     peers,
     power,
     promotion,
+    slices,
 )
 from benchmarks.sequential_parts.rows import row
 from pipelines.core.statistics.effects import Cell, EffectKind, Sums
@@ -45,6 +46,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], Iterator[dict[str, Any]]]] = {
     "missing": lambda given: missing.rows(max(given.paths // 50, 100), given.seed),
     "power": lambda given: power.rows(given.runs, given.seed),
     "promotion": lambda given: promotion.rows(given.runs, given.seed),
+    "slices": lambda given: slices.rows(given.paths, given.seed),
     "peers": lambda given: peers.rows(max(given.runs // 10, 100), given.seed),
     "false_rollback": lambda given: false_rollback.rows(given.paths, given.seed),
 }

@@ -15,6 +15,7 @@ from pipelines.core.statistics.effects import Cell
 from pipelines.core.statistics.look import Look, SrmLook, analyse
 from pipelines.core.statistics.look_spec import Conclusion, LookSpec
 from pipelines.core.statistics.metric_look import Harm, MetricLook
+from pipelines.core.statistics.slices import Sliced
 from pipelines.core.statistics.srm import StepUnits
 
 _TOLERANCE = 1e-9
@@ -28,6 +29,7 @@ def analyse_next(
     past: Sequence[Look],
     planned_looks: Mapping[str, int],
     is_last_step: bool,
+    sliced: Sliced | None = None,
 ) -> Look:
     """The look after those in `past`.
 
@@ -38,12 +40,13 @@ def analyse_next(
         past: earlier looks of the same experiment, in order.
         planned_looks: of each group sequential metric.
         is_last_step: the next move would be the promotion.
+        sliced: the same units by slice; None where nobody asks for slices.
 
     Raises:
         NotMeasured: as `analyse`.
     """
     metrics = tuple(replace(m, past_fractions=_fractions(past, m.name)) for m in spec.metrics)
-    look = analyse(cells, replace(spec, metrics=metrics), units=units)
+    look = analyse(cells, replace(spec, metrics=metrics), units=units, sliced=sliced)
     looks = tuple(
         _scheduled(metric, past, planned_looks[metric.name], spec.is_final)
         if metric_spec.method.is_planned and not metric.is_lost

@@ -50,7 +50,7 @@ def doubt(manifest: RolloutManifest, look: Look, *, at: datetime) -> Evidence:
     """Whether any metric's evidence of harm is too much to give the challenger more; it takes nothing back."""
     below = manifest.experiment.advance_below
     warns = {g.name for g in manifest.guardrails if g.on_fail is OnFail.WARN}
-    found = {m.name: m.harm.log_e for m in look.metrics if m.name not in warns}
+    found = {m.name: m.log_e for m in look.metrics if m.name not in warns}
     known = {name: log_e for name, log_e in found.items() if log_e is not None}
     return doubt_evidence(LOOK_DOUBT, known, below, source=SOURCE, at=at, valid_for=staleness(manifest))
 
@@ -167,6 +167,7 @@ def _values(result: MetricLook) -> dict[str, float | int | str | None]:
         "harm": result.harm.value,
         "boundary": result.harm.boundary,
         "harm_together": result.harm.together,
+        "harm_by_slices": result.slices.log_e if result.slices else None,
         "dispersion": result.dispersion,
         "worst": result.worst,
         "margin": result.margin,
@@ -189,7 +190,7 @@ def _on_fail(metric: Metric) -> OnFail:
 
 
 def _harm_verdict(result: MetricLook) -> Verdict:
-    if result.harm.is_crossed:
+    if result.is_harmful:
         return Verdict.FAIL
     return Verdict.UNKNOWN if result.effect is None or result.is_lost else Verdict.PASS
 

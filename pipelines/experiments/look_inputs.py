@@ -6,19 +6,19 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
 
 from pipelines.core.manifest.model import Guardrail, Metric, RolloutManifest, format_duration
 from pipelines.core.rollout.state import Phase, RolloutState
 from pipelines.core.statistics.effects import Cell, Sums
 from pipelines.core.statistics.look_spec import LookSpec
 from pipelines.core.statistics.power import SequentialMethod
+from pipelines.core.statistics.slices import SliceColumn
 from pipelines.core.vocabulary import OnFail
 from pipelines.experiments.history import horizon, is_counted_live, metric_query, metrics_of
 from pipelines.experiments.registering import RegisteredConstants
 from pipelines.rollouts.guardrails import harm_budget
 from resources.lake.connection import Lake
-from resources.lake.experiment import ExperimentQuery, StepWindow
+from resources.lake.experiment import ExperimentQuery, Span, StepWindow
 from resources.lake.windows import longest_latency
 from resources.ledger.counters import CounterBucket
 
@@ -75,14 +75,6 @@ _BUCKETS = 1000
 """About so many in the longest rollout: what a look costs at the end."""
 
 
-class Span(NamedTuple):
-    """What became final between two looks."""
-
-    after: datetime | None
-    """The watermark of the previous look; None: everything that is final is new."""
-    watermark: datetime
-
-
 def bucket_width(state: RolloutState) -> timedelta:
     """Whole seconds, from one to an hour; the same at every look of the rollout."""
     return bucket_width_within(state.policy.max_duration)
@@ -108,13 +100,11 @@ def open_since(query: ExperimentQuery, spans: dict[str, Span]) -> datetime | Non
 def newly_final(cells: Iterable[Cell], query: ExperimentQuery, spans: dict[str, Span]) -> list[Cell]:
     """The lake's cells that became final in their metric's span."""
     windows = {metric.name: query.window_of(metric) for metric in query.metrics}
-    ends = {step.step: step.end for step in query.steps}
-    open_step = max(ends)
+    ends = query.step_ends()
     found: list[Cell] = []
     for cell in cells:
         end = datetime.fromtimestamp(cell.bucket, UTC) + query.bucket
-        if cell.step != open_step:
-            end = min(end, ends[cell.step])
+        end = min(end, ends[cell.step] or end)
         if _is_new(end + windows[cell.metric], spans[cell.metric]):
             found.append(cell)
     return found
@@ -177,12 +167,15 @@ def lake_query(
     registered: Mapping[str, RegisteredConstants],
     *,
     watermark: datetime,
+    slices: Sequence[SliceColumn] = (),
 ) -> ExperimentQuery:
-    """What the lake is asked: every registered metric that the serving side does not count itself."""
+    """What the lake is asked: every registered metric that the serving side does not count itself, and with `slices` those as
+    well, by slice: the serving side knows of none."""
     if state.champion is None:
         raise ValueError(f"{state.rollout_id} has no champion to compare with")
     by_request = manifest.experiment.unit == "request"
-    asked = [m for m in metrics_of(manifest) if m.name in registered and not is_counted_live(manifest, m)]
+    live = {m.name for m in metrics_of(manifest) if is_counted_live(manifest, m)}
+    asked = [m for m in metrics_of(manifest) if m.name in registered and (slices or m.name not in live)]
     return ExperimentQuery(
         champion=state.champion,
         challenger=state.version,
@@ -201,6 +194,8 @@ def lake_query(
         watermark=watermark,
         by_request=by_request,
         bucket=bucket_width(state),
+        slices=tuple(slices),
+        slices_alone=frozenset(live),
     )
 
 
@@ -220,9 +215,17 @@ def look_spec(
         harm_budget(manifest, baking=baking),
         {m.name: part_of(manifest, m) for m in metrics_of(manifest)},
     )
+    sliced_parts = {
+        m.name: _moment(manifest, m) if parts[m.name] is None else None for m in metrics_of(manifest)
+    }
     losing = {m.name for m in metrics_of(manifest) if _leaves_units_out(manifest, m)}
     specs = (
-        replace(each.spec, part=parts[each.spec.name], leaves_units_out=each.spec.name in losing)
+        replace(
+            each.spec,
+            part=parts[each.spec.name],
+            sliced_part=sliced_parts[each.spec.name],
+            leaves_units_out=each.spec.name in losing,
+        )
         for each in registered
     )
     return LookSpec(
@@ -250,6 +253,10 @@ def part_of(manifest: RolloutManifest, metric: Metric) -> str | None:
         return metric.name
     if is_counted_live(manifest, metric):
         return None
+    return _moment(manifest, metric)
+
+
+def _moment(manifest: RolloutManifest, metric: Metric) -> str:
     return f"after {format_duration(horizon(manifest, metric))}"
 
 

@@ -16,6 +16,7 @@ from pipelines.core.statistics.look import Look
 from pipelines.core.statistics.look_spec import LookSpec
 from pipelines.core.statistics.planning import duration_words
 from pipelines.core.statistics.proportions import same_units
+from pipelines.core.statistics.slices import SliceColumn, Sliced
 from pipelines.core.statistics.srm import StepUnits
 from pipelines.core.vocabulary import Evidence
 from pipelines.experiments.analysing import analyse_next
@@ -29,7 +30,6 @@ from pipelines.experiments.evidence import (
 from pipelines.experiments.exposure import ExposureCheck, assignment_evidence, check_exposure
 from pipelines.experiments.history import champion_history, is_counted_live, measured, metrics_of, outcomes_of
 from pipelines.experiments.look_inputs import (
-    Span,
     bucket_width,
     is_final_look,
     lake_query,
@@ -42,9 +42,18 @@ from pipelines.experiments.look_inputs import (
     watermark_of,
 )
 from pipelines.experiments.registering import RegisteredConstants, register
+from pipelines.experiments.slicing import (
+    StoredBatch,
+    gathered,
+    packed,
+    set_columns,
+    slice_count,
+    slices_evidence,
+    unpacked,
+)
 from resources.lake.buckets import Collected, Coverage, collect
 from resources.lake.connection import Lake
-from resources.lake.experiment import ExperimentQuery
+from resources.lake.experiment import ExperimentQuery, Span
 from resources.lake.measuring import OutcomeQuality, outcome_quality, outcomes_seen
 from resources.ledger.counters import StoredLook as StoredLook
 from resources.ledger.ledger import Ledger
@@ -79,6 +88,10 @@ class TakenLook:
     """None where the serving side assigns every request by itself."""
     outcomes: OutcomeQuality | None = None
     look: Look
+    slice_columns: tuple[SliceColumn, ...] = ()
+    """Set at this look, for the whole rollout."""
+    slices: StoredBatch | None = None
+    """What became final since the look before, by slice."""
     bake: bool = False
     """Of the bake: a test of its own, on what became final since the last look before it."""
 
@@ -127,6 +140,7 @@ def take_look(
         waiting = [metric for metric in metrics_of(model.rollout) if metric.name not in looked_at]
         seen = outcomes_seen(lake, model.name) if waiting else frozenset[str]()
         equal = _all_zero(place, waiting)
+        told = _slices_told(place) if taken else ()
     except (LakeError, NotMeasured) as error:
         return None, unknown_evidence(model.rollout, f"the look could not be taken: {error}", at=now)
     waits = (
@@ -136,7 +150,7 @@ def take_look(
     if taken is None:
         return None, waits
     looked = look_evidence(model.rollout, state, taken.look, at=now)
-    return taken, (*looked, *_assignment(place, taken), *waits)
+    return taken, (*looked, *_assignment(place, taken), *told, *waits)
 
 
 def past_looks(ledger: Ledger, rollout_id: str) -> tuple[TakenLook, ...]:
@@ -154,6 +168,16 @@ def cells_of(looks: Sequence[TakenLook]) -> tuple[Cell, ...]:
     return tuple(cell for look in looks for cell in look.cells)
 
 
+def slice_columns_in(looks: Sequence[TakenLook]) -> tuple[SliceColumn, ...]:
+    """What these looks told units apart by; none where nobody asked, or nobody was there yet."""
+    return next((look.slice_columns for look in looks if look.slice_columns), ())
+
+
+def has_counted(looks: Sequence[TakenLook]) -> bool:
+    """Whether any of these looks had a unit."""
+    return any(look.coverage is not None and look.coverage.units > 0 for look in looks)
+
+
 def _assignment(place: _Place, taken: TakenLook) -> tuple[Evidence, ...]:
     if taken.coverage is None:
         return ()
@@ -162,6 +186,20 @@ def _assignment(place: _Place, taken: TakenLook) -> tuple[Evidence, ...]:
         assignment_evidence(
             taken.coverage, taken.exposure, units=taken.units, at=place.now, valid_for=valid_for
         ),
+    )
+
+
+def _slices_told(place: _Place) -> tuple[Evidence, ...]:
+    if not place.model.rollout.experiment.slices:
+        return ()
+    looks = past_looks(place.ledger, place.state.rollout_id)
+    return slices_evidence(
+        place.lake,
+        place.model.rollout,
+        slice_columns_in(looks),
+        is_late=has_counted(looks),
+        at=place.now,
+        valid_for=staleness(place.model.rollout),
     )
 
 
@@ -202,8 +240,10 @@ def _take(place: _Place, past: Sequence[TakenLook]) -> TakenLook | None:
     if not in_use:
         return None
     after = past[-1].watermark if past else None
+    chosen = _slices(place, past)
+    columns = chosen or slice_columns_in(past)
     spans = {r.spec.name: Span(after if r.spec.name in known else None, place.watermark) for r in in_use}
-    query = _query(place, {r.spec.name: r for r in in_use}, spans)
+    query = _query(place, {r.spec.name: r for r in in_use}, spans, columns)
     collected = None if query is None else collect(place.lake, place.model.name, query)
     added = _newly_final(place, spans, query, collected)
     by_step = shares(state)
@@ -216,10 +256,14 @@ def _take(place: _Place, past: Sequence[TakenLook]) -> TakenLook | None:
     spec = look_spec(manifest, by_step, in_use, is_final=is_final, baking=baking)
     names = {r.spec.name for r in in_use}
     cells = [cell for cell in (*cells_of(series), *added) if cell.metric in names]
+    batch = collected.batch if collected else None
+    kinds = {m.name: m.type.unit_value for m in metrics_of(manifest)}
+    stored = None if batch is None else packed(batch, kinds)
     look = analyse_next(
         cells,
         spec,
         units,
+        sliced=_sliced(columns, [*(look.slices for look in series), stored], in_use),
         past=[taken.look for taken in series],
         planned_looks={r.spec.name: r.looks for r in in_use if r.looks is not None},
         is_last_step=state.step + 1 >= len(state.policy.ramp),
@@ -235,19 +279,45 @@ def _take(place: _Place, past: Sequence[TakenLook]) -> TakenLook | None:
         exposure=_exposure(place) if collected else None,
         outcomes=None if query is None else outcome_quality(place.lake, place.model.name, query),
         look=look,
+        slice_columns=chosen,
+        slices=stored,
         bake=baking,
     )
 
 
 def _query(
-    place: _Place, registered: Mapping[str, RegisteredConstants], spans: dict[str, Span]
+    place: _Place,
+    registered: Mapping[str, RegisteredConstants],
+    spans: dict[str, Span],
+    slices: Sequence[SliceColumn],
 ) -> ExperimentQuery | None:
     """What the lake is asked; None before any share of traffic was in force."""
     windows = step_windows(place.state, place.now)
     if not windows:
         return None
-    query = lake_query(place.model.rollout, place.state, windows, registered, watermark=place.watermark)
-    return replace(query, values_since=open_since(query, spans))
+    query = lake_query(
+        place.model.rollout, place.state, windows, registered, watermark=place.watermark, slices=slices
+    )
+    return replace(query, values_since=open_since(query, spans), sliced=spans if slices else {})
+
+
+def _slices(place: _Place, past: Sequence[TakenLook]) -> tuple[SliceColumn, ...]:
+    """Where they are not set yet and nobody has been counted: evidence that is there already has been told without them."""
+    manifest, state = place.model.rollout, place.state
+    if not manifest.experiment.slices or slice_columns_in(past) or has_counted(past):
+        return ()
+    return set_columns(place.lake, manifest, state, watermark=place.watermark)
+
+
+def _sliced(
+    columns: Sequence[SliceColumn],
+    stored: Sequence[StoredBatch | None],
+    registered: Sequence[RegisteredConstants],
+) -> Sliced | None:
+    if not columns:
+        return None
+    batches = (unpacked(batch, slice_count(columns)) for batch in stored if batch is not None)
+    return gathered(columns, batches, {r.spec.name: r.reference for r in registered})
 
 
 def _newly_final(

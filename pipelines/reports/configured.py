@@ -3,13 +3,14 @@
 import dagster as dg
 
 from pipelines.reports.report import Reports
-from resources.configured import LedgerResource, LinksResource, SettingsResource, catalogue
+from resources.configured import LakeResource, LedgerResource, LinksResource, SettingsResource, catalogue
 
 
 class ReportsResource(dg.ConfigurableResource[Reports]):
     """The pages in `<home>/reports`, one for each rollout."""
 
     ledger: dg.ResourceDependency[LedgerResource]
+    lake: dg.ResourceDependency[LakeResource]
     links: dg.ResourceDependency[LinksResource]
     settings: dg.ResourceDependency[SettingsResource]
 
@@ -18,6 +19,7 @@ class ReportsResource(dg.ConfigurableResource[Reports]):
         return Reports(
             folder=settings.home / "reports",
             ledger=self.ledger.get(),
+            lake=self.lake.get(),
             links=self.links.get(),
             catalogue=catalogue(settings.manifests),
         )

@@ -12,11 +12,15 @@ from pipelines.reports.charts import Chart, Limit, Mark, Point
 from pipelines.reports.story import Story, evidence_path, total
 from pipelines.reports.words import exposure, headline, in_words, reaction
 from resources.checks.pages import STYLED, render
+from resources.lake.examples import Example
 
 MOST_DECISIONS = 200
 """Of more decisions, the last of so many are listed, and every one that moved something."""
 
 MOST_CHARTS = 20
+
+_SHOWN = 400
+"""Characters of what was asked, and of what was answered."""
 
 _TIME = "%Y-%m-%d %H:%M:%S"
 
@@ -57,6 +61,9 @@ def page(story: Story, links: Sequence[Link], *, written: datetime) -> str:
         refused=_refused(story.request_faults),
         looked=story.looked,
         primary=_primary(story),
+        slices=story.slices,
+        examples=[_shortened(each) for each in story.examples.found],
+        no_examples=story.examples.problem,
         evidence=sorted(story.state.evidence.values(), key=lambda item: item.name),
         decisions=decisions,
         left_out=len(story.decided) - len(decisions),
@@ -155,6 +162,15 @@ def _primary(story: Story) -> Chart:
         zero=True,
         marks=_marks(story),
     )
+
+
+def _shortened(example: Example) -> Example:
+    """A request may have thousands of columns."""
+    features, outputs = (
+        text if len(text) <= _SHOWN else f"{text[:_SHOWN]} ..."
+        for text in (example.features, example.outputs)
+    )
+    return example._replace(features=features, outputs=outputs)
 
 
 def _listed(decided: Sequence[Decided]) -> list[Decided]:

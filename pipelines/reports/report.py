@@ -9,10 +9,12 @@ from pipelines.core.errors import CommandRefused
 from pipelines.core.manifest.load import Catalogue
 from pipelines.core.manifest.model import RolloutManifest
 from pipelines.reports.page import Link, page
+from pipelines.reports.slices import read_examples, slices_told
 from pipelines.reports.story import Story, read_story
 from pipelines.rollouts.guardrails import harm_boundary, serving_metrics
 from pipelines.rollouts.naming import slug
 from resources.files import write_whole
+from resources.lake.connection import Lake
 from resources.ledger.ledger import Ledger
 from resources.links import Links
 
@@ -26,6 +28,8 @@ class Reports:
     folder: Path
     """`<home>/reports`; drift reports and Data Docs lie there, too."""
     ledger: Ledger
+    lake: Lake
+    """Where the page's examples are read; nothing else of it is."""
     links: Links
     catalogue: Catalogue
 
@@ -54,14 +58,21 @@ def write_story(reports: Reports, story: Story, path: Path) -> Path:
 
 
 def rollout_story(reports: Reports, rollout_id: str) -> Story:
-    """What the report tells. The manifest adds the guardrails' boundary, where it still is there."""
+    """What the report tells. The manifest adds the guardrails' boundary and the examples, where it still is there."""
     row = next((r for r in reports.ledger.rollouts() if r.rollout_id == rollout_id), None)
     manifest = None if row is None else _manifest(reports, row.model)
     story = read_story(reports.ledger, rollout_id, boundary=None)
     if manifest is None:
         return story
     boundary = harm_boundary(manifest, baking=story.state.promotion is not None)
-    return replace(story, boundary=boundary, tests={m.name: m.test() for m in serving_metrics(manifest)})
+    told = slices_told(story.looked)
+    return replace(
+        story,
+        boundary=boundary,
+        tests={m.name: m.test() for m in serving_metrics(manifest)},
+        slices=told,
+        examples=read_examples(reports.lake, reports.ledger, manifest, story.state, told),
+    )
 
 
 def _manifest(reports: Reports, model: str) -> RolloutManifest | None:

@@ -11,9 +11,11 @@ from pipelines.core.rollout.events import Action, Command, Decided, DecisionKind
 from pipelines.core.rollout.fold import fold
 from pipelines.core.rollout.state import RolloutState
 from pipelines.core.statistics.binomial import ConditionalBinomial, Counts
+from pipelines.core.statistics.slices import Slice
 from pipelines.experiments.looks import NAME
 from pipelines.reports.charts import Point
 from pipelines.rollouts.guardrails import REPEATED, REQUEST_FAULTS
+from resources.lake.examples import Example
 from resources.ledger.ledger import Ledger
 
 MOST_ROWS = 20_000
@@ -89,6 +91,23 @@ def _frozen(found: Mapping[str, list[Counted]]) -> dict[str, tuple[Counted, ...]
 
 MOST_LOOKS = 300
 """Of more looks, so many are read, evenly spread, with the last."""
+
+
+class ToldSlice(NamedTuple):
+    """A slice in which one metric's evidence of harm is strong, with the price of all slices paid."""
+
+    metric: str
+    where: Slice
+    log_e: float
+    words: str
+
+
+class Examples(NamedTuple):
+    """Requests of the first slice that is told."""
+
+    found: tuple[Example, ...]
+    problem: str = ""
+    """Why there are none; empty where nothing is wrong."""
 
 
 class Looked(NamedTuple):
@@ -171,6 +190,9 @@ class Story:
     """ln e-value from which a guardrail rolls back; None where nothing says."""
     tests: Mapping[str, ConditionalBinomial] = field(default_factory=dict[str, ConditionalBinomial])
     """The guardrails' tests as they are at their beginning; one that is not named is as usual."""
+    slices: tuple[ToldSlice, ...] | None = None
+    """By the last look, the strongest evidence first; None where nobody asked for slices."""
+    examples: Examples = Examples(())
 
     @property
     def begun(self) -> datetime:

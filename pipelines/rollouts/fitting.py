@@ -90,6 +90,9 @@ def _findings(model: Model, versions: list[_Version], held: tuple[Fields, Fields
     for index, metric in enumerate(metrics_of(manifest)):
         place: Location = ("guardrails", index - 1) if index else ("experiment", "primary")
         yield from _of_metric(metric, place, versions, held)
+    for index, name in enumerate(manifest.experiment.slices):
+        for version in versions:
+            yield from _of_slice(("experiment", "slices", index), name, version)
     for index, check in enumerate(manifest.data_checks.checks):
         place = ("data_checks", "checks", index, "column")
         for version in versions:
@@ -155,6 +158,19 @@ def _named(
         yield place, f"{shown(written)}: {version.lacks(written)}"
     elif problem is not None:
         yield place, f"{shown(written)}: holds {kind} in version {version.version}: {problem}"
+
+
+def _of_slice(place: Location, written: str, version: _Version) -> Iterator[Finding]:
+    full = f"features.{written.removeprefix('features.')}"
+    kind = _kind(version, full)
+    if kind is None and _kind(version, full.replace("features.", "outputs.", 1)) is not None:
+        yield (
+            place,
+            f"{shown(written)}: is an output of version {version.version}; a slice must be an input, known before the answer",
+        )
+        return
+    plain = kind not in (ColumnKind.LISTS, ColumnKind.OTHERS)
+    yield from _named(place, written, version, kind, None if plain else "a slice needs one plain value")
 
 
 def _of_label(label: str | None, versions: list[_Version]) -> Iterator[Finding]:

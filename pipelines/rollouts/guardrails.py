@@ -13,6 +13,7 @@ from pipelines.core.rollout.policy import CHAMPION_HEALTH, LIVE_DOUBT
 from pipelines.core.rollout.state import Phase, RolloutState
 from pipelines.core.statistics.binomial import ConditionalBinomial, Counts, slow_answers
 from pipelines.core.statistics.look_spec import ErrorBudget, log_sum
+from pipelines.core.statistics.slices import PART as SLICES_PART
 from pipelines.core.vocabulary import Evidence, OnFail, Verdict
 from pipelines.rollouts.counting import (
     FailedUnits,
@@ -119,12 +120,15 @@ BAKE_PART = 0.2
 """Of the error budget, what the bake may spend; the ramp has the rest. Without a bake it has all of it."""
 
 
-def harm_budget(manifest: RolloutManifest, *, baking: bool = False) -> ErrorBudget:
+def harm_budget(manifest: RolloutManifest, *, baking: bool = False, live: bool = False) -> ErrorBudget:
     """What the tests for harm may spend: the ramp's and the bake's together make the manifest's alpha.
 
-    A bake has its part and no more, even where the manifest asks for none any more.
+    A bake has its part and no more, even where the manifest asks for none any more. `live`: what the live counters alone may
+    spend; where the looks test slices of what they count, the rest is for that.
     """
     part = BAKE_PART if baking else 1 - BAKE_PART if manifest.bakes_for else 1.0
+    if live and manifest.experiment.slices and manifest.experiment.unit == "request":
+        part *= 1 - SLICES_PART
     return ErrorBudget(manifest.experiment.alpha * part, harm_tests(manifest))
 
 
@@ -181,8 +185,8 @@ BUCKETS_PER_AGE = 5000
 
 
 def harm_boundary(manifest: RolloutManifest, *, baking: bool = False) -> float:
-    """ln(m / alpha): one error budget over all tests for harm of the ramp, another over those of the bake."""
-    return harm_budget(manifest, baking=baking).log_boundary
+    """ln(m / alpha) of the live counters: one error budget over all tests for harm of the ramp, another over those of the bake."""
+    return harm_budget(manifest, baking=baking, live=True).log_boundary
 
 
 class GuardrailWatch:
@@ -222,7 +226,7 @@ class GuardrailWatch:
 
     def _begin(self, state: RolloutState) -> None:
         """The ramp, or the bake: nothing is counted yet, and each has a part of the error budget of its own."""
-        self._budget = harm_budget(self._manifest, baking=state.promotion is not None)
+        self._budget = harm_budget(self._manifest, baking=state.promotion is not None, live=True)
         self.processes = {metric.name: metric.test() for metric in self.metrics}
         self.totals = {name: Counts() for name in (*self.processes, REQUEST_FAULTS)}
         self._repeated: dict[str, Evidence] = {}

@@ -10,6 +10,7 @@ from pipelines.core.statistics.effects import Cell, Sums
 from resources.lake.connection import Lake
 from resources.lake.experiment import ExperimentQuery, MetricQuery
 from resources.lake.schema import Fields, fields
+from resources.lake.slices import SliceBatch, sum_by_slice
 from resources.lake.unit_values import exposures, make_cohort, make_unit_values
 
 
@@ -43,6 +44,8 @@ class Collected(NamedTuple):
     cells: list[Cell]
     units: list[LoggedUnits]
     coverage: Coverage
+    batch: SliceBatch | None = None
+    """Where slices are asked for: what became final, slice by slice."""
 
 
 def collect(lake: Lake, model: str, query: ExperimentQuery) -> Collected:
@@ -59,6 +62,7 @@ def collect(lake: Lake, model: str, query: ExperimentQuery) -> Collected:
             _all_cells(connection, model, query, columns) if query.metrics else [],
             _units(connection),
             _coverage(connection, model, query),
+            sum_by_slice(connection, query) if query.metrics and query.slices else None,
         )
 
 
@@ -71,8 +75,9 @@ def _all_cells(
 
 def cells_of_values(connection: DuckDBPyConnection, query: ExperimentQuery) -> list[Cell]:
     """The cells of what is in `unit_values`: one pass over it, whatever the number of metrics."""
-    rows = _sum_up(connection, query)
-    return [cell for i, metric in enumerate(query.metrics) for cell in _cells(i, metric, rows)]
+    metrics = [(i, m) for i, m in enumerate(query.metrics) if m.name not in query.slices_alone]
+    rows = _sum_up(connection, query, metrics) if metrics else []
+    return [cell for i, metric in metrics for cell in _cells(i, metric, rows)]
 
 
 def _units(connection: DuckDBPyConnection) -> list[LoggedUnits]:
@@ -103,11 +108,13 @@ def _coverage(connection: DuckDBPyConnection, model: str, query: ExperimentQuery
     return Coverage(*row, rows_without_unit=without[0])
 
 
-def _sum_up(connection: DuckDBPyConnection, query: ExperimentQuery) -> list[dict[str, Any]]:
+def _sum_up(
+    connection: DuckDBPyConnection, query: ExperimentQuery, metrics: Sequence[tuple[int, MetricQuery]]
+) -> list[dict[str, Any]]:
     """Rows of step, bucket, challenger and the sums of every metric, `<name of the sum>_<i>`."""
     # Whole microseconds: half the time of grouping by a DOUBLE.
     width = query.bucket // timedelta(microseconds=1)
-    sums = ", ".join(_sums(i, metric) for i, metric in enumerate(query.metrics))
+    sums = ", ".join(_sums(i, metric) for i, metric in metrics)
     result = connection.execute(
         f"""SELECT step, epoch_us(exposed) // {width} AS bucket, challenger, {sums}
             FROM unit_values GROUP BY ALL ORDER BY ALL"""

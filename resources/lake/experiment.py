@@ -1,12 +1,13 @@
 """What to read from the lake for one experiment."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from pipelines.core.errors import LakeError
 from pipelines.core.metric_types import Missing, UnitValue
+from pipelines.core.statistics.slices import SliceColumn
 from resources.lake.connection import identifier
 from resources.lake.schema import ANSWERED, ATTEMPT, Fields, earlier_attempts
 from resources.registry.signature import SQL_COUNTS
@@ -19,6 +20,14 @@ class StepWindow(NamedTuple):
     end: datetime
     step: int
     """Index of the rollout step, growing with time. One step may have several windows."""
+
+
+class Span(NamedTuple):
+    """What became final between two looks."""
+
+    after: datetime | None
+    """The watermark of the previous look; None: everything that is final is new."""
+    watermark: datetime
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +106,12 @@ class ExperimentQuery:
     bucket: timedelta = timedelta(minutes=5)
     values_since: datetime | None = None
     """Only units exposed from here on are given values: the buckets before are known. None: all units."""
+    slices: tuple[SliceColumn, ...] = ()
+    """Inputs of the model by which units are told apart, as they were when the unit was first seen."""
+    sliced: Mapping[str, Span] = field(default_factory=dict[str, Span])
+    """The metrics that are told slice by slice, with what of them became final since the look before."""
+    slices_alone: frozenset[str] = frozenset()
+    """Metrics that are asked for by slice, and else counted elsewhere."""
     clock_skew: timedelta = timedelta(seconds=5)
     """An outcome may be this much earlier than its exposure."""
 
@@ -124,6 +139,11 @@ class ExperimentQuery:
     @property
     def end(self) -> datetime:
         return max(step.end for step in self.steps)
+
+    def step_ends(self) -> dict[int, datetime | None]:
+        """When each step's last units came; None for the one that is still open."""
+        ends: dict[int, datetime | None] = {step.step: step.end for step in self.steps}
+        return ends | {max(ends): None}
 
     def window_of(self, metric: MetricQuery) -> timedelta:
         """How long after exposure `metric` counts."""

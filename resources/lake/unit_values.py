@@ -11,6 +11,7 @@ A unit belongs to the version that its first request in the experiment got, what
 A request that is retried on the other version is one request of the version that it was first sent to.
 """
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ from resources.lake.experiment import (
     with_attempts,
 )
 from resources.lake.schema import ANSWERED, KEY, LARGEST, Fields, one_request
+from resources.lake.slices import placed, slice_names, slice_values
 
 
 class Exposures(NamedTuple):
@@ -64,14 +66,17 @@ def exposures(model: str, query: ExperimentQuery) -> Exposures:
 
 
 def make_cohort(connection: DuckDBPyConnection, model: str, query: ExperimentQuery) -> None:
-    """Fill the temporary table `cohort`: unit, exposed, challenger, step, key, crossover, moved, caller; one row per unit.
+    """Fill the temporary table `cohort`: unit, exposed, challenger, step, key, crossover, moved, caller, and slice<i> for each of
+    the query's slices; one row per unit.
 
-    `caller` is the unit id that a request bears, where the request is the unit, and else NULL.
+    `caller` is the unit id that a request bears, where the request is the unit, and else NULL. `slice` is the place of the unit's
+    slice in its column, by the first row of its first request. Raises `LakeError` for a column that is not there.
     """
     seen = exposures(model, query)
+    first, kept = slice_values(connection, model, query), slice_names(query)
     requests = f"""
         SELECT unit, min(requested_at) AS exposed, arg_min(challenger, requested_at) AS challenger,
-            arg_min(step, requested_at) AS step, any_value(key) AS key, any_value(unit_id) AS caller
+            arg_min(step, requested_at) AS step, any_value(key) AS key, any_value(unit_id) AS caller{first}
         FROM {seen.rows} WHERE step IS NOT NULL AND unit IS NOT NULL
         GROUP BY unit, request_id"""
     units = f"""
@@ -79,11 +84,13 @@ def make_cohort(connection: DuckDBPyConnection, model: str, query: ExperimentQue
             arg_min(step, exposed) AS step, unit AS key,
             coalesce(max(step) FILTER (NOT challenger) >= min(step) FILTER (challenger), false) AS crossover,
             bool_or(challenger) AND NOT bool_and(challenger) AS moved, NULL::VARCHAR AS caller
+            {"".join(f", arg_min_null({name}, exposed) AS {name}" for name in kept)}
         FROM ({requests}) GROUP BY unit"""
     one_request_each = f"SELECT *, false AS crossover, false AS moved FROM ({requests})"
+    found = one_request_each if query.by_request else units
     connection.execute(
-        f"CREATE OR REPLACE TEMP TABLE cohort AS {one_request_each if query.by_request else units}",
-        seen.parameters,
+        f"CREATE OR REPLACE TEMP TABLE cohort AS {placed(found, query) if kept else found}",
+        seen.parameters | {f"values{k}": list(column.values) for k, column in enumerate(query.slices)},
     )
 
 
@@ -91,9 +98,15 @@ def make_cohort(connection: DuckDBPyConnection, model: str, query: ExperimentQue
 
 
 def make_unit_values(
-    connection: DuckDBPyConnection, model: str, query: ExperimentQuery, columns: tuple[Fields, Fields]
+    connection: DuckDBPyConnection,
+    model: str,
+    query: ExperimentQuery,
+    columns: tuple[Fields, Fields],
+    *,
+    more: Sequence[str] = (),
 ) -> None:
-    """Fill the temporary table `unit_values` from `cohort`: step, exposed, challenger, then y<i>, d<i>, x<i>, lost<i> per metric.
+    """Fill the temporary table `unit_values` from `cohort`: step, exposed, challenger, slice<i>, then y<i>, d<i>, x<i>, lost<i> per
+    metric. `more`: further columns of `cohort`.
 
     y is NULL where the unit does not count for the metric: not mature by the watermark, without a value, or
     with one that cannot be squared. `lost` is 1 where it is mature and should have had one. Crossovers are left out.
@@ -102,7 +115,7 @@ def make_unit_values(
     values = ", ".join(_counted(i, metric, query) for i, metric in enumerate(query.metrics))
     statement = f"""
         CREATE OR REPLACE TEMP TABLE unit_values AS
-        SELECT step, exposed, challenger, {values}
+        SELECT {", ".join(["step", "exposed", "challenger", *slice_names(query), *more])}, {values}
         FROM cohort {" ".join(f"LEFT JOIN ({join}) USING (unit)" for join in joins)}
         WHERE NOT crossover AND exposed >= $valued"""
     parameters = exposures(model, query).parameters

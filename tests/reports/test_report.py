@@ -20,14 +20,16 @@ from pipelines.core.rollout.alerts import Alert
 from pipelines.core.rollout.events import Command, Order
 from pipelines.core.rollout.policy import WATCHED
 from pipelines.core.rollout.state import Phase
+from pipelines.core.statistics.slices import Slice
 from pipelines.core.vocabulary import Evidence, Verdict
 from pipelines.platform.systems import Systems
 from pipelines.reports.page import Link, page
 from pipelines.reports.report import Reports, rollout_story, write_report
-from pipelines.reports.story import Looked, Point, Story
+from pipelines.reports.story import Examples, Looked, Point, Story, ToldSlice
 from pipelines.rollouts.controller import utc_now
 from pipelines.rollouts.guardrails import REPEATED, REQUEST_FAULTS
 from resources.checks.pages import PACKAGE, STYLED, render
+from resources.lake.examples import Example
 from resources.ledger.counters import CounterBucket
 from resources.ledger.database import COUNTER_BUCKETS
 from resources.notifier import Notifier
@@ -268,7 +270,16 @@ def hostile_page(folder: Path, words: str) -> str:
     order = Command(rollout_id=rollout_id, seq=99, at=START, order=Order.PAUSE, by="ann", reason="to look")
     points = tuple(Point(START + MINUTE * k, 0.1, -1.0 / k, 1.0 / k) for k in range(1, 9))
     looked = Looked(8, START, "delay", 0.3, points, (), ("It is later.",))
-    story: Story = replace(told, events=(*told.events, order), looked=looked, boundary=6.0)
+    slices = (ToldSlice("cost", Slice("carrier", "AA"), 5.0, "carrier is AA: it is dear"),)
+    example = Example("request 7", START, 1.0, 500, 3.0, "asked", "answered")
+    story: Story = replace(
+        told,
+        events=(*told.events, order),
+        looked=looked,
+        boundary=6.0,
+        slices=slices,
+        examples=Examples((example,), "not read"),
+    )
     links = [Link("MLflow", "http://m/?a=b&c="), Link("elsewhere", "javascript:")]
     return page(hostile(story, words), hostile(links, words), written=START)
 
@@ -290,6 +301,12 @@ def test_every_value_of_a_rollout_is_text_in_its_page_whoever_wrote_it_and_never
         "It is later.",
         "MLflow",
         "elsewhere",
+        "cost",
+        "AA",
+        "it is dear",
+        "request 7",
+        "asked",
+        "answered",
     )
     missing = [each for each in told if f"{each}\"'>{EVIL}" not in found.text]
     assert missing == []

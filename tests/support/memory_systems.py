@@ -275,7 +275,13 @@ def given(systems: Systems) -> dict[str, Any]:
 def reports_of(systems: Systems) -> Reports:
     """Where these systems' reports are written."""
     folder = systems.settings.home / "reports"
-    return Reports(folder=folder, ledger=systems.ledger, links=systems.links, catalogue=systems.catalogue)
+    return Reports(
+        folder=folder,
+        ledger=systems.ledger,
+        lake=systems.lake,
+        links=systems.links,
+        catalogue=systems.catalogue,
+    )
 
 
 def memory_systems(home: Path, more: str = "") -> Iterator[MemorySystems]:

@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 
 from pipelines.core.manifest.document import Finding, shown
@@ -117,6 +117,27 @@ def _covariate_findings(metric: Metric, covariate: str) -> Iterator[Finding]:
             f"{shown(covariate)}: expected predictions.<input>, an input of the model: a covariate must be known"
             " before the answer",
         )
+
+
+def slice_findings(slices: Sequence[str]) -> Iterator[Finding]:
+    """Which part of the traffic a unit belongs to must be known before the answer, or the version had a part in it."""
+    seen: dict[str, int] = {}
+    for index, written in enumerate(slices):
+        column = written.removeprefix("features.")
+        prefix = written.lower().partition(".")[0]
+        if (
+            prefix in ("outputs", "outcomes", "predictions", "serving")
+            or column in ANSWERED
+            or not (column.strip() and column.isprintable())
+        ):
+            yield (
+                (index,),
+                f"{shown(written)}: expected the name of an input of the model, such as carrier: a slice must be known before"
+                " the answer",
+            )
+        elif column.lower() in seen:
+            yield (index,), f"{shown(written)}: already in slices[{seen[column.lower()]}]"
+        seen.setdefault(column.lower(), index)
 
 
 def _is_data(source: str) -> bool:

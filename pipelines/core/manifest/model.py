@@ -192,6 +192,9 @@ class Experiment(_Frozen):
     waits; it never rolls back."""
     outcome_window: Duration = timedelta(hours=24)
     """How long after exposure an outcome still counts; a unit is counted once this has passed."""
+    slices: Annotated[tuple[str, ...], Field(max_length=5)] = ()
+    """Inputs of the model, such as `carrier`, by whose values every metric is compared as well: harm in a part of the traffic is
+    found there, and the part is named. Of each the 50 most frequent values of the champion's requests before the rollout."""
     look_every: Duration = timedelta(minutes=5)
     max_duration: Duration = timedelta(days=14)
 

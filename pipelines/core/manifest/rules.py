@@ -17,6 +17,7 @@ from pipelines.core.manifest.measurement_rules import (
     patient_check_findings,
     primary_findings,
     row_findings,
+    slice_findings,
 )
 from pipelines.core.manifest.model import (
     AbTest,
@@ -128,6 +129,8 @@ def _experiment_findings(experiment: Experiment) -> Iterator[Finding]:
         yield ("outcome_window",), "expected less than max_duration, or no unit is ever counted"
     if experiment.look_every > experiment.max_duration:
         yield ("look_every",), "expected at most max_duration, or nobody ever looks"
+    for inner, message in slice_findings(experiment.slices):
+        yield ("slices", *inner), message
 
 
 def _metric_places(document: Document) -> list[Location]:

@@ -240,15 +240,8 @@ def log_e_process(
     Raises:
         NotMeasured: negative or non-finite counts, or more events than trials.
     """
-    columns = [np.asarray(a, float) for a in (canary_trials, canary_events, champion_trials, champion_events)]
-    if len({column.shape for column in columns}) != 1 or columns[0].ndim != 1:
-        raise ParameterError(f"buckets of shapes {[c.shape for c in columns]}, must be equal and flat")
-    n1, x1, n0, x0 = columns
-    _require_counts(n1, x1, n0, x0)
     mixture = mixture or harm_mixture()
-    informative = (n1 > 0) & (n0 > 0)
-    share = np.where(informative, n1 / np.where(informative, n1 + n0, 1.0), 0.0)[:, None]
-    x1, x0 = np.where(informative, x1, 0.0)[:, None], np.where(informative, x0, 0.0)[:, None]
+    share, x1, x0 = _informative(canary_trials, canary_events, champion_trials, champion_events)
     paths = np.cumsum(_log_ratio(mixture.ratios, x1, x0, share), axis=0)
     before = np.vstack([np.zeros_like(mixture.ratios), paths[:-1]]) if len(paths) else paths
     clock = np.cumsum((x1 + x0)[:, 0])
@@ -257,6 +250,47 @@ def log_e_process(
     started[:1] = np.logaddexp(started[:1], math.log1p(-later))
     mass = paths + np.logaddexp.accumulate(started[:, None] - before, axis=0) + mixture.log_weights
     return np.logaddexp(np.logaddexp.reduce(mass, axis=1), log_cash(clock, later))
+
+
+def last_log_e(
+    canary_trials: Array,
+    canary_events: Array,
+    champion_trials: Array,
+    champion_events: Array,
+    *,
+    later: float = LATER,
+) -> float:
+    """The last of `log_e_process`, where nobody asks for the others: 0 without buckets. Raises NotMeasured as that."""
+    mixture = harm_mixture()
+    share, x1, x0 = _informative(canary_trials, canary_events, champion_trials, champion_events)
+    # Without an event nothing is bet, won or lost.
+    some = (x1 + x0)[:, 0] > 0
+    share, x1, x0 = share[some], x1[some], x0[some]
+    clock = np.cumsum((x1 + x0)[:, 0])
+    if not clock.size:
+        return 0.0
+    steps = _log_ratio(mixture.ratios, x1, x0, share)
+    gained = np.cumsum(steps[::-1], axis=0)[::-1]
+    started = log_started(np.concatenate([[0.0], clock[:-1]]), clock, later)
+    started[0] = np.logaddexp(started[0], math.log1p(-later))
+    mass = gained + started[:, None] + mixture.log_weights
+    most = float(mass.max())
+    return float(np.logaddexp(most + math.log(np.exp(mass - most).sum()), log_cash(float(clock[-1]), later)))
+
+
+def _informative(
+    canary_trials: Array, canary_events: Array, champion_trials: Array, champion_events: Array
+) -> tuple[Array, Array, Array]:
+    """The canary's realised share of the trials, and both versions' events, checked, shape (buckets, 1) each; nothing in
+    buckets in which an arm had no trials."""
+    columns = [np.asarray(a, float) for a in (canary_trials, canary_events, champion_trials, champion_events)]
+    if len({column.shape for column in columns}) != 1 or columns[0].ndim != 1:
+        raise ParameterError(f"buckets of shapes {[c.shape for c in columns]}, must be equal and flat")
+    n1, x1, n0, x0 = columns
+    _require_counts(n1, x1, n0, x0)
+    informative = (n1 > 0) & (n0 > 0)
+    share = np.where(informative, n1 / np.where(informative, n1 + n0, 1.0), 0.0)[:, None]
+    return share, np.where(informative, x1, 0.0)[:, None], np.where(informative, x0, 0.0)[:, None]
 
 
 def _log_ratio(ratios: Array, canary: Array | float, champion: Array | float, share: Array | float) -> Array:

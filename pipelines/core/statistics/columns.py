@@ -181,16 +181,31 @@ def columns(cells: Sequence[Cell], metric: str, kind: EffectKind) -> Columns:
         if (one.step, one.bucket) == (two.step, two.bucket):
             raise NotMeasured(f"{metric}, step {one.step}, bucket {one.bucket:g}: counted twice")
     chosen = [cell for cell in chosen if cell.champion.n != 0 or cell.challenger.n != 0]
-    made = Columns(
-        metric=metric,
-        steps=np.array([cell.step for cell in chosen], float),
-        champion=np.array([cell.champion for cell in chosen], float).reshape(-1, len(Sums._fields)),
-        challenger=np.array([cell.challenger for cell in chosen], float).reshape(-1, len(Sums._fields)),
-        references=np.array([cell.reference for cell in chosen], float),
+    return _checked(
+        Columns(
+            metric=metric,
+            steps=np.array([cell.step for cell in chosen], float),
+            champion=np.array([cell.champion for cell in chosen], float).reshape(-1, len(Sums._fields)),
+            challenger=np.array([cell.challenger for cell in chosen], float).reshape(-1, len(Sums._fields)),
+            references=np.array([cell.reference for cell in chosen], float),
+        ),
+        kind,
     )
-    for variant, sums in (("champion", made.champion), ("challenger", made.challenger)):
-        _check(f"{metric}, {variant}", sums, made.references, kind)
-    return made
+
+
+def table_of(
+    metric: str, steps: Array, champion: Array, challenger: Array, reference: float, kind: EffectKind
+) -> Columns:
+    """The same from arrays in the order of time, shapes (cells,) and (cells, 10). Raises NotMeasured as `columns`."""
+    kept = (champion[:, 0] != 0) | (challenger[:, 0] != 0)
+    references = np.full(int(kept.sum()), reference)
+    return _checked(Columns(metric, steps[kept], champion[kept], challenger[kept], references), kind)
+
+
+def _checked(table: Columns, kind: EffectKind) -> Columns:
+    for variant, sums in (("champion", table.champion), ("challenger", table.challenger)):
+        _check(f"{table.metric}, {variant}", sums, table.references, kind)
+    return table
 
 
 def _check(place: str, sums: Array, references: Array, kind: EffectKind) -> None:

@@ -8,10 +8,11 @@ from pipelines.core.errors import NotMeasured
 from pipelines.core.statistics import metric_look, srm
 from pipelines.core.statistics.columns import Columns, columns
 from pipelines.core.statistics.effects import Cell
-from pipelines.core.statistics.look_spec import Conclusion, LookSpec, log_sum
+from pipelines.core.statistics.look_spec import Conclusion, LookSpec, MetricSpec, log_sum
 from pipelines.core.statistics.loss import Loss, find_loss, not_compared
-from pipelines.core.statistics.metric_analysis import analyse_metric, crossed_together
+from pipelines.core.statistics.metric_analysis import analyse_metric, crossed_by_slices, crossed_together
 from pipelines.core.statistics.metric_look import MetricLook
+from pipelines.core.statistics.slices import Sliced
 from pipelines.core.statistics.srm import StepUnits
 
 _GOOD = (Conclusion.BETTER, Conclusion.NON_INFERIOR)
@@ -50,7 +51,7 @@ class Look:
     @property
     def harmful(self) -> tuple[str, ...]:
         """Metrics whose evidence of harm passed the error budget's boundary: roll back."""
-        return tuple(metric.name for metric in self.metrics if metric.harm.is_crossed)
+        return tuple(metric.name for metric in self.metrics if metric.is_harmful)
 
     @property
     def is_promotable(self) -> bool:
@@ -59,7 +60,13 @@ class Look:
         return sound and all(metric.conclusion in _GOOD for metric in self.metrics)
 
 
-def analyse(cells: Sequence[Cell], spec: LookSpec, *, units: Sequence[StepUnits] | None = None) -> Look:
+def analyse(
+    cells: Sequence[Cell],
+    spec: LookSpec,
+    *,
+    units: Sequence[StepUnits] | None = None,
+    sliced: Sliced | None = None,
+) -> Look:
     """One look.
 
     Args:
@@ -67,6 +74,7 @@ def analyse(cells: Sequence[Cell], spec: LookSpec, *, units: Sequence[StepUnits]
         spec: what to analyse and how.
         units: distinct units per step for the sample ratio; default: the units of the primary metric (or of
             the first one), with the shares of the spec.
+        sliced: the same units by slice, as final as the cells; None where nobody asks for slices.
 
     Returns:
         A metric with too little data, or with none, is `not yet`.
@@ -82,7 +90,12 @@ def analyse(cells: Sequence[Cell], spec: LookSpec, *, units: Sequence[StepUnits]
     tables = {metric.name: columns(cells, metric.name, metric.kind) for metric in spec.metrics}
     looks = tuple(
         analyse_metric(
-            metric, tables[metric.name], alpha=spec.alpha, budget=spec.budget, is_final=spec.is_final
+            metric,
+            tables[metric.name],
+            alpha=spec.alpha,
+            budget=spec.budget,
+            is_final=spec.is_final,
+            sliced=sliced,
         )
         for metric in spec.metrics
     )
@@ -111,11 +124,18 @@ def _judged_together(looks: Sequence[MetricLook], spec: LookSpec) -> tuple[Metri
     for metric, look in zip(spec.metrics, looks, strict=True):
         if metric.part is not None and look.harm.log_e is not None and not look.is_lost:
             parts.setdefault(metric.part, {})[metric.name] = look.harm.log_e
+        elif metric.part is None and metric.sliced_part is not None and look.slices is not None:
+            parts.setdefault(metric.sliced_part, {})[metric.name] = look.slices.value
     totals = {name: log_sum(part.values()) for part in parts.values() for name in spec.budget.harmful(part)}
     return tuple(
-        crossed_together(look, totals[look.name], spec.alpha) if look.name in totals else look
-        for look in looks
+        _crossed(metric, look, totals[look.name], spec.alpha) if look.name in totals else look
+        for metric, look in zip(spec.metrics, looks, strict=True)
     )
+
+
+def _crossed(metric: MetricSpec, look: MetricLook, total: float, alpha: float) -> MetricLook:
+    crossed = crossed_by_slices if metric.part is None else crossed_together
+    return crossed(look, total, alpha)
 
 
 def _units(table: Columns, spec: LookSpec) -> tuple[StepUnits, ...]:

@@ -105,6 +105,7 @@ def not_compared(look: MetricLook, loss: Loss) -> MetricLook:
         worst=None,
         is_within_margin=False,
         is_lost=True,
+        slices=None,
         sentence=f"{look.name}: not compared, {loss_words(loss)}.",
     )
 

@@ -27,6 +27,7 @@ from pipelines.core.statistics.sequences import (
     is_enough,
     planned_scale,
 )
+from pipelines.core.statistics.slices import Sliced, SliceLook, look_at_slices
 
 RARE = 0.2
 """Base rate up to which events (or non-events) are rare enough for the conditional binomial test."""
@@ -83,12 +84,23 @@ class _Found:
     dispersion: float | None = None
     covariate_differs: bool = False
     same_needed: float | None = None
+    slices: SliceLook | None = None
+
+    @property
+    def is_harmful(self) -> bool:
+        return self.harm.is_crossed or (self.slices is not None and self.slices.is_crossed)
 
 
 def analyse_metric(
-    spec: MetricSpec, cells: Columns, *, alpha: float, budget: ErrorBudget, is_final: bool = False
+    spec: MetricSpec,
+    cells: Columns,
+    *,
+    alpha: float,
+    budget: ErrorBudget,
+    is_final: bool = False,
+    sliced: Sliced | None = None,
 ) -> MetricLook:
-    """One metric's look. Too little data gives `not yet`.
+    """One metric's look. Too little data gives `not yet`. With `sliced`, a part of its money lies on slices of the units.
 
     Raises:
         NotMeasured: sums that no data can have.
@@ -99,11 +111,28 @@ def analyse_metric(
         cells = cells.adjusted(spec.kind)
     effect = stratified_effect(list(cells.strata().values()), spec.kind)
     margin = _margin(spec, effect)
+    found = _found(spec, effect, cells, margin, alpha, budget, is_final)
+    found = _with_slices(spec, found, sliced, margin, alpha, budget)
+    look = _told(spec, effect, margin, replace(found, covariate_differs=not balanced), alpha)
+    if look.is_harmful or (effect is not None and margin is not None):
+        return look
+    return replace(look, sentence=_indivisible(spec, cells) or look.sentence)
+
+
+def _found(
+    spec: MetricSpec,
+    effect: Effect | None,
+    cells: Columns,
+    margin: float | None,
+    alpha: float,
+    budget: ErrorBudget,
+    is_final: bool,
+) -> _Found:
+    """By the method that the spec names, where there is something to compare."""
     if effect is not None and effect.variance == 0 and not spec.kind.is_count:
-        return _told(spec, effect, margin, _equal(spec, effect, alpha, budget), alpha)
+        return _equal(spec, effect, alpha, budget)
     if effect is None or margin is None:
-        nothing = _told(spec, effect, margin, _nothing(spec, budget), alpha)
-        return replace(nothing, sentence=_indivisible(spec, cells) or nothing.sentence)
+        return _nothing(spec, budget)
     match spec.method:
         case SequentialMethod.GROUP_SEQUENTIAL:
             found = _group_sequential(spec, effect, alpha, budget, is_final)
@@ -112,8 +141,25 @@ def analyse_metric(
             found = _anytime(spec, effect, cells, margin, alpha, budget)
         case _:
             assert_never(spec.method)
-    found = replace(found, dispersion=_overdispersed(spec, cells), covariate_differs=not balanced)
-    return _told(spec, effect, margin, found, alpha)
+    return replace(found, dispersion=_overdispersed(spec, cells))
+
+
+def _with_slices(
+    spec: MetricSpec,
+    found: _Found,
+    sliced: Sliced | None,
+    margin: float | None,
+    alpha: float,
+    budget: ErrorBudget,
+) -> _Found:
+    """The evidence of harm with that of slices. What is looked at by plan has no e-value that it could be mixed with."""
+    if sliced is None or spec.method.is_planned or (spec.part is None and spec.sliced_part is None):
+        return found
+    tau2 = None if margin is None else _sequence(spec, margin, alpha).tau2
+    slices = look_at_slices(spec, sliced, log_e=found.harm.value, tau2=tau2)
+    if spec.part is None:
+        return replace(found, slices=replace(slices, boundary=budget.log_boundary))
+    return replace(found, slices=slices, harm=replace(found.harm, value=slices.mixed(found.harm.value)))
 
 
 def _overdispersed(spec: MetricSpec, cells: Columns) -> float | None:
@@ -239,6 +285,15 @@ def crossed_together(look: MetricLook, total: float, alpha: float) -> MetricLook
     return replace(crossed, sentence=metric_sentence(crossed, alpha))
 
 
+def crossed_by_slices(look: MetricLook, total: float, alpha: float) -> MetricLook:
+    """The same where the slices' part of the evidence is one of those that add up, and all units are tested elsewhere."""
+    assert look.slices is not None
+    together = total if total > look.slices.value else None
+    slices = replace(look.slices, together=together)
+    crossed = replace(look, slices=slices, conclusion=Conclusion.WORSE)
+    return replace(crossed, sentence=metric_sentence(crossed, alpha))
+
+
 def _z(interval: Interval, effect: Effect) -> float:
     """Half-width in standard errors; the wider side where the interval is not symmetric."""
     half = max(interval.high - effect.value, effect.value - interval.low)
@@ -272,6 +327,7 @@ def _told(
         dispersion=found.dispersion,
         covariate_differs=found.covariate_differs,
         same_needed=found.same_needed,
+        slices=found.slices,
         sentence="",
     )
     return replace(look, sentence=metric_sentence(look, alpha))
@@ -290,7 +346,7 @@ def _relative(effect: Effect | None, z: float | None, kind: EffectKind) -> Inter
 
 
 def _conclusion(spec: MetricSpec, found: _Found, within: bool) -> Conclusion:
-    if found.harm.is_crossed:
+    if found.is_harmful:
         return Conclusion.WORSE
     if found.interval is not None:
         harmful_end = found.interval.high if spec.harm_sign() > 0 else -found.interval.low

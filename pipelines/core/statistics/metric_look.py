@@ -9,6 +9,7 @@ from pipelines.core.statistics.look_spec import Conclusion
 from pipelines.core.statistics.sequences import (
     Interval,
 )
+from pipelines.core.statistics.slices import TOLD, NamedSlice, SliceLook
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,19 @@ class MetricLook:
     """More of its values are lost at one version than at the other: nothing follows from it, for better or worse."""
     same_needed: float | None = None
     """Every unit of both versions has the same value: the units of each version from which they are called equal."""
+    slices: SliceLook | None = None
+    """Where units are told apart by a column; `harm` has their part of the evidence, unless all units are tested elsewhere."""
+
+    @property
+    def is_harmful(self) -> bool:
+        """The evidence of harm passed its boundary: that of all units and of slices of them, or of slices alone."""
+        return self.harm.is_crossed or (self.slices is not None and self.slices.is_crossed)
+
+    @property
+    def log_e(self) -> float | None:
+        """ln of the whole evidence of harm; None where it is no e-value."""
+        apart = self.slices is not None and self.slices.boundary is not None
+        return self.slices.mixed(self.harm.value) if self.slices is not None and apart else self.harm.log_e
 
 
 # What a look found, in words that need no statistics.
@@ -84,7 +98,33 @@ def metric_sentence(look: MetricLook, alpha: float) -> str:
         return _equal_sentence(look, look.champion, look.same_needed)
     if look.interval is None:
         return f"{values}. Not yet: {_counts(look)} are too few to judge."
-    return f"{values}, {_difference(look, alpha)}. {_consequence(look)}{_varies(look)}{_aside(look)}"
+    told = f"{values}, {_difference(look, alpha)}. {_consequence(look)}{_varies(look)}{_aside(look)}"
+    return told + ("" if look.slices is None else _sliced(look.slices, look.kind))
+
+
+def _sliced(slices: SliceLook, kind: EffectKind) -> str:
+    """The slice with the most evidence, and others that have much; empty where none has."""
+    told = [each for each in slices.named if each.log_e >= math.log(TOLD)]
+    if not told:
+        return ""
+    begin = ""
+    if slices.boundary is not None:
+        others = "" if slices.together is None else f", {odds(slices.together)} to 1 with other metrics"
+        begin = (
+            f" By slices, tested at the looks: evidence of harm {odds(slices.value)} to 1{others}, rolled back at"
+            f" {odds(slices.boundary)} to 1."
+        )
+    lead = "It is where" if slices.is_local else "It is not in one slice alone; the most of one is where"
+    more = "; then where ".join(slice_words(each, kind) for each in told)
+    return f"{begin} {lead} {more} (the price of looking at {slices.count} slices is paid)."
+
+
+def slice_words(found: NamedSlice, kind: EffectKind) -> str:
+    """`carrier is AA (1.2 % of the units): 9 % at the challenger against 1 % at the champion, evidence 600 to 1`."""
+    return (
+        f"{found.where.words} ({100 * found.share:.2g} % of the units): {_value(found.challenger, kind)} at the challenger"
+        f" against {_value(found.champion, kind)} at the champion, evidence {odds(found.log_e)} to 1"
+    )
 
 
 def _aside(look: MetricLook) -> str:

@@ -16,6 +16,7 @@ model: churn
 steps: [10, 100]
 experiment:
   unit: customer_id
+  slices: [features.age, plan]
   primary: {name: revenue, type: mean, source: outcomes.revenue, covariate: predictions.age, mde: 5%}
 guardrails:
   - {name: churned, type: ratio, source: predictions.score, denominator: predictions.plan, margin: 0.1}
@@ -30,6 +31,8 @@ drift: {columns: [features.age, outputs.score]}
 """
 
 MISTAKES = [
+    ("age, plan]", "age, plane]", "experiment.slices[1]", "did you mean features.plan?"),
+    ("age, plan]", "age, score]", "experiment.slices[1]", "a slice must be an input, known before the answer"),
     ("predictions.age", "predictions.aeg", "experiment.primary.covariate", "did you mean features.age?"),
     ("predictions.age", "predictions.score", "experiment.primary.covariate", "is an output of version"),
     ("predictions.score", "predictions.scoer", "guardrails[0].source", "did you mean outputs.score?"),
