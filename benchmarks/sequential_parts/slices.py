@@ -6,17 +6,37 @@ other values, and none). The benchmark's paths are what `look_at_slices` compute
 
 import copy
 import math
+import tempfile
+import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from benchmarks.sequential_parts.paths import Paths
 from benchmarks.sequential_parts.rows import row, upper_95
+from pipelines.core.metric_types import UnitValue
 from pipelines.core.statistics.effects import EffectKind, effects
+from pipelines.core.statistics.look_spec import MetricSpec
 from pipelines.core.statistics.sequences import are_enough, log_e_above, planned_scale
-from pipelines.core.statistics.slices import FEWEST_UNITS, PART, SliceColumn, log_weights
+from pipelines.core.statistics.slices import (
+    FEWEST_UNITS,
+    PART,
+    SliceColumn,
+    Sliced,
+    SliceSums,
+    log_weights,
+    look_at_slices,
+)
 from pipelines.core.statistics.starts import LATER, log_cash, log_started
+from pipelines.experiments.slicing import packed
+from resources.lake.buckets import collect
+from resources.lake.connection import Lake
+from resources.lake.experiment import ExperimentQuery, MetricQuery, Span, StepWindow
+from resources.lake.schema import ensure_tables
+from resources.registry.signature import Column, ModelSchema
 
 ALPHA, GUARDRAILS, VALUES, BASE = 0.05, 20, 50, 0.01
 
@@ -50,6 +70,7 @@ PLANTED = (
 
 def rows(paths: int, seed: int) -> Iterator[dict[str, Any]]:
     rng = np.random.default_rng(seed)
+    yield from _times(50 * paths)
     runs = max(paths // 50, 100)
     for planted in PLANTED:
         yield from _planted(rng, planted, runs)
@@ -262,3 +283,122 @@ def _mixed(since: np.ndarray, sign: int, tau2: float, fewest: float) -> np.ndarr
     started[:1] = np.logaddexp(started[:1], math.log1p(-LATER))
     bets = np.logaddexp.reduce(started.reshape(-1, *[1] * (log_e.ndim - 1)) + log_e, axis=0)
     return np.logaddexp(bets, log_cash(float(len(log_e)), LATER))
+
+
+# What a look at slices takes, from a real lake.
+
+
+_START, _DAYS, _METRICS = datetime(2026, 1, 1, tzinfo=UTC), 14, 20
+
+_COLUMN = SliceColumn("carrier", tuple(f"c{k}" for k in range(VALUES)))
+
+
+def _times(requests: int) -> Iterator[dict[str, Any]]:
+    """20 metrics, half shares and half means, of so many requests; the first look has to take in all of them."""
+    with tempfile.TemporaryDirectory() as folder:
+        lake = Lake(f"sqlite:{folder}/lake/catalog.db", f"{folder}/lake/data", Path(folder))
+        _log(lake, requests)
+        plain, sliced = _query(()), _query((_COLUMN,))
+        took = {
+            name: min(_seconds(lake, query) for _ in range(3))
+            for name, query in (("p", plain), ("s", sliced))
+        }
+        batch = collect(lake, "benchmark", sliced).batch
+    what = f"{requests:,} requests, {_METRICS} metrics"
+    yield row(
+        f"{what}, {VALUES} slices, from the lake to sums, s",
+        took["s"],
+        took["p"],
+        "without slices",
+        "s",
+        3 * took["p"],
+    )
+    assert batch is not None
+    stored = packed(batch, {metric.name: metric.kind for metric in sliced.metrics})
+    room = sum(len(each.packed) for each in stored.sums)
+    yield row(
+        f"what a look at {what} and {VALUES} slices stores, kB",
+        room / 1000,
+        sum(sums.nbytes for sums in batch.sums.values()) / 1000,
+        "the sums as they are in memory",
+        "kB",
+        60,
+    )
+    for batches, most in ((100, 3.0), (1_000, 20.0)):
+        took_each = _analysed(batches)
+        yield row(
+            f"evidence of {_METRICS} metrics in {VALUES} slices after {batches:,} looks that added something, s",
+            took_each,
+            batches,
+            "looks",
+            "s",
+            most,
+        )
+
+
+def _query(slices: tuple[SliceColumn, ...]) -> ExperimentQuery:
+    end = _START + timedelta(days=_DAYS)
+    metrics = tuple(
+        MetricQuery(
+            name=f"m{k}",
+            kind=UnitValue.ANY if k % 2 else UnitValue.AMOUNT,
+            source=f"predictions.outputs.o{k}",
+        )
+        for k in range(_METRICS)
+    )
+    return ExperimentQuery(
+        champion="1",
+        challenger="2",
+        steps=(StepWindow(_START, end, 0),),
+        metrics=metrics,
+        outcome_window=timedelta(hours=1),
+        watermark=end + timedelta(days=1),
+        bucket=timedelta(minutes=20),
+        slices=slices,
+        sliced={metric.name: Span(None, end + timedelta(days=1)) for metric in metrics} if slices else {},
+    )
+
+
+def _log(lake: Lake, requests: int) -> None:
+    outputs = [f"o{k}" for k in range(_METRICS)]
+    schema = ModelSchema((Column("carrier", "string"),), tuple(Column(name, "double") for name in outputs))
+    values = ", ".join(
+        f"'{name}': {f'(hash(i, {k}) % 50 = 0)::DOUBLE' if k % 2 else f'(hash(i, {k}) % 1000)::DOUBLE'}"
+        for k, name in enumerate(outputs)
+    )
+    with lake.connect() as connection:
+        ensure_tables(lake, connection, "benchmark", schema)
+        connection.execute(
+            f"""INSERT INTO lake.benchmark.predictions BY NAME
+            SELECT 'r' || i AS request_id, 0 AS "row", 'u' || i AS unit_id, 'b-1' AS revision,
+                CASE WHEN hash(i) % 10 = 0 THEN '2' ELSE '1' END AS version, 'weighted' AS assignment,
+                $start + to_microseconds(i * {_DAYS * 86_400_000_000 // requests}) AS requested_at, 3.0 AS latency_ms,
+                200 AS status, {{'carrier': 'c' || (hash(i, 99) % {VALUES + 5})}} AS features, {{{values}}} AS outputs,
+                's' AS segment
+            FROM range({requests}) t(i)""",
+            {"start": _START},
+        )
+
+
+def _seconds(lake: Lake, query: ExperimentQuery) -> float:
+    begin = time.perf_counter()
+    collect(lake, "benchmark", query)
+    return time.perf_counter() - begin
+
+
+def _analysed(batches: int) -> float:
+    """Of one share and one mean, times ten."""
+    rng, spent = np.random.default_rng(0), 0.0
+    n0, n1 = (rng.poisson(mean, (VALUES + 2, batches)) for mean in (18, 2))
+    for kind in (EffectKind.PROPORTION, EffectKind.MEAN):
+        arms = []
+        for n in (n0, n1):
+            arm, events = np.zeros((VALUES + 2, batches, 10)), rng.binomial(n, 0.02)
+            arm[..., [0, 3, 4]], arm[..., [1, 2, 5]] = n[..., None], events[..., None]
+            arms.append(arm)
+        spec = MetricSpec(name="m", kind=kind, margin=0.01)
+        sliced = Sliced((_COLUMN,), {"m": SliceSums(np.zeros(batches), arms[0], arms[1])})
+        begin = time.perf_counter()
+        look_at_slices(spec, sliced, log_e=0.0, tau2=1e-4)
+        spent += time.perf_counter() - begin
+    return spent * _METRICS / 2

@@ -135,12 +135,12 @@ def take_look(
     try:
         watermark = watermark_of(lake, model.name, complete or now)
         place = _Place(lake, ledger, model, state, now, sticky, watermark)
-        taken = _taken_and_stored(place)
+        looks = _taken_and_stored(place)
+        taken = looks[-1] if looks else None
         looked_at = {metric.name for metric in taken.look.metrics} if taken else set[str]()
         waiting = [metric for metric in metrics_of(model.rollout) if metric.name not in looked_at]
         seen = outcomes_seen(lake, model.name) if waiting else frozenset[str]()
         equal = _all_zero(place, waiting)
-        told = _slices_told(place) if taken else ()
     except (LakeError, NotMeasured) as error:
         return None, unknown_evidence(model.rollout, f"the look could not be taken: {error}", at=now)
     waits = (
@@ -150,7 +150,7 @@ def take_look(
     if taken is None:
         return None, waits
     looked = look_evidence(model.rollout, state, taken.look, at=now)
-    return taken, (*looked, *_assignment(place, taken), *told, *waits)
+    return taken, (*looked, *_assignment(place, taken), *_slices_told(place, looks), *waits)
 
 
 def past_looks(ledger: Ledger, rollout_id: str) -> tuple[TakenLook, ...]:
@@ -189,10 +189,7 @@ def _assignment(place: _Place, taken: TakenLook) -> tuple[Evidence, ...]:
     )
 
 
-def _slices_told(place: _Place) -> tuple[Evidence, ...]:
-    if not place.model.rollout.experiment.slices:
-        return ()
-    looks = past_looks(place.ledger, place.state.rollout_id)
+def _slices_told(place: _Place, looks: Sequence[TakenLook]) -> tuple[Evidence, ...]:
     return slices_evidence(
         place.lake,
         place.model.rollout,
@@ -203,13 +200,14 @@ def _slices_told(place: _Place) -> tuple[Evidence, ...]:
     )
 
 
-def _taken_and_stored(place: _Place) -> TakenLook | None:
-    """Of two that look at once, one is stored; the other looks again at what is left."""
+def _taken_and_stored(place: _Place) -> tuple[TakenLook, ...]:
+    """All looks with the new one; none where there is none. Of two that look at once, one is stored; the other looks again at
+    what is left."""
     for attempt in range(1, _ATTEMPTS + 1):
         past = past_looks(place.ledger, place.state.rollout_id)
         taken = _take(_not_before(place, past), past)
         if taken is None:
-            return None
+            return ()
         stored = StoredLook(len(past) + 1, place.now, STORED.dump_json(taken).decode())
         try:
             place.ledger.counters.add_look(place.state.rollout_id, NAME, stored)
@@ -217,8 +215,8 @@ def _taken_and_stored(place: _Place) -> TakenLook | None:
             if attempt == _ATTEMPTS:
                 raise
             continue
-        return taken
-    return None
+        return (*past, taken)
+    return ()
 
 
 def _not_before(place: _Place, past: Sequence[TakenLook]) -> _Place:
@@ -298,7 +296,12 @@ def _query(
     query = lake_query(
         place.model.rollout, place.state, windows, registered, watermark=place.watermark, slices=slices
     )
-    return replace(query, values_since=open_since(query, spans), sliced=spans if slices else {})
+    sliced = {
+        name: span
+        for name, span in spans.items()
+        if slices and (place.state.promotion is not None or not registered[name].spec.method.is_planned)
+    }
+    return replace(query, values_since=open_since(query, spans), sliced=sliced)
 
 
 def _slices(place: _Place, past: Sequence[TakenLook]) -> tuple[SliceColumn, ...]:

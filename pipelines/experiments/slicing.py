@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipelines.core.errors import NotMeasured
+from pipelines.core.errors import LakeError, NotMeasured
 from pipelines.core.manifest.model import RolloutManifest
 from pipelines.core.metric_types import UnitValue
 from pipelines.core.rollout.state import RolloutState
@@ -155,7 +155,7 @@ def slices_evidence(
 ) -> tuple[Evidence, ...]:
     """What the metrics are compared by; it warns where a column is not there, and everything else goes on.
 
-    `is_late`: units were counted already when slices were first asked for. Raises `LakeError`.
+    `is_late`: units have been counted, so that nothing is set any more.
     """
     asked = manifest.experiment.slices
     if not asked:
@@ -185,8 +185,11 @@ def _why(lake: Lake, model: str, lacking: Sequence[str], *, is_late: bool) -> st
     names = ", ".join(repr(name) for name in lacking)
     if is_late:
         return f"{names} had no value when the rollout's first units were counted; slices are set once"
-    held = ", ".join(inputs_held(lake, model)) or "none"
-    return f"{names} is no input that requests had a value of when slices were set; the lake holds {held}"
+    try:
+        held = f"the lake holds {', '.join(inputs_held(lake, model)) or 'none'}"
+    except LakeError as error:
+        held = f"what there is cannot be told: {error}"
+    return f"{names} is no input that requests had a value of when slices were set; {held}"
 
 
 def examples_in(

@@ -114,7 +114,7 @@ def analyse_metric(
     found = _found(spec, effect, cells, margin, alpha, budget, is_final)
     found = _with_slices(spec, found, sliced, margin, alpha, budget)
     look = _told(spec, effect, margin, replace(found, covariate_differs=not balanced), alpha)
-    if look.is_harmful or (effect is not None and margin is not None):
+    if effect is not None and margin is not None:
         return look
     return replace(look, sentence=_indivisible(spec, cells) or look.sentence)
 

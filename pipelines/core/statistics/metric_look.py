@@ -87,7 +87,11 @@ class MetricLook:
 
 
 def metric_sentence(look: MetricLook, alpha: float) -> str:
-    """One metric: the two values, the difference with its interval, and what follows."""
+    """One metric: the two values, the difference with its interval, what follows, and in which slice."""
+    return _all_units(look, alpha) + ("" if look.slices is None else _sliced(look.slices, look.kind))
+
+
+def _all_units(look: MetricLook, alpha: float) -> str:
     if look.champion is None or look.challenger is None or look.effect is None:
         return f"{look.name}: not yet, there are no units of both versions to compare."
     values = (
@@ -98,8 +102,7 @@ def metric_sentence(look: MetricLook, alpha: float) -> str:
         return _equal_sentence(look, look.champion, look.same_needed)
     if look.interval is None:
         return f"{values}. Not yet: {_counts(look)} are too few to judge."
-    told = f"{values}, {_difference(look, alpha)}. {_consequence(look)}{_varies(look)}{_aside(look)}"
-    return told + ("" if look.slices is None else _sliced(look.slices, look.kind))
+    return f"{values}, {_difference(look, alpha)}. {_consequence(look)}{_varies(look)}{_aside(look)}"
 
 
 def _sliced(slices: SliceLook, kind: EffectKind) -> str:
