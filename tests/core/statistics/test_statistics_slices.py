@@ -95,7 +95,7 @@ every_kind = pytest.mark.parametrize("kind", EffectKind)
 
 @every_kind
 def test_the_evidence_is_the_weighted_sum_of_that_of_all_units_and_of_each_slice(kind: EffectKind) -> None:
-    given = sums(np.random.default_rng(1), {1: 0.3}, batches=6, kind=kind)
+    given = sums(np.random.default_rng(1), {1: 0.25}, batches=6, kind=kind, units=int(FEWEST_UNITS))
     found = looked(given, kind=kind)
     whole = analyse(cells(given), LookSpec(metrics=(spec(kind),), tests=20)).metrics[0].harm.value
     each = [*(math.exp(alone(given, place, kind)) for place in range(3)), *[1.0] * EMPTY]

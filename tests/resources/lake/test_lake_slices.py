@@ -100,7 +100,7 @@ def test_each_columns_slices_add_up_to_what_became_final_of_all_units(
     found = collect(lake, MODEL, asked)
     assert found.batch is not None
     final = newly_final(found.cells, asked, dict(asked.sliced))
-    assert len({cell.metric for cell in final}) == (4 if by_request else 3)
+    assert len({cell.metric for cell in final}) == 4
     sizes = np.cumsum([0, *(len(column.slices) for column in asked.slices)])
     for name, sums in found.batch.sums.items():
         for row, step in enumerate(found.batch.steps):
