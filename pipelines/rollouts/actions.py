@@ -98,8 +98,12 @@ def register(registry: RolloutRegistry, state: RolloutState) -> None:
         _tag_undone(registry, state)
     elif state.promotion is not None:
         _give_back(registry, state)
-    status = DRY_RUN if state.policy.dry_run else end.value
-    tag_version(registry, state.model, state.version, state.rollout_id, status, reason)
+    tag_version(registry, state.model, state.version, state.rollout_id, status_of(state, end), reason)
+
+
+def status_of(state: RolloutState, end: End) -> str:
+    """The tag `rampgate.status` of a version whose rollout ends like this."""
+    return DRY_RUN if state.policy.dry_run else end.value
 
 
 def _give_back(registry: RolloutRegistry, state: RolloutState) -> None:
@@ -124,10 +128,14 @@ def _tag_undone(registry: RolloutRegistry, state: RolloutState) -> None:
 def tag_version(
     registry: RolloutRegistry, model: str, version: str, rollout_id: str, status: str, reason: str
 ) -> None:
-    """The three tags of a version whose rollout is over."""
-    registry.tag(model, version, ROLLOUT_TAG, rollout_id)
-    registry.tag(model, version, REASON_TAG, reason[:_REASON_LENGTH])
-    registry.tag(model, version, STATUS_TAG, status)
+    """Write the three tags of a version whose rollout is over."""
+    for key, value in tags_of(rollout_id, status, reason).items():
+        registry.tag(model, version, key, value)
+
+
+def tags_of(rollout_id: str, status: str, reason: str) -> Mapping[str, str]:
+    """These three tags, in the order in which they are written: the status last."""
+    return {ROLLOUT_TAG: rollout_id, REASON_TAG: reason[:_REASON_LENGTH], STATUS_TAG: status}
 
 
 # What each action does to the serving side and the registry. Every one of them may be repeated.
@@ -207,11 +215,6 @@ class Effects:
         """Whether the version has become the stable one. Raises ServingError."""
         stable = self._backend.status(state.model).stable
         return stable is not None and stable.version == state.version
-
-    def give_back(self, state: RolloutState) -> None:
-        """A registration that came through after its bake had ended badly. Raises RegistryError."""
-        if state.phase in (Phase.ROLLING_BACK, Phase.ENDED):
-            _give_back(self._registry, state)
 
     def clean_up(self, state: RolloutState) -> None:
         """Stop a version whose deployment finished after its rollout had been taken back."""

@@ -29,6 +29,7 @@ from pipelines.rollouts.journal import (
     recorded,
     worth_recording,
 )
+from pipelines.rollouts.last_word import LastWord
 from pipelines.rollouts.opening import Opening, check_capabilities
 from pipelines.rollouts.sides import Parts, SidesAsked, decide_between_sides
 from resources.ledger.ledger import Ledger
@@ -101,11 +102,13 @@ class Controller:
         by: str = "rampgate",
     ) -> None:
         self._ledger, self._backend, self._registry = ledger, backend, registry
+        journal = Journal(ledger, clock)
         self._parts = Parts(
             ledger=ledger,
-            journal=Journal(ledger, clock),
+            journal=journal,
             effects=Effects(backend, registry),
             sides=SidesAsked(backend, registry),
+            last_word=LastWord(ledger, journal, registry),
             spool=Spool(home / "spool"),
             clock=clock,
             by=by,
@@ -159,6 +162,7 @@ class Controller:
             tag_version(self._registry, model, version, identity, End.REFUSED, reason)
         except NotInRegistry as error:
             log.warning("%s: refused, and gone before it could be tagged: %s", identity, error)
+        self._parts.last_word.put_right(model, tagged=(version,))
         return identity
 
     def _untold(self, model: str, version: str, reason: str) -> str | None:

@@ -16,7 +16,7 @@ from pipelines.core.errors import (
     VersionFailed,
     VersionRefused,
 )
-from pipelines.core.rollout.alerts import unclear_promotion
+from pipelines.core.rollout.alerts import overtaken_registration, unclear_promotion
 from pipelines.core.rollout.events import (
     Action,
     Decided,
@@ -223,8 +223,8 @@ class Driver:
 
     def _superseded(self, state: RolloutState, todo: Intent) -> None:
         """What came into force after its rollout was taken back must not stay."""
-        if todo.action is Action.REGISTER and state.promotion is not None and state.end is not End.PROMOTED:
-            self._parts.effects.give_back(state)
+        if todo.action is Action.REGISTER:
+            self._put_right(state)
             return
         if todo.dry or todo.action not in (Action.DEPLOY, *_INCREASES):
             return
@@ -233,6 +233,15 @@ class Driver:
                 self._parts.effects.clean_up(state)
         elif state.phase is Phase.ROLLING_BACK and todo.action is not Action.DEPLOY:
             self._parts.effects.traffic_off(state.model, state.version)
+
+    def _put_right(self, state: RolloutState) -> None:
+        """Others went on while this was written into the registry: the last word is the ledger's."""
+        both = tuple(each for each in (state.version, state.champion) if each is not None)
+        named = both if state.promotion is not None or state.end is End.PROMOTED else ()
+        try:
+            self._parts.last_word.put_right(state.model, tagged=both, named=named)
+        except RegistryError as error:
+            self._parts.ledger.outbox.add(overtaken_registration(state, str(error), self._parts.clock()))
 
     def _is_live_again(self, state: RolloutState) -> bool:
         latest = self._parts.ledger.latest(state.model)

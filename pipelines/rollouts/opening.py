@@ -3,6 +3,7 @@
 import hashlib
 import math
 from collections.abc import Callable
+from datetime import datetime, timedelta
 
 from pipelines.core.errors import CommandRefused, LedgerConflict, ManifestError
 from pipelines.core.manifest.model import RolloutManifest
@@ -37,11 +38,11 @@ class Opening:
     ) -> str:
         """See `Controller.start`."""
 
-        def started(identity: str) -> Started:
+        def started(identity: str, at: datetime) -> Started:
             return Started(
                 rollout_id=identity,
                 seq=UNNUMBERED,
-                at=self._parts.clock(),
+                at=at,
                 by=by,
                 model=manifest.model,
                 version=version,
@@ -58,11 +59,11 @@ class Opening:
     def refuse(self, model: str, version: str, reason: str, *, by: str) -> str:
         """See `Controller.refuse`."""
 
-        def refused(identity: str) -> Refused:
+        def refused(identity: str, at: datetime) -> Refused:
             return Refused(
                 rollout_id=identity,
                 seq=UNNUMBERED,
-                at=self._parts.clock(),
+                at=at,
                 by=by,
                 model=model,
                 version=version,
@@ -72,7 +73,7 @@ class Opening:
         return self._open(model, version, refused, opens=False)
 
     def _open(
-        self, model: str, version: str, make: Callable[[str], Started | Refused], *, opens: bool
+        self, model: str, version: str, make: Callable[[str, datetime], Started | Refused], *, opens: bool
     ) -> str:
         for _ in range(ROUNDS):
             rows = self._parts.ledger.rollouts(model)
@@ -80,13 +81,19 @@ class Opening:
             if under_way is not None:
                 return under_way
             identity = rollout_id(model, version, 1 + sum(row.version == version for row in rows))
-            event = make(identity)
+            event = make(identity, _after(rows, self._parts.clock()))
             try:
                 self._parts.ledger.append(event, alerts=alerts_of(fold([event]), event))
             except LedgerConflict:
                 continue
             return identity
         raise LedgerConflict(f"{model}: no rollout of version {version} could be opened")
+
+
+def _after(rows: tuple[RolloutRow, ...], now: datetime) -> datetime:
+    """Now, and later than all of the model's rollouts so far: their order is that of their times, whoever sets the clock."""
+    latest = max((time for row in rows for time in (row.started_at, row.ended_at) if time), default=None)
+    return now if latest is None else max(now, latest + timedelta(microseconds=1))
 
 
 def _under_way(rows: tuple[RolloutRow, ...], version: str) -> str | None:

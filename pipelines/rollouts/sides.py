@@ -17,6 +17,7 @@ from pipelines.core.rollout.state import Phase, RolloutState
 from pipelines.core.vocabulary import Evidence, Verdict
 from pipelines.rollouts.actions import Effects, RolloutRegistry
 from pipelines.rollouts.journal import Journal, Spool
+from pipelines.rollouts.last_word import LastWord
 from resources.ledger.ledger import Ledger
 from resources.notifier import in_words, say
 from resources.serving.contract import ServingBackend
@@ -134,6 +135,7 @@ class Parts:
     journal: Journal
     effects: Effects
     sides: SidesAsked
+    last_word: LastWord
     spool: Spool
     clock: Callable[[], datetime]
     by: str

@@ -64,6 +64,22 @@ def unclear_promotion(state: RolloutState, todo: Intent, problem: str, at: datet
     return replace(alert, at=at, channels=state.policy.alerts.get(alert.severity, ()))
 
 
+def overtaken_registration(state: RolloutState, problem: str, at: datetime) -> Alert:
+    """A late writer could not put back into the registry what the ledger says."""
+    return Alert(
+        key=f"{state.rollout_id}:overtaken:{at:%Y-%m-%dT%H:%M}",
+        severity="critical",
+        model=state.model,
+        version=state.version,
+        rollout_id=state.rollout_id,
+        title=f"{state.model} version {state.version}: the registry may say what is not so any more",
+        body="an alias or tag was written late, after others had gone on, and could not be put right: look whether"
+        f" the alias `champion` and the tags `rampgate.*` say what is served: {problem}",
+        at=at,
+        channels=state.policy.alerts.get("critical", ()),
+    )
+
+
 def _alert(state: RolloutState, event: Event) -> Alert | None:
     match event:
         case Started():
