@@ -54,7 +54,7 @@ def analyse_next(
         for metric, metric_spec in zip(look.metrics, spec.metrics, strict=True)
     )
     look = replace(look, metrics=looks)
-    ratio = _sample_ratio(look, past, spec, decides=is_last_step and look.is_promotable)
+    ratio = _sample_ratio(look, past, spec, decides=is_last_step and _is_promotable(look, spec))
     sentences = [*(metric.sentence for metric in looks), *([ratio.sentence] if ratio else [])]
     return replace(look, srm=ratio, sentences=tuple(sentences))
 
@@ -104,6 +104,12 @@ def _between(metric: MetricLook, upcoming: float | None) -> MetricLook:
         fraction=None,
         sentence=sentence,
     )
+
+
+def _is_promotable(look: Look, spec: LookSpec) -> bool:
+    """By the metrics that a promotion waits for."""
+    waited_for = {metric.name for metric in spec.metrics if metric.holds_back}
+    return replace(look, metrics=tuple(m for m in look.metrics if m.name in waited_for)).is_promotable
 
 
 def _sample_ratio(look: Look, past: Sequence[Look], spec: LookSpec, *, decides: bool) -> SrmLook | None:

@@ -98,7 +98,9 @@ def _waiting(
         pending=True,
         valid_for=staleness(manifest),
     )
-    return harm, replace(harm, name=_margin_name(metric), needed_for=NeededFor.PROMOTE, on_fail=OnFail.HOLD)
+    return harm, replace(
+        harm, name=_margin_name(metric), needed_for=NeededFor.PROMOTE, on_fail=_on_no_margin(metric)
+    )
 
 
 def equal_evidence(
@@ -129,6 +131,7 @@ def _metric_evidence(
         verdict=Verdict.PASS if good else Verdict.UNKNOWN,
         reason=_reason(result),
         at=at,
+        on_fail=_on_no_margin(metric),
         needed_for=NeededFor.PROMOTE,
         pending=not good,
         valid_for=valid_for,
@@ -189,6 +192,11 @@ def _on_fail(metric: Metric) -> OnFail:
     return metric.on_fail if isinstance(metric, Guardrail) else OnFail.ROLL_BACK
 
 
+def _on_no_margin(metric: Metric) -> OnFail:
+    """What is not shown to be good keeps the promotion waiting; of a guardrail that only warns, nobody."""
+    return OnFail.WARN if _on_fail(metric) is OnFail.WARN else OnFail.HOLD
+
+
 def _harm_verdict(result: MetricLook) -> Verdict:
     if result.is_harmful:
         return Verdict.FAIL
@@ -246,7 +254,7 @@ def _loss(
         verdict=Verdict.FAIL if loss.is_unequal else Verdict.UNKNOWN if waits else Verdict.PASS,
         reason=loss_words(loss) + _what_next(metric, loss, below if waits else None),
         at=at,
-        on_fail=OnFail.WARN if _on_fail(metric) is OnFail.WARN else OnFail.HOLD,
+        on_fail=_on_no_margin(metric),
         pending=waits,
         valid_for=valid_for,
         values={

@@ -137,7 +137,9 @@ def _is_new(final_at: datetime, span: Span) -> bool:
 
 
 def step_windows(state: RolloutState, now: datetime) -> tuple[StepWindow, ...]:
-    """The times in which the share was certain and some live traffic went to the canary.
+    """The times in which the share was certain, and live traffic was split between canary and champion.
+
+    At 100 % (a bake without a holdback) whoever still reaches the champion got there by chance: nothing is compared.
 
     Between the moment a change was begun and the one it was confirmed either share may have been in force:
     what was exposed then belongs to no step. A dry run has none: its shares never come into force.
@@ -150,7 +152,7 @@ def step_windows(state: RolloutState, now: datetime) -> tuple[StepWindow, ...]:
     return tuple(
         StepWindow(weight.at, end, step)
         for step, (weight, end) in zip(steps, spans, strict=True)
-        if weight.at < end
+        if weight.at < end and weight.percent < 100
     )
 
 
@@ -218,12 +220,14 @@ def look_spec(
     sliced_parts = {
         m.name: _moment(manifest, m) if parts[m.name] is None else None for m in metrics_of(manifest)
     }
+    warning = {g.name for g in manifest.guardrails if g.on_fail is OnFail.WARN}
     losing = {m.name for m in metrics_of(manifest) if _leaves_units_out(manifest, m)}
     specs = (
         replace(
             each.spec,
             part=parts[each.spec.name],
             sliced_part=sliced_parts[each.spec.name],
+            holds_back=each.spec.name not in warning,
             leaves_units_out=each.spec.name in losing,
         )
         for each in registered

@@ -2,6 +2,7 @@
 
 import doctest
 import random
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -9,10 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.sequential_parts.missing import Scenario, begun, manifest
 from pipelines.core.rollout.state import Weight
 from pipelines.core.statistics.srm import StepUnits
 from pipelines.core.vocabulary import Verdict
 from pipelines.experiments.exposure import assignment_evidence, belongs_to_challenger, recompute
+from pipelines.experiments.look_inputs import step_windows
 from resources.lake.buckets import Coverage
 from resources.lake.exposure import Seen
 
@@ -113,3 +116,12 @@ def test_a_larger_share_only_adds_units(unit: str, salt: str, one: float, other:
 def test_the_documented_recomputation() -> None:
     failed, tried = doctest.testfile(str(DOCS), module_relative=False)
     assert (failed, tried) == (0, 2)
+
+
+def test_where_all_traffic_is_given_to_the_challenger_nothing_is_compared() -> None:
+    """A bake without a holdback: units that reach the champion all the same got there by chance."""
+    times = [T0 + k * MINUTE for k in range(4)]
+    weights = tuple(Weight(at, at, percent) for at, percent in zip(times, (10.0, 50.0, 100.0), strict=False))
+    state = replace(begun(manifest(Scenario())), weights=weights)
+    found = [(window.step, window.start, window.end) for window in step_windows(state, times[3])]
+    assert found == [(0, times[0], times[1]), (1, times[1], times[2])]

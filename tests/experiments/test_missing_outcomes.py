@@ -13,7 +13,7 @@ from pipelines.core.rollout.events import DecisionKind, End
 from pipelines.core.statistics.look import analyse
 from pipelines.core.statistics.look_spec import Conclusion
 from pipelines.core.vocabulary import OnFail, Verdict
-from pipelines.experiments.evidence import look_evidence
+from pipelines.experiments.evidence import look_evidence, waiting_evidence
 from pipelines.experiments.look_inputs import look_spec
 from pipelines.experiments.registering import RegisteredConstants, guardrail_spec
 from tests.support.simulated_rollout import Simulation, ab_manifest
@@ -128,5 +128,13 @@ def test_what_is_not_yet_clear_is_waited_for_and_what_only_warns_holds_nobody(
     found = look_evidence(asked, begun(asked), replace(look, losses=losses), at=START)
     (lost,) = (item for item in found if item.name == "paid.missing")
     assert (lost.verdict, lost.pending) == (verdict, pending)
-    assert lost.on_fail is (OnFail.WARN if on_fail is OnFail.WARN else OnFail.HOLD)
+    waits = OnFail.WARN if on_fail is OnFail.WARN else OnFail.HOLD
+    assert lost.on_fail is waits
+    margins = [each for each in found if each.name == "paid.margin"]
+    margins += [
+        each
+        for each in waiting_evidence(asked, asked.guardrails, at=START, seen=frozenset())
+        if each.name == "paid.margin"
+    ]
+    assert [each.on_fail for each in margins] == [waits, waits], "a margin that is not shown yet"
     assert ("advance below 3 to 1" in lost.reason) is pending

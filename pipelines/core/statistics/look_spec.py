@@ -121,6 +121,8 @@ class MetricSpec:
     """The part of the error budget's tests whose e-values this one's is added to; None: tested elsewhere, and shown here."""
     sliced_part: str | None = None
     """Where `part` is None: the part that the e-value of its slices is added to, which are tested here alone."""
+    holds_back: bool = True
+    """A promotion waits for its margin; not so for what only warns."""
     leaves_units_out: bool = False
     """Units without a value are not counted: as many must be left out at both versions, or nothing follows from the metric."""
 

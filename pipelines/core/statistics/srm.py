@@ -9,7 +9,6 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from pipelines.core.errors import NotMeasured
 from pipelines.core.statistics.inputs import require_between, require_counts
 
 CONCENTRATION = 1e4
@@ -23,7 +22,8 @@ class StepUnits(NamedTuple):
     champion: float
     challenger: float
     challenger_share: float
-    """The planned share of the challenger, 0 to 1; at 0 or 1 there is nothing to compare."""
+    """The planned share of the challenger, 0 to 1; at 0 or 1 there is nothing to compare, and a stray unit of the
+    other side (a client that keeps its connection, a request on its way) says nothing of the split."""
     champion_drawn: float | None = None
     """Of the champion's, those for which a version was drawn: of the requests of a caller who stays where he is, the first.
     None: all."""
@@ -47,7 +47,7 @@ def log_e(steps: Sequence[StepUnits]) -> float:
     """ln e-value against "every step has its planned share".
 
     Raises:
-        NotMeasured: negative or non-finite units, or units of a variant that should have none.
+        NotMeasured: negative or non-finite units.
     """
     return math.fsum(_step_log_e(step) for step in _split(steps))
 
@@ -56,7 +56,7 @@ def chi_square(steps: Sequence[StepUnits]) -> ChiSquare:
     """Pearson's test over all steps, one degree of freedom each: for one look at the end, no more.
 
     Raises:
-        NotMeasured: negative or non-finite units, or units of a variant that should have none.
+        NotMeasured: negative or non-finite units.
     """
     from scipy.special import chdtrc
 
@@ -72,13 +72,6 @@ def _split(every: Sequence[StepUnits]) -> list[StepUnits]:
     for step in steps:
         require_counts(f"sample ratio, step {step.step}", champion=step.champion, challenger=step.challenger)
         require_between("challenger_share", step.challenger_share, -1e-12, 1 + 1e-12)
-        if (step.challenger_share <= 0 < step.challenger) or (
-            step.challenger_share >= 1 and step.champion > 0
-        ):
-            raise NotMeasured(
-                f"sample ratio, step {step.step}: {step.champion:g} champion and {step.challenger:g}"
-                f" challenger units at a planned share of {step.challenger_share:g}"
-            )
     return [step for step in steps if 0 < step.challenger_share < 1]
 
 

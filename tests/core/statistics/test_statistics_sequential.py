@@ -86,6 +86,15 @@ def test_steps_have_their_own_shares() -> None:
     assert srm.chi_square([]).p == 1
 
 
+def test_stray_units_of_a_side_that_has_no_share_say_nothing_of_the_split() -> None:
+    """A client that keeps its connection goes on reaching the other side, in a bake without a holdback for example."""
+    ramp = StepUnits(0, champion=9_000, challenger=1_000, challenger_share=0.1)
+    bake = StepUnits(1, champion=3, challenger=4_000, challenger_share=1.0)
+    before = StepUnits(2, champion=4_000, challenger=3, challenger_share=0.0)
+    assert srm.log_e([ramp, bake, before]) == srm.log_e([ramp])
+    assert srm.chi_square([ramp, bake, before]) == srm.chi_square([ramp])
+
+
 def test_sample_ratio_holds_under_peeking() -> None:
     rng = np.random.default_rng(9)
     challenger = np.cumsum(rng.binomial(200, 0.1, size=(2000, 100)), axis=1)
@@ -115,8 +124,6 @@ def test_callers_who_stay_where_they_are_break_no_sample_ratio_where_every_reque
 def test_sample_ratio_refuses_impossible_units() -> None:
     with pytest.raises(NotMeasured, match="step 3: champion == -1"):
         srm.log_e([StepUnits(3, -1, 5, 0.5)])
-    with pytest.raises(NotMeasured, match="planned share of 0"):
-        srm.log_e([StepUnits(0, 10, 5, 0.0)])
     with pytest.raises(ParameterError, match="challenger_share == nan"):
         srm.log_e([StepUnits(0, 10, 5, math.nan)])
 
