@@ -4,12 +4,20 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import NamedTuple
 
-from pipelines.core.errors import CommandRefused, NotInRegistry, VersionRefused
+from pipelines.core.errors import (
+    CommandRefused,
+    CorruptLedger,
+    LedgerError,
+    NotInRegistry,
+    RampgateError,
+    VersionRefused,
+)
 from pipelines.core.manifest.load import Model
-from pipelines.core.rollout.events import End, Order
+from pipelines.core.rollout.events import Decision, DecisionKind, End, Order, named
 from pipelines.core.rollout.policy import Policy
 from pipelines.core.rollout.sides import served_in_words
 from pipelines.core.rollout.state import Phase, RolloutState
+from pipelines.rollouts.emergency import EMERGENCY, UNRECORDED
 from pipelines.rollouts.open_rollout import open_rollout, read_rollout
 from pipelines.rollouts.start import RolloutSystems, carry_on
 from resources.serving.contract import ModelArtefact
@@ -32,11 +40,15 @@ def undo(systems: RolloutSystems, model: Model, *, by: str, reason: str) -> Undo
 
     Traffic moves only to a version that has answered; until then everything stays as it is. Raises CommandRefused, in
     words, where there is nothing to go back to or the previous champion does not come up, StillInTraffic where the traffic
-    would not go, and LedgerError, RegistryError and ServingError where one of them cannot be asked.
+    would not go, and LedgerError, RegistryError and ServingError where one of them cannot be asked. Within the bake the
+    traffic goes back without the ledger, too, which is told when it is back.
     """
     if not reason.strip():
         raise CommandRefused(f"undo of {model.name}: the reason is empty, expected why")
-    under_way = open_rollout(systems.ledger, model.name)
+    try:
+        under_way = open_rollout(systems.ledger, model.name)
+    except (LedgerError, CorruptLedger) as error:
+        return _without_the_ledger(systems, model, error, by=by, reason=reason)
     if under_way is not None and under_way.promotion is not None:
         warm = _out_of_the_bake(systems, under_way, by=by, reason=reason)
         if warm is not None:
@@ -52,14 +64,63 @@ def undo(systems: RolloutSystems, model: Model, *, by: str, reason: str) -> Undo
     return _carried_out(systems, model, under_way)
 
 
+def _without_the_ledger(
+    systems: RolloutSystems, model: Model, error: RampgateError, *, by: str, reason: str
+) -> Undone:
+    """A canary that has all traffic but the holdback bakes: what it took the place of is still warm, and gets it back.
+
+    Its salt names the rollout, for when the ledger can be told. Raises `error` where nothing looks like a bake.
+    """
+    status = systems.backend.status(model.name)
+    canary, stable = status.canary, status.stable
+    if canary is None or stable is None or canary.percent < 100 - model.rollout.holdback:
+        raise error
+    if not _names(status.salt, model.name, canary.version):
+        systems.backend.set_canary_percent(model.name, canary.version, 0.0)
+        raise CommandRefused(
+            f"undo of {model.name}: the traffic was taken away from version {canary.version}, and version"
+            f" {stable.version} has it; which rollout that is cannot be read, order it again when it can: {error}"
+        )
+    decision = systems.controller.roll_back_now(status.salt, f"undo: {reason}", by=by, ordered=True)
+    _require_kept(model.name, decision)
+    return Undone(status.salt, stable.version, canary.version, warm=True)
+
+
+def _names(salt: str, model: str, version: str) -> bool:
+    try:
+        return named(salt) == (model, version)
+    except ValueError:
+        return False
+
+
+def _require_kept(model: str, decision: Decision) -> None:
+    """Raise CommandRefused where this process alone knows that the traffic was taken away."""
+    if decision.rule == UNRECORDED:
+        raise CommandRefused(
+            f"undo of {model}: the traffic is back, but nothing could be written: order it again when it can."
+            f" {decision.reason}"
+        )
+
+
 def _out_of_the_bake(systems: RolloutSystems, state: RolloutState, *, by: str, reason: str) -> Undone | None:
     """The previous champion is still warm. None where the bake had just ended, and the version is promoted for good.
 
     Raises CommandRefused where it is not known which of the two it is.
     """
-    systems.controller.command(state.rollout_id, Order.ROLL_BACK_NOW, by=by, reason=f"undo: {reason}")
-    systems.controller.drive(state.rollout_id)
-    after = systems.controller.state(state.rollout_id)
+    decision = systems.controller.command(
+        state.rollout_id, Order.ROLL_BACK_NOW, by=by, reason=f"undo: {reason}"
+    )
+    _require_kept(state.model, decision)
+    taken_back = Undone(state.rollout_id, str(state.champion), state.version, warm=True)
+    if decision.rule == EMERGENCY:
+        return taken_back
+    try:
+        systems.controller.drive(state.rollout_id)
+        after = systems.controller.state(state.rollout_id)
+    except LedgerError:
+        if decision.kind is not DecisionKind.ROLL_BACK:
+            raise
+        return taken_back  # the traffic is back, and the ledger knows: whoever drives next does the rest
     if after.end is End.PROMOTED:
         return None
     if after.end is None and after.phase is not Phase.ROLLING_BACK:
@@ -67,7 +128,7 @@ def _out_of_the_bake(systems: RolloutSystems, state: RolloutState, *, by: str, r
             f"undo of {state.model}: the bake of version {state.version} is just ending, and it is not known whether"
             f" version {state.champion} still runs: order it again in a moment"
         )
-    return Undone(state.rollout_id, str(state.champion), state.version, warm=True)
+    return taken_back
 
 
 def undo_policy(policy: Policy, of: str) -> Policy:

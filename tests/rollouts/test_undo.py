@@ -70,6 +70,50 @@ def test_within_the_bake_the_previous_champion_is_still_warm(systems: MemorySyst
     assert systems.world.tags[MODEL, "2", "rampgate.status"] == End.ROLLED_BACK
 
 
+class Away:
+    """The ledger does not answer, from its n-th call on."""
+
+    def __init__(self, systems: MemorySystems, monkeypatch: pytest.MonkeyPatch, *, after: int) -> None:
+        self.left = after
+        for name in ("append", "events", "rollouts"):
+            monkeypatch.setattr(systems.ledger, name, self.unless_away(getattr(systems.ledger, name)))
+
+    def unless_away(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*given: Any, **named: Any) -> Any:
+            self.left -= 1
+            if self.left < 0:
+                raise LedgerError("the ledger is away")
+            return call(*given, **named)
+
+        return called
+
+
+@pytest.mark.parametrize("after", [0, 1, 2, 3, 4, 6, 9])
+def test_within_the_bake_the_traffic_goes_back_while_the_ledger_is_away(
+    systems: MemorySystems, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    """Whenever it went away: safe traffic first, then the record, as soon as it is back."""
+    rollout = promote(systems, bake="24h")
+    with monkeypatch.context() as patch:
+        Away(systems, patch, after=after)
+        assert ordered(systems) == Undone(rollout, "1", "2", warm=True)
+        assert (systems.share, served(systems)) == (0, "1")
+    systems.controller.drive(rollout)
+    assert systems.controller.state(rollout).end is End.ROLLED_BACK
+    assert (champion(systems), served(systems)) == ("1", "1")
+    assert systems.world.tags[MODEL, "2", "rampgate.reason"] == "roll_back_now by ada: undo: customers call"
+
+
+def test_without_the_ledger_a_rollouts_share_is_not_taken_for_a_bake(
+    systems: MemorySystems, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start_rollout(systems)
+    Away(systems, monkeypatch, after=0)
+    with pytest.raises(LedgerError):
+        ordered(systems)
+    assert systems.share == 10
+
+
 def test_after_the_bake_it_is_started_from_the_registry_and_answers_before_traffic_moves(
     systems: MemorySystems,
 ) -> None:
