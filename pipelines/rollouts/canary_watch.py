@@ -17,13 +17,13 @@ from pipelines.core.errors import (
 from pipelines.core.manifest.load import Model
 from pipelines.core.rollout.decide import decide
 from pipelines.core.rollout.events import Decision, DecisionKind
-from pipelines.core.rollout.policy import WATCHED
+from pipelines.core.rollout.policy import UNREAD, WATCHED
 from pipelines.core.rollout.standing import words
 from pipelines.core.rollout.state import Phase, RolloutState
 from pipelines.core.vocabulary import Evidence, OnFail, OnUnknown, Verdict
 from pipelines.rollouts.controller import Controller
 from pipelines.rollouts.emergency import ALREADY, EMERGENCY, UNRECORDED
-from pipelines.rollouts.guardrails import REPEATED, GuardrailWatch
+from pipelines.rollouts.guardrails import DOUBT_LASTS, REPEATED, GuardrailWatch
 from pipelines.rollouts.open_rollout import read_rollout
 from resources.ledger.ledger import Ledger, RolloutRow
 from resources.notifier import contained, in_words, platform_alert, say, tell
@@ -39,6 +39,9 @@ REREAD = timedelta(milliseconds=500)
 
 RENEW = timedelta(seconds=1)
 """How often the serving side is told that the canary's share is watched; it waits ten times as long."""
+
+UNREAD_FOR = LEASE
+"""Counters that could not be read for so long hold the rollout: a pod that is replaced is away for less."""
 
 SAVE = timedelta(seconds=2)
 
@@ -101,6 +104,7 @@ class Watcher:
         self._pause, self._again_at = FIRST_PAUSE, 0.0
         self._held_again_at: dict[str, float] = {}
         self._renew_at, self._asked_at = 0.0, float("-inf")
+        self._unread_since: float | None = None
         self.said = ""
 
     def begin(self, log: logging.Logger) -> None:
@@ -142,28 +146,39 @@ class Watcher:
         watch = self._watch
         if watch is None or self._state is None:
             return None
-        self._learn_of_a_lapse(self._state)
+        lapsed = self._may_have_lapsed(self._state)
         try:
-            event = self._look(watch, self._state, counters)
-        except NotMeasured:  # a look all the same: what it means for the rollout is the evidence's matter
+            event = self._look(watch, self._state, counters, lapsed=lapsed)
+        except (
+            NotMeasured
+        ) as error:  # a look all the same: what it means for the rollout is the evidence's matter
             self._renew(self._state)
+            self._note_unread(self._state, str(error))
+            raise
+        except ServingError as error:
+            self._note_unread(self._state, str(error))
             raise
         self._keep(watch, at_once=event is not None)
         self._renew(self._state)
+        self._note_unread(self._state, "; ".join(watch.unread))
         if event is None and not watch.unread:
             self._watched_again(self._state)
         return event
 
-    def _learn_of_a_lapse(self, state: RolloutState) -> None:
+    def _may_have_lapsed(self, state: RolloutState) -> bool:
         """After a gap, and before it is judged: once it is rolled back, nothing tells any more that its share had lapsed."""
         now, before = time.monotonic(), self._asked_at
         self._asked_at = now
         if now - before < LEASE.total_seconds():
-            return
+            return False
+        lapse: Lapse | None = None
         try:
-            self._note(state, self._backend.status(self._model.name).lapse)
+            lapse = self._backend.status(self._model.name).lapse
+            self._note(state, lapse)
         except (LedgerError, ServingError) as error:  # judged all the same
             self._complain(f"{state.rollout_id}: cannot tell whether its share has lapsed: {error}")
+            return True
+        return lapse is not None
 
     def _note(self, state: RolloutState, lapse: Lapse | None) -> None:
         if lapse is not None:
@@ -181,6 +196,26 @@ class Watcher:
             self._complain(f"{state.rollout_id}: cannot say that it is watched: {error}")
             return
         self._note(state, lapse)
+
+    def _note_unread(self, state: RolloutState, why: str) -> None:
+        """Nobody goes on by counters that nobody has read: said again every minute while it lasts, and good for three."""
+        now = time.monotonic()
+        if not why:
+            self._unread_since = None
+            return
+        self._unread_since = now if self._unread_since is None else self._unread_since
+        if now - self._unread_since < UNREAD_FOR.total_seconds():
+            return
+        unread = Evidence(
+            name=UNREAD,
+            source="serving",
+            verdict=Verdict.UNKNOWN,
+            reason=f"could not be read for {words(timedelta(seconds=now - self._unread_since))}: {why}",
+            at=datetime.now(UTC),
+            on_fail=OnFail.HOLD,
+            valid_for=DOUBT_LASTS,
+        )
+        self._hold(state, [unread])
 
     def _watched_again(self, state: RolloutState) -> None:
         """After a lapse: what was answered in the gap has been judged, and the share may come back."""
@@ -238,7 +273,7 @@ class Watcher:
             return
         if before is None or before.rollout_id != state.rollout_id:
             self._pause, self._again_at, self._held_again_at = FIRST_PAUSE, 0.0, {}
-            self._watch = None
+            self._watch, self._unread_since = None, None
         self._watch = self._watch or self._begun(state)
         self._watch.follow(state)
         self.said = f"{state.rollout_id}: watched at {state.percent:g} %, no guardrail crossed its boundary"
@@ -253,9 +288,9 @@ class Watcher:
         return watch
 
     def _look(
-        self, watch: GuardrailWatch, state: RolloutState, counters: Callable[[str], Counters]
+        self, watch: GuardrailWatch, state: RolloutState, counters: Callable[[str], Counters], *, lapsed: bool
     ) -> RolledBack | None:
-        watch.observe(counters(self._model.name))
+        watch.observe(counters(self._model.name), lapsed=lapsed)
         for why in watch.unread:
             # It has taken the share away by itself, if it is not told that the canary is watched.
             self._complain(f"{self._model.name}: a gateway cannot be watched: {why}")

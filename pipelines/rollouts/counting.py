@@ -85,7 +85,7 @@ class Watermark:
         """Everything up to `now` is counted."""
         before = {each.instance: each for each in self.gateways}
         read = tuple(_with_former(each, before.pop(each.instance, None)) for each in _read_at_once(now))
-        silent = tuple(each for each in before.values() if now.at - each.at < LEASE)
+        silent = tuple(each for each in before.values() if abs(now.at - each.at) < LEASE)
         return self._without(replace(self, at=now.at, gateways=(*read, *silent)))
 
     def under_another_share(self) -> "Watermark":
@@ -241,8 +241,8 @@ def proven_by(
 
 
 def still_proven(failed: Iterable[FailedUnits], now: datetime) -> list[FailedUnits]:
-    """Of a short time: after it a gateway may count the same unit again."""
-    return [each for each in failed if now - each.at < WITHIN]
+    """Of a short time: after it a gateway may count the same unit again. By a clock that was set back, nothing is."""
+    return [each for each in failed if timedelta(0) <= now - each.at < WITHIN]
 
 
 def certainly_failed(failed: Iterable[FailedUnits], metric: str) -> int:

@@ -156,6 +156,19 @@ def beside(grown: Mapping[str, RevisionCounters], canary: str) -> RevisionCounte
     return reduce(together, others) if others else None
 
 
+def of_the_share(new: Counts, percent: float) -> Counts:
+    """Of an interval within which the share was taken away, at most what was answered beside it.
+
+    When it was taken away no counter says, and versions that are compared over different times prove nothing. So the other side
+    has as many answers as belong to the canary's, and all its events are taken to be among them: no harm is found that
+    was none, and some may be missed that is found once the share is back.
+    """
+    if not 0 < percent < 100:
+        return new
+    trials = min(new.champion_trials, round(new.canary_trials * (100 - percent) / percent))
+    return new._replace(champion_trials=trials, champion_events=min(new.champion_events, trials))
+
+
 # Watches one rollout's serving counters: an e-process per guardrail, kept in the ledger as it goes.
 #
 # The watermark (the last counters read) and the buckets made of them are written in one transaction, so that a
@@ -262,18 +275,22 @@ class GuardrailWatch:
             self._begin(state)
         self._state = state
 
-    def observe(self, counters: Counters) -> None:
+    def observe(self, counters: Counters, *, lapsed: bool = False) -> None:
         """Take in cumulative counters, of the gateways that could be read; `save_if_due` writes them down.
+
+        `lapsed`: the share may have been taken away since they were read last.
 
         The other side is whatever answers beside the canary: a champion that was deleted or renamed in the registry, or
         replaced by hand, is no less of a comparison.
         """
         stretches, canary = growth(self._last, counters), self._state.version
         grown, copies = by_version(stretches), self._state.phase is Phase.SHADOW
+        share = self._share_before() if lapsed or self._has_lapsed_since() else None
         self._failed_units = still_proven(self._failed_units, counters.at)
         took = timedelta(0) if self._last is None else counters.at - self._last.at
         for metric in self.metrics:
-            self._count(metric.name, counts(metric, grown, canary=canary, copies=copies), took)
+            new = self._compared(counts(metric, grown, canary=canary, copies=copies))
+            self._count(metric.name, new if share is None else of_the_share(new, share), took)
             if metric.by_unit:
                 self._note_units(metric, stretches)
         self._count(REQUEST_FAULTS, request_faults(grown, canary=canary), took)
@@ -281,6 +298,22 @@ class GuardrailWatch:
         self._note_repeated(counters.at)
         self._last = first_watermark(counters) if self._last is None else self._last.moved(counters)
         self.unread = counters.unread
+
+    def _has_lapsed_since(self) -> bool:
+        gone = self._state.lapsed
+        return gone is not None and self._last is not None and self._last.at <= gone.taken_at
+
+    def _share_before(self) -> float:
+        """In percent; of a copy of all traffic there are as many answers as of the other side."""
+        gone = self._state.lapsed
+        if self._state.mirror or (gone is not None and gone.mirror):
+            return 50.0
+        return self._state.percent if gone is None else gone.percent
+
+    def _compared(self, new: Counts) -> Counts:
+        """At 100 % the canary is judged alone: whoever still reaches the other side got there by chance."""
+        alone = self._state.percent >= 100
+        return new._replace(champion_trials=0.0, champion_events=0.0) if alone else new
 
     def _count(self, name: str, new: Counts, took: timedelta) -> None:
         self._take(name, new, took)
@@ -305,7 +338,7 @@ class GuardrailWatch:
         answers = champion.first if champion and self._by_unit else champion
         if answers is not None:
             self._health.append((at, answers.requests, answers.faults))
-        self._health = [entry for entry in self._health if at - entry[0] <= HEALTH_WINDOW]
+        self._health = [entry for entry in self._health if abs(at - entry[0]) <= HEALTH_WINDOW]
 
     def _note_repeated(self, at: datetime) -> None:
         """All answers hold for a while when they cross, and are counted from there anew."""
@@ -323,7 +356,8 @@ class GuardrailWatch:
         if self._last is None:
             return
         wait = max(self._save_every, (self._last.at - self._state.started_at) / BUCKETS_PER_AGE)
-        if self._last.at - self._saved_at >= wait:
+        since = self._last.at - self._saved_at
+        if since >= wait or since < timedelta(0):
             self._save(self._last)
 
     def save(self) -> None:
@@ -340,7 +374,7 @@ class GuardrailWatch:
         failing = [m for m in self.metrics if m.name in together or self._crosses(m)]
         alone = [m for m in self.metrics if m not in failing and self._fails_alone(m)]
         harm = [self._judged(self._harm(m, now, together), m) for m in (*failing, *alone)]
-        repeated = (item for item in self._repeated.values() if now - item.at < HOLD_LASTS)
+        repeated = (item for item in self._repeated.values() if abs(now - item.at) < HOLD_LASTS)
         holds = {item.name: item for item in (*repeated, *harm) if item.name.endswith(REPEATED)}
         rest = (item for item in harm if item.name not in holds)
         return (*rest, *holds.values(), *self._champion_health(now))

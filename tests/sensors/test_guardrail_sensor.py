@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from unittest.mock import patch
 
@@ -14,8 +14,9 @@ import dagster as dg
 import pytest
 
 from pipelines.core.errors import LedgerError, NotMeasured, ServingError
+from pipelines.core.rollout.decide import decide
 from pipelines.core.rollout.events import DecisionKind, End, Order
-from pipelines.core.rollout.policy import WATCHED
+from pipelines.core.rollout.policy import UNREAD, WATCHED
 from pipelines.core.rollout.state import Phase
 from pipelines.core.vocabulary import OnFail, OnUnknown, Verdict
 from pipelines.rollouts import canary_watch, standing_watch
@@ -28,7 +29,9 @@ from tests.support import by_hand
 from tests.support.by_hand import BY_HAND
 from tests.support.memory_backend import World
 from tests.support.memory_systems import MemorySystems, counters, each_revision, given, start_rollout
-from tests.support.rollouts import MODEL
+from tests.support.rollouts import MODEL, evidence
+
+NAMES = ("errors", "slow", "cost", "units", "data_quality", "drift")
 
 Tick = Callable[[], dg.SensorResult | dg.SkipReason]
 
@@ -201,6 +204,56 @@ def test_a_gateway_that_cannot_be_read_gives_no_share_back_and_keeps_nobody_from
     assert systems.controller.state(rollout).evidence[WATCHED].verdict is Verdict.PASS
     systems.backend.show(replace(HARM, unread=unread))
     assert isinstance(tick(), dg.SensorResult), "and harm that the others show takes the traffic away"
+
+
+@pytest.mark.parametrize("told", ["at once", "by another watch before", "not at all"])
+def test_a_lapse_within_a_gap_mixes_no_two_shares(
+    systems: MemorySystems, tick: Tick, monkeypatch: pytest.MonkeyPatch, told: str
+) -> None:
+    """Both versions failed a tenth while the canary had its share; then all was well, at the champion alone."""
+    rollout = start_rollout(systems)
+    systems.backend.show(NOTHING)
+    tick()
+    lapse = systems.world.lapse(MODEL)
+    assert lapse is not None
+    if told == "by another watch before":
+        systems.controller.lapsed(rollout, lapse)
+    if told == "not at all":
+        monkeypatch.setattr(systems.controller, "lapsed", raising(LedgerError("the ledger is away")))
+    systems.backend.show(counters(v1=(50_900, 90), v2=(100, 10)))
+    tick()
+    state = systems.controller.state(rollout)
+    assert (state.phase, state.end) == (Phase.STEPPING, None)
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        replace(NOTHING, unread=("pod-2: timed out",)),
+        NotMeasured("pod-2: timed out"),
+        ServingError("pod-2: timed out"),
+    ],
+)
+def test_counters_that_nobody_could_read_for_a_lease_hold_and_for_a_moment_do_not(
+    systems: MemorySystems, tick: Tick, monkeypatch: pytest.MonkeyPatch, shown: Counters | Exception
+) -> None:
+    """Unknown is never good: one gateway or all of them."""
+    rollout = start_rollout(systems)
+    systems.backend.show(shown)
+    tick()
+    assert UNREAD not in systems.controller.state(rollout).evidence
+    monkeypatch.setattr(canary_watch, "UNREAD_FOR", timedelta(seconds=0.2))
+    tick()
+    known = systems.controller.state(rollout).evidence[UNREAD]
+    assert (known.verdict, known.on_fail) == (Verdict.UNKNOWN, OnFail.HOLD)
+    assert "pod-2: timed out" in known.reason
+    given_all = [evidence(name, Verdict.PASS, datetime.now(UTC)) for name in NAMES]
+    decision = systems.controller.drive(rollout, given_all)
+    assert (decision.kind, decision.rule) == (DecisionKind.HOLD, "unknown")
+    assert systems.share == 10
+    later = datetime.now(UTC) + timedelta(minutes=4)
+    again = [evidence(name, Verdict.PASS, later) for name in NAMES]
+    assert decide(systems.controller.state(rollout), again, later).kind is DecisionKind.PROMOTE
 
 
 @pytest.mark.parametrize("away", [None, LedgerError("the ledger is away"), ServingError("no answer")])

@@ -25,6 +25,9 @@ SERVED = "served-version"
 WATCHED = "watched-again"
 """That the guardrails are looked at again after a share has lapsed. No metric can have this name."""
 
+UNREAD = "live-counters"
+"""That the serving side's counters, or those of one of its gateways, cannot be read. No metric can have this name."""
+
 LIVE_DOUBT, LOOK_DOUBT = "doubt-live", "doubt-looks"
 
 DOUBTS = (LIVE_DOUBT, LOOK_DOUBT)

@@ -498,6 +498,18 @@ def test_a_clock_that_is_set_back_stops_no_watch(ledger: Ledger, state: RolloutS
     assert "errors" in {item.name for item in watcher.evidence(START)}
 
 
+def test_an_unhealthy_champion_is_well_again_half_a_minute_after_the_clock_was_set_back(
+    ledger: Ledger, state: RolloutState
+) -> None:
+    """What was answered at a time that is still to come does not count until then."""
+    watcher = watch(ledger, state)
+    look(watcher, at(0, v1=(0, 0), v2=(0, 0)))
+    look(watcher, at(1, v1=(200, 120), v2=(200, 120)))
+    assert CHAMPION_HEALTH in {item.name for item in watcher.evidence(START)}
+    look(watcher, at(-7200, v1=(300, 120), v2=(300, 120)))
+    assert CHAMPION_HEALTH not in {item.name for item in watcher.evidence(START - 7200 * SECOND)}
+
+
 @pytest.mark.parametrize(
     ("seconds", "proven"), [((3, 6, 9), True), ((3, 6, 600), False)], ids=["at once", "over ten minutes"]
 )
@@ -573,6 +585,19 @@ def test_a_bake_is_watched_by_a_test_of_its_own(rig: Rig, ledger: Ledger) -> Non
     watcher.save()
     taken_over = GuardrailWatch(store=ledger.counters, manifest=wanted, state=state, save_every=2 * SECOND)
     assert taken_over.totals == watcher.totals
+
+
+@pytest.mark.parametrize("strays", [0, 40])
+def test_at_all_of_the_traffic_stray_answers_of_the_champion_are_compared_with_nothing(
+    ledger: Ledger, state: RolloutState, strays: int
+) -> None:
+    """Nor do they keep a version that fails most of its answers from being taken back."""
+    watcher = watch(ledger, replace(state, percent=100.0))
+    look(watcher, at(0, v1=(0, 0), v2=(0, 0)))
+    look(watcher, at(1, v1=(strays, 0), v2=(4000, 60)))
+    assert watcher.evidence(START) == ()
+    look(watcher, at(2, v1=(2 * strays, 0), v2=(8000, 4000)))
+    assert [item.name for item in watcher.evidence(START)] == ["errors"]
 
 
 def test_a_bake_has_its_part_of_the_budget_whatever_the_manifest_says_by_now() -> None:
