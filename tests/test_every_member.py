@@ -189,6 +189,7 @@ def event(kind: type[Any], state: RolloutState) -> Any:
         "Decided": {"decision": decision(DecisionKind.HOLD)},
         "Command": {"order": Order.PAUSE, "reason": "because"},
         "Lapsed": {"taken_at": START, "percent": 10.0, "reason": "nobody has watched it"},
+        "ClockSet": {"back": timedelta(hours=2)},
         "Ended": {"end": End.COMPARED, "reason": "over"},
     }
     return kind(**common, **own[kind.__name__])

@@ -83,9 +83,9 @@ def outcome(state: RolloutState) -> tuple[End, str]:
     return decision.end or fallback, decision.reason
 
 
-def register(registry: RolloutRegistry, state: RolloutState) -> None:
+def register(registry: RolloutRegistry, state: RolloutState, *, served: str | None = None) -> None:
     """Write the end into the registry: aliases after a promotion, then tags, the status last. A bake begins with it, too;
-    where it ends badly, the alias goes back. After an undo the version whose promotion was undone is told, too.
+    where it ends badly, the alias goes back: to what is `served` then. After an undo the version whose promotion was undone is told, too.
 
     Raises RegistryError; NotInRegistry where the version is gone: then there is nothing to write it on.
     """
@@ -97,7 +97,7 @@ def register(registry: RolloutRegistry, state: RolloutState) -> None:
             registry.remove_alias(state.model, CHALLENGER)
         _tag_undone(registry, state)
     elif state.promotion is not None:
-        _give_back(registry, state)
+        _give_back(registry, state, served or state.champion)
     tag_version(registry, state.model, state.version, state.rollout_id, status_of(state, end), reason)
 
 
@@ -106,13 +106,13 @@ def status_of(state: RolloutState, end: End) -> str:
     return DRY_RUN if state.policy.dry_run else end.value
 
 
-def _give_back(registry: RolloutRegistry, state: RolloutState) -> None:
-    """The previous champion is the champion again, unless somebody has named another one meanwhile."""
+def _give_back(registry: RolloutRegistry, state: RolloutState, previous: str | None) -> None:
+    """The previous champion, or whoever was put in its place by hand, is the champion again, unless somebody has named another one meanwhile."""
     holder = registry.version_with_alias(state.model, CHAMPION)
-    if state.champion is None or holder is None or holder.version != state.version:
+    if previous is None or holder is None or holder.version != state.version:
         return
     try:
-        registry.set_alias(state.model, CHAMPION, state.champion)
+        registry.set_alias(state.model, CHAMPION, previous)
     except NotInRegistry:  # it goes on serving, and is nobody's to name any more
         registry.remove_alias(state.model, CHAMPION)
 
@@ -159,40 +159,37 @@ class Effects:
             case Action.SHADOW:
                 self._deploy(state, mirror=True)
             case Action.SET_PERCENT:
-                if state.mirror:
-                    self._deploy(state, mirror=False)
                 share = intent.percent or 0.0
                 self._backend.set_canary_percent(model, version, share, expected=state.percent)
             case Action.BAKE:
-                self._bake(state, intent.percent or 0.0)
+                self._bake(state, intent)
             case Action.PROMOTE:
                 self._require_share(state)
                 self._end_lapse(state)
-                self._backend.promote(model, version, replacing=_other_side(state))
+                self._backend.promote(model, version, replacing=_other_side(state, intent))
             case Action.TRAFFIC_OFF:
                 self.traffic_off(model, version)
             case Action.RESTORE:
                 self._backend.roll_back(model, version)
             case Action.REGISTER:
-                register(self._registry, state)
+                taken_back = state.promotion is not None and state.phase is Phase.ROLLING_BACK
+                register(self._registry, state, served=self._served(state) if taken_back else None)
             case _:
                 assert_never(intent.action)
 
-    def _bake(self, state: RolloutState, share: float) -> None:
+    def _bake(self, state: RolloutState, intent: Intent) -> None:
         """All traffic but the holdback, and nothing stopped: what a bake is undone to goes on running."""
         self._require_share(state)
         stable = self._backend.status(state.model).stable
         served = NOTHING if stable is None else stable.version
-        other = _other_side(state)
+        other = _other_side(state, intent)
         if other is not None and served != other:
             raise ServingError(
                 f"{state.model}: version {served or '(none)'} is served meanwhile, and version {state.version} was not"
                 " compared with it, so it is not promoted"
             )
-        if state.mirror:
-            self._deploy(state, mirror=False)
         self._backend.set_canary_percent(
-            state.model, state.version, share, expected=state.percent, leased=False
+            state.model, state.version, intent.percent or 0.0, expected=state.percent, leased=False
         )
 
     def traffic_off(self, model: str, version: str) -> None:
@@ -210,6 +207,11 @@ class Effects:
         except ServingError:
             return False
         return all(side is None or side.version != version for side in (status.stable, status.canary))
+
+    def _served(self, state: RolloutState) -> str | None:
+        """What has got the traffic back. Raises ServingError: the alias is not given on a guess."""
+        stable = self._backend.status(state.model).stable
+        return None if stable is None or stable.version == state.version else stable.version
 
     def is_stable(self, state: RolloutState) -> bool:
         """Whether the version has become the stable one. Raises ServingError."""
@@ -254,8 +256,11 @@ class Effects:
         self._backend.deploy_canary(state.model, artefact, percent=0.0, salt=state.salt, mirror=mirror)
 
 
-def _other_side(state: RolloutState) -> str | None:
-    """The one version that a promotion may take the place of; None: any, by a person's order."""
+def _other_side(state: RolloutState, intent: Intent) -> str | None:
+    """The one version that a promotion may take the place of; None: any, by a person's order.
+
+    A person's promotion takes the place of what was served when it began, whatever that is.
+    """
     if state.forcing:
-        return None
+        return intent.over
     return NOTHING if state.champion is None else state.champion

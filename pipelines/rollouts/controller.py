@@ -197,7 +197,7 @@ class Controller:
         items = tuple(evidence)
         for _ in range(ROUNDS):
             self._emergency.settle(rollout_id)
-            state, now = self.state(rollout_id), self._parts.clock()
+            state, now = self._parts.read(rollout_id), self._parts.clock()
             decision, given = decide_between_sides(self._parts, state, items, now)
             try:
                 self._note(state, decision, given, now)
@@ -227,7 +227,7 @@ class Controller:
     def lapsed(self, rollout_id: str, lapse: Lapse) -> None:
         """Write down that the serving side took the share away by itself; once, and not of a share that has changed since."""
         for _ in range(ROUNDS):
-            state = self.state(rollout_id)
+            state = self._parts.read(rollout_id)
             if not _has_lapsed(state, lapse):
                 return
             event = Lapsed(
@@ -304,7 +304,7 @@ class Controller:
 
     def _write(self, rollout_id: str, make: Callable[[RolloutState], Event]) -> RolloutState:
         for _ in range(ROUNDS):
-            state = self.state(rollout_id)
+            state = self._parts.read(rollout_id)
             if state.phase is Phase.ENDED:
                 raise CommandRefused(f"{rollout_id} has ended: {state.end}, {state.end_reason}")
             try:

@@ -63,7 +63,7 @@ class Driver:
         """
         moves: Decision | None = None
         for _ in range(ROUNDS):
-            state, now = self._parts.journal.read(rollout_id), self._parts.clock()
+            state, now = self._parts.read(rollout_id), self._parts.clock()
             decision, given = decide_between_sides(self._parts, state, evidence, now)
             try:
                 goes_on = self._round(state, decision, given, now)
@@ -111,7 +111,8 @@ class Driver:
             self._end(state)
             return True
         if state.pending is None:
-            new = intent(state, due.action, at=self._parts.clock(), by=self._parts.by)
+            over = self._taken_over(state) if due.action in _PROMOTING and state.forcing else None
+            new = intent(state, due.action, at=self._parts.clock(), by=self._parts.by, over=over)
             state = self._parts.journal.append(state, [new])
         if state.pending is None:
             raise AssertionError("an intent was just written")
@@ -121,6 +122,14 @@ class Driver:
             with self._parts.patiently(state.model):
                 return self._perform(state, state.pending)
         return self._perform(state, state.pending)
+
+    def _taken_over(self, state: RolloutState) -> str | None:
+        """Whose place a person's promotion takes: what was replaced by hand is gone back to, not what it had replaced."""
+        try:
+            return self._parts.sides.served(state.model) or None
+        except ServingError as error:
+            say(log, logging.WARNING, f"{state.rollout_id}: cannot tell what is served: {error}")
+            return None
 
     def _increase(self, state: RolloutState, todo: Intent, evidence: tuple[Evidence, ...]) -> bool:
         """More traffic only while nobody else changes it, and only if nobody has taken it back meanwhile.

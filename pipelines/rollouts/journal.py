@@ -57,7 +57,15 @@ def recorded(state: RolloutState, evidence: Iterable[Evidence], *, at: datetime,
     )
 
 
-def intent(state: RolloutState, action: Action, *, at: datetime, by: str, place: int = 1) -> Intent:
+def intent(
+    state: RolloutState,
+    action: Action,
+    *,
+    at: datetime,
+    by: str,
+    place: int = 1,
+    over: str | None = None,
+) -> Intent:
     """The intent to be written as the `place`-th event after `state`; an advance has its step from the decision."""
     moving = action in (Action.SET_PERCENT, Action.SHADOW)
     decision = state.last.decision if moving and state.last is not None else None
@@ -71,6 +79,7 @@ def intent(state: RolloutState, action: Action, *, at: datetime, by: str, place:
         percent=_percent(state, action, decision),
         step=None if decision is None else decision.step,
         dry=state.policy.dry_run and action in _DRY,
+        over=over,
     )
 
 

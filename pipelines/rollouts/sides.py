@@ -2,21 +2,22 @@
 
 import logging
 from collections.abc import Callable, Generator, Iterable
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from pipelines.core.errors import RegistryError, ServingError
+from pipelines.core.errors import LedgerConflict, RegistryError, ServingError
 from pipelines.core.rollout.decide import decide
-from pipelines.core.rollout.events import Decision, DecisionKind
+from pipelines.core.rollout.events import ClockSet, Decision, DecisionKind
 from pipelines.core.rollout.fold import before_promotion
 from pipelines.core.rollout.policy import REGISTERED, SERVED
 from pipelines.core.rollout.sides import CHAMPION, RegistrySide, Sides, cannot_tell, evidence_of, still_served
+from pipelines.core.rollout.standing import CLOCK_TOLERANCE
 from pipelines.core.rollout.state import Phase, RolloutState
 from pipelines.core.vocabulary import Evidence, Verdict
 from pipelines.rollouts.actions import Effects, RolloutRegistry
-from pipelines.rollouts.journal import Journal, Spool
+from pipelines.rollouts.journal import UNNUMBERED, Journal, Spool
 from pipelines.rollouts.last_word import LastWord
 from resources.ledger.ledger import Ledger
 from resources.notifier import in_words, say
@@ -139,6 +140,17 @@ class Parts:
     spool: Spool
     clock: Callable[[], datetime]
     by: str
+
+    def read(self, rollout_id: str) -> RolloutState:
+        """The state now. A clock that was set back since its last event is written down first: nothing waits for it to come
+        to the same time again. Raises what the journal raises."""
+        state, now = self.journal.read(rollout_id), self.clock()
+        if state.phase is Phase.ENDED or state.latest is None or state.latest - now <= CLOCK_TOLERANCE:
+            return state
+        event = ClockSet(rollout_id=rollout_id, seq=UNNUMBERED, at=now, by=self.by, back=state.latest - now)
+        with suppress(LedgerConflict):
+            return self.journal.append(state, [event])
+        return self.journal.read(rollout_id)
 
     def changing_traffic(self, model: str, wait: timedelta) -> AbstractContextManager[bool]:
         """One traffic change of a model at a time; False when `wait` was not enough."""

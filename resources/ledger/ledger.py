@@ -18,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from pipelines.core.errors import LedgerError
 from pipelines.core.rollout.alerts import Alert
 from pipelines.core.rollout.events import (
+    ClockSet,
     Command,
     Decided,
     Done,
@@ -326,7 +327,9 @@ def _index(connection: Connection, event: Event) -> None:
             ended = {"ended_at": event.at, "end_kind": event.end, "open_model": None}
             change = update(ROLLOUTS).where(ROLLOUTS.c.rollout_id == event.rollout_id)
             connection.execute(change.values(**ended))
-        case EvidenceRecorded() | Intent() | Done() | Failed() | Decided() | Command() | Lapsed():
+        case (
+            EvidenceRecorded() | Intent() | Done() | Failed() | Decided() | Command() | Lapsed() | ClockSet()
+        ):
             pass  # the index has nothing of these
         case _:
             assert_never(event)

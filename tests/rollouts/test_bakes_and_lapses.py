@@ -14,7 +14,7 @@ from pipelines.core.rollout.state import Phase
 from pipelines.core.vocabulary import Evidence, OnFail, Verdict
 from pipelines.rollouts.controller import Controller
 from tests.support.memory_backend import MemoryBackend, MemoryRegistry
-from tests.support.rollouts import MODEL, Rig, artefact, evidence, good, harmful, manifest, replay
+from tests.support.rollouts import MINUTE, MODEL, Rig, artefact, evidence, good, harmful, manifest, replay
 
 HOUR, SECOND = timedelta(hours=1), timedelta(seconds=1)
 
@@ -143,17 +143,15 @@ def test_a_bake_waits_for_registry_and_serving_side_to_agree(rig: Rig, alias: st
     assert rig.controller().state(rollout).end is End.PROMOTED
 
 
-def test_the_bake_of_a_version_that_was_forced_over_another_one_ends_by_an_order(rig: Rig) -> None:
-    """The rollout was started against version 1; it never becomes what is served again."""
+def test_the_bake_of_a_version_that_was_forced_over_another_one_ends_by_itself(rig: Rig) -> None:
+    """The rollout was started against version 1; from the order on, its other side is the one whose place it took."""
     rollout = stepping(rig, bake="24h")
     rig.world.replace_stable(MODEL, "9")
     rig.clock.tick()
     rig.controller().command(rollout, Order.FORCE_PROMOTE, by="ada", reason="because")
     rig.controller().drive(rollout)
     rig.clock.tick(36 * HOUR)
-    assert rig.controller().drive(rollout, good(rig.clock.now)).rule == "bake_in_doubt"
-    rig.controller().command(rollout, Order.FORCE_PROMOTE, by="ada", reason="it may end")
-    rig.controller().drive(rollout)
+    assert rig.controller().drive(rollout, good(rig.clock.now)).rule == "baked"
     assert rig.controller().state(rollout).end is End.PROMOTED
 
 
@@ -202,3 +200,102 @@ def test_a_bake_may_be_longer_than_the_rollout(rig: Rig) -> None:
     rig.clock.tick(5 * HOUR)
     pending = evidence("cost", Verdict.UNKNOWN, rig.clock.now)
     assert rig.controller().drive(rollout, [pending]).rule == "baking"
+
+
+@pytest.mark.parametrize(("bake", "given"), [("24h", 98), (None, 10)])
+def test_a_share_that_is_given_again_after_a_shadow_is_not_taken_away_in_between(
+    rig: Rig, bake: str | None, given: int
+) -> None:
+    """The ledger could not be told that it was given, and still knows of the mirror alone."""
+    rollout = rig.start(steps=["shadow", 10, 100], bake=bake or "0s")
+    rig.controller().drive(rollout, good(rig.clock.now))
+    assert rig.world.of(MODEL).mirror
+    rig.clock.tick()
+    agreed = evidence("agreement", Verdict.PASS, rig.clock.now)
+    if bake:
+        rig.controller().command(rollout, Order.FORCE_PROMOTE, by="ada", reason="because")
+
+    def given_and_away(name: str) -> None:
+        if name == "after set_canary_percent":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        rig.controller(hook=given_and_away).drive(rollout, (*good(rig.clock.now), agreed))
+    before = len(rig.world.effects)
+    assert rig.share() == given
+    assert not rig.world.of(MODEL).mirror
+    rig.controller().drive(rollout, good(rig.clock.now))
+    assert rig.share() == given
+    assert rig.world.effects[before:] == []
+
+
+def set_back(rig: Rig) -> None:
+    rig.clock.tick(-2 * HOUR)
+
+
+def minutes_until(rig: Rig, rollout: str, phase: Phase, *, most: int) -> int:
+    """Driven every minute, on good evidence."""
+    for minute in range(most):
+        if rig.controller().state(rollout).phase is phase:
+            return minute
+        rig.clock.tick()
+        rig.controller().drive(rollout, good(rig.clock.now))
+    raise AssertionError(rig.controller().state(rollout).last)
+
+
+def test_a_clock_that_is_set_back_within_a_step_delays_it_by_a_step_at_most(rig: Rig) -> None:
+    """Evidence of the time that is to come again keeps nobody waiting for it, and is unknown for nobody."""
+    rollout = stepping(rig, steps=[10, 100], step={"min_duration": "30m", "min_units": 0}, max_unknown="1h")
+    rig.clock.tick(20 * MINUTE)
+    rig.controller().drive(rollout, good(rig.clock.now))
+    set_back(rig)
+    minutes_until(rig, rollout, Phase.ENDED, most=33)
+    assert rig.controller().state(rollout).end is End.PROMOTED
+    assert [a.severity for a in rig.ledger.outbox.all() if "clock was set back" in a.title] == ["warning"]
+    replay(rig.ledger.events(rollout))
+
+
+def test_a_clock_that_is_set_back_within_a_bake_neither_ends_it_nor_keeps_harm_from_ending_it(
+    rig: Rig,
+) -> None:
+    rollout = baking(rig)
+    rig.clock.tick(HOUR)
+    rig.controller().drive(rollout, good(rig.clock.now))
+    set_back(rig)
+    assert rig.controller().drive(rollout, good(rig.clock.now)).rule == "baking"
+    rig.clock.tick()
+    rig.controller().drive(rollout, harmful(rig.clock.now))
+    assert rig.controller().state(rollout).end is End.ROLLED_BACK
+
+
+def test_a_share_that_lapses_after_the_clock_was_set_back_is_noted_and_comes_back(rig: Rig) -> None:
+    rollout = stepping(rig)
+    set_back(rig)
+    lapse(rig, rollout)
+    assert rig.controller().state(rollout).percent == 0
+    assert rig.controller().drive(rollout, good(rig.clock.now)).rule == "lapsed"
+    rig.controller().drive(rollout, (*good(rig.clock.now), watched(rig)))
+    assert rig.share() == 10
+
+
+def test_a_lapse_is_judged_again_after_the_clock_was_set_back(rig: Rig) -> None:
+    rollout = stepping(rig)
+    lapse(rig, rollout)
+    set_back(rig)
+    rig.controller().assess(rollout)
+    rig.clock.tick(SECOND)
+    rig.controller().drive(rollout, (*good(rig.clock.now), watched(rig)))
+    assert rig.share() == 10
+
+
+def test_a_rollout_that_is_started_after_the_clock_was_set_back_is_the_latest(rig: Rig) -> None:
+    """Whose turn it is, and what an undo goes back to, follow from the order of the rollouts."""
+    rollout = stepping(rig)
+    rig.controller().command(rollout, Order.ABORT, by="ada", reason="because")
+    rig.controller().drive(rollout)
+    set_back(rig)
+    later = rig.start(version="4")
+    assert [row.rollout_id for row in rig.ledger.rollouts(MODEL)] == [rollout, later]
+    rig.clock.tick(SECOND)
+    rig.controller().drive(later, good(rig.clock.now))
+    assert rig.share("4") == 10

@@ -219,3 +219,53 @@ def test_while_a_rollout_waits_both_sides_are_not_asked_at_every_tick(rig: Rig) 
     for _ in range(20):
         controller.assess(rollout)
     assert asked.count("before version_with_alias") == 1
+
+
+@pytest.mark.parametrize("bake", ["0s", "24h"])
+def test_a_person_promotes_over_a_version_that_was_put_there_by_hand_and_goes_back_to_that_one(
+    rig: Rig, bake: str
+) -> None:
+    rollout = at_ten_percent(rig, bake=bake)
+    by_hand.stable_replaced(rig.world)
+    controller = rig.controller()
+    controller.command(rollout, Order.FORCE_PROMOTE, by="ada", reason="because")
+    controller.drive(rollout)
+    assert controller.state(rollout).champion == "3", "the ledger knows whose place it took"
+    assert rig.world.aliases[MODEL, "champion"] == "2"
+    if bake == "0s":
+        return
+    rig.clock.tick()
+    assert controller.assess(rollout, good(rig.clock.now)).rule == "baking", "nobody disagrees"
+    controller.drive(rollout, harmful(rig.clock.now))
+    stable = rig.world.of(MODEL).stable
+    assert stable is not None
+    assert (controller.state(rollout).end, stable.version) == (End.ROLLED_BACK, "3")
+    assert rig.world.aliases[MODEL, "champion"] == "3"
+    replay(rig.ledger.events(rollout))
+
+
+def test_a_bake_that_ends_badly_names_the_version_that_was_put_there_by_hand_the_champion(rig: Rig) -> None:
+    rollout = at_ten_percent(rig, bake="24h")
+    controller = rig.controller()
+    controller.command(rollout, Order.FORCE_PROMOTE, by="ada", reason="because")
+    controller.drive(rollout)
+    by_hand.stable_replaced(rig.world)
+    rig.clock.tick()
+    controller.drive(rollout, harmful(rig.clock.now))
+    assert controller.state(rollout).end is End.ROLLED_BACK
+    assert rig.world.aliases[MODEL, "champion"] == "3"
+
+
+def test_a_persons_promotion_takes_no_other_place_than_the_one_that_was_seen(rig: Rig) -> None:
+    """The stable version is replaced between the order's intent and its call: it is ordered anew."""
+    rollout = at_ten_percent(rig)
+    rig.controller().command(rollout, Order.FORCE_PROMOTE, by="ada", reason="because")
+
+    def replaced(name: str) -> None:
+        if name == "before promote":
+            by_hand.stable_replaced(rig.world)
+
+    rig.controller(hook=replaced).drive(rollout)
+    stable, state = rig.world.of(MODEL).stable, rig.controller().state(rollout)
+    assert stable is not None
+    assert (stable.version, state.phase, state.forced) == ("3", Phase.STEPPING, None)

@@ -107,7 +107,7 @@ def test_an_undo_while_somebody_else_registers_the_bake_leaves_no_tag_that_says_
     def tick(what: What | Order, meanwhile: What | None = None) -> Tick:
         fault = None if meanwhile is None else "meanwhile"
         return Tick(
-            Op(what, good), timedelta(0), fault, 21, Op(meanwhile or What.DRIVE, nothing), "alias_deleted"
+            Op(what, good), timedelta(0), fault, 24, Op(meanwhile or What.DRIVE, nothing), "alias_deleted"
         )
 
     ticks = [tick(What.DRIVE), tick(What.DRIVE), tick(Order.FORCE_PROMOTE), tick(What.DRIVE, What.UNDO)]

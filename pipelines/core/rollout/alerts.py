@@ -6,6 +6,7 @@ from typing import assert_never
 
 from pipelines.core.rollout.events import (
     Action,
+    ClockSet,
     Command,
     Decided,
     Decision,
@@ -118,6 +119,9 @@ def _alert(state: RolloutState, event: Event) -> Alert | None:
             return _make(
                 state, event, f"lapsed:{event.seq}", "critical", "nobody watched it: traffic taken away", body
             )
+        case ClockSet():
+            body = f"by {words(event.back)} or more; what was under way is counted from now on where it had begun later"
+            return _make(state, event, f"clock_set:{event.seq}", "warning", "the clock was set back", body)
         case Command():
             body = f"by {event.by}: {event.reason}"
             return _make(state, event, f"command:{event.seq}", "info", f"ordered: {event.order}", body)

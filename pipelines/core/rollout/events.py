@@ -208,6 +208,8 @@ class Intent(_Event):
     step: int | None = None
     dry: bool = False
     """A dry run: recorded, not carried out."""
+    over: str | None = None
+    """Of a person's promotion: the version that was served then, whose place it takes; None where that was not known."""
 
 
 class Done(_Event):
@@ -255,6 +257,17 @@ class Lapsed(_Event):
     reason: str
 
 
+class ClockSet(_Event):
+    """The clock was set back since the last event: whatever the record places after `at` is taken to be of now.
+
+    A duration that was under way (of a step, of a bake) begins anew where it had begun later than now, and ends no sooner.
+    """
+
+    kind: Literal["clock_set"] = "clock_set"
+    back: timedelta
+    """By how much at least: to the time of the last event."""
+
+
 class _ChampionHealth(_Event):
     """What an earlier release wrote where evidence of the stable side's health is written now; only read."""
 
@@ -286,7 +299,19 @@ class Ended(_Event):
     dry: bool = False
 
 
-Event = Started | Refused | EvidenceRecorded | Intent | Done | Failed | Decided | Command | Lapsed | Ended
+Event = (
+    Started
+    | Refused
+    | EvidenceRecorded
+    | Intent
+    | Done
+    | Failed
+    | Decided
+    | Command
+    | Lapsed
+    | ClockSet
+    | Ended
+)
 
 _ADAPTER: TypeAdapter[Event | _ChampionHealth] = TypeAdapter(
     Annotated[Event | _ChampionHealth, Field(discriminator="kind")]

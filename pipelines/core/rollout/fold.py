@@ -2,12 +2,14 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from datetime import datetime
 from typing import assert_never
 
 from pipelines.core.errors import CorruptLedger
 from pipelines.core.rollout.events import (
     Action,
     Artefact,
+    ClockSet,
     Command,
     Decided,
     DecisionKind,
@@ -44,7 +46,7 @@ def step(state: RolloutState, event: Event) -> RolloutState:
         raise _corrupt(event, f"follows {state.rollout_id} seq {state.seq}")
     if state.phase is Phase.ENDED:
         raise _corrupt(event, f"{event.kind} after the end ({state.end})")
-    return replace(_applied(state, event), seq=event.seq)
+    return replace(_applied(state, event), seq=event.seq, latest=event.at)
 
 
 def _applied(state: RolloutState, event: Event) -> RolloutState:
@@ -63,6 +65,8 @@ def _applied(state: RolloutState, event: Event) -> RolloutState:
             return _failed(state, event)
         case Lapsed():
             return _lapsed(state, event)
+        case ClockSet():
+            return _none_ahead(state, event.at)
         case Ended():
             return _ended(state, event)
         case Started() | Refused():
@@ -101,6 +105,7 @@ def _open(event: Event) -> RolloutState:
         policy=event.policy,
         manifest_digest=event.manifest_digest,
         started_at=event.at,
+        latest=event.at,
         since=event.at,
         phase=Phase.STARTING,
     )
@@ -195,9 +200,9 @@ def _done(state: RolloutState, event: Done) -> RolloutState:
             )
             return _weighed(entered, event, intent, intent.percent or 0.0)
         case Action.BAKE:
-            return _weighed(_baking(state, event), event, intent, intent.percent or 0.0)
+            return _weighed(_baking(_beside(state, intent), event), event, intent, intent.percent or 0.0)
         case Action.PROMOTE:
-            return _weighed(_finished(state, intent), event, intent, 100.0)
+            return _weighed(_finished(_beside(state, intent), intent), event, intent, 100.0)
         case Action.TRAFFIC_OFF:
             return _weighed(_finished(state, intent), event, intent, 0.0)
         case Action.RESTORE:
@@ -206,6 +211,12 @@ def _done(state: RolloutState, event: Done) -> RolloutState:
             return _finished(state, intent)
         case _:
             assert_never(intent.action)
+
+
+def _beside(state: RolloutState, intent: Intent) -> RolloutState:
+    """A person promoted it over another version than it was compared with: from now on that is its other side."""
+    replaced = intent.over is not None and intent.over not in (state.champion, state.version)
+    return replace(state, champion=intent.over) if replaced and not intent.dry else state
 
 
 def _entered(state: RolloutState, event: Done, intent: Intent) -> RolloutState:
@@ -238,6 +249,23 @@ def _lapsed(state: RolloutState, event: Lapsed) -> RolloutState:
         return state
     weight = Weight(begun=event.taken_at, at=event.at, percent=0.0)
     return replace(state, weights=(*state.weights, weight))
+
+
+def _none_ahead(state: RolloutState, now: datetime) -> RolloutState:
+    """No time that anything is counted from lies ahead: by a clock that was set back it would not come for as long."""
+    trouble, lapsed = state.trouble, state.lapsed
+    return replace(
+        state,
+        started_at=min(state.started_at, now),
+        since=min(state.since, now),
+        evidence={
+            name: replace(each, at=now) if each.at > now else each for name, each in state.evidence.items()
+        },
+        unknown_since={name: min(since, now) for name, since in state.unknown_since.items()},
+        trouble=None if trouble is None else trouble._replace(since=min(trouble.since, now)),
+        lapsed=None if lapsed is None else lapsed.model_copy(update={"at": min(lapsed.at, now)}),
+        weights=tuple(Weight(min(w.begun, now), min(w.at, now), w.percent) for w in state.weights),
+    )
 
 
 def _finished(state: RolloutState, intent: Intent) -> RolloutState:

@@ -66,7 +66,8 @@ class RolloutState:
     model: str
     version: str
     champion: str | None
-    """The version that was served when it started: its other side. None where nothing was served."""
+    """The version that was served when it started: its other side. None where nothing was served. After a person's promotion
+    the version whose place it took."""
     despite: str = ""
     """The registry's disagreement at the start, where a person accepted it."""
     artefact: Artefact
@@ -74,6 +75,8 @@ class RolloutState:
     policy: Policy
     manifest_digest: str
     started_at: datetime
+    latest: datetime | None = None
+    """When the last event was written."""
     phase: Phase
     step: int = -1
     """Index into the policy's ramp; -1 before the first step."""
