@@ -284,7 +284,7 @@ class Notifier:
         if (alert.key, name) in self._unmarked:
             self._mark(alert, name)
             return "had"
-        if name in broken or (before is not None and self._clock() < before.next_at):
+        if name in broken or (before is not None and _is_not_due(before, self._clock())):
             return "later"
         problem = _problem(channel, alert, self._text(alert))
         if problem is not None:
@@ -387,6 +387,11 @@ def _append_line(path: Path, line: bytes) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     finally:
         os.close(descriptor)
+
+
+def _is_not_due(before: Delivery, now: datetime) -> bool:
+    """No pause is longer than the longest: a clock that was set back must not make one of it."""
+    return timedelta(0) < before.next_at - now <= LONGEST_PAUSE
 
 
 def _pause(attempts: int) -> timedelta:

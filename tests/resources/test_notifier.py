@@ -86,7 +86,11 @@ def test_a_rollback_tells_model_version_decision_reason_and_link(rig: Rig) -> No
     assert notifier(rig).deliver().sent == 0, "nothing is sent twice"
 
 
-def test_a_failing_channel_is_tried_again_later_and_holds_up_nothing(rig: Rig, receiver: Receiver) -> None:
+@pytest.mark.parametrize("later", [timedelta(seconds=11), timedelta(hours=-2)], ids=["its pause", "set back"])
+def test_a_failing_channel_is_tried_again_later_and_holds_up_nothing(
+    rig: Rig, receiver: Receiver, later: timedelta
+) -> None:
+    """After its pause, or at once by a clock that was set back: it would wait for as long."""
     rolled_back(rig)
     receiver.status = 500
     urls = {"RAMPGATE_ALERT_URLS": receiver.url}
@@ -95,7 +99,7 @@ def test_a_failing_channel_is_tried_again_later_and_holds_up_nothing(rig: Rig, r
     assert (first.sent, first.failed, first.waiting) == (alerts, 1, alerts)
     receiver.status = 200
     assert notifier(rig, **urls).deliver().sent == alerts - 1, "the one that failed waits for its pause"
-    rig.clock.tick(timedelta(seconds=11))
+    rig.clock.tick(later)
     assert notifier(rig, **urls).deliver().sent == 1
     assert len(receiver.posts) == alerts
     assert len(lines(rig)) == alerts
