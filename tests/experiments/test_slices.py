@@ -188,7 +188,7 @@ def test_errors_in_one_slice_that_the_live_counters_cannot_tell_apart_are_rolled
     assert state.end is End.ROLLED_BACK and state.end_reason.startswith("errors: ")
     assert "By slices, tested at the looks: evidence of harm" in state.end_reason
     assert "where amount is 2.0" in state.end_reason
-    (_, errors) = played.looks[-1].look.metrics
+    errors = played.looks[-1].look.metrics[-1]
     assert errors.harm.boundary == float("inf") and errors.slices is not None and errors.slices.is_crossed
 
 
