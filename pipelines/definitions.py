@@ -92,7 +92,7 @@ def _resources(settings: Settings) -> dict[str, dg.ConfigurableResource[Any]]:
         ),
         "links": links,
         "notifier": NotifierResource(ledger=ledger, settings=places),
-        "reports": ReportsResource(ledger=ledger, links=links, settings=places),
+        "reports": ReportsResource(ledger=ledger, lake=lake, links=links, settings=places),
     }
 
 

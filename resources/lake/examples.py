@@ -1,7 +1,7 @@
 """Requests of a slice that counted against a version, as the lake holds them."""
 
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pipelines.core.errors import LakeError
 from pipelines.core.metric_types import UnitValue
@@ -42,19 +42,20 @@ def bad_examples(
     with lake.connect() as connection:
         make_cohort(connection, model, query)
         make_unit_values(connection, model, query, fields(connection, model), more=("unit",))
-        rows = connection.execute(
+        rows: list[Any] = connection.execute(
             f"""WITH bad AS (
                 SELECT unit, exposed, {_unit_value(metric)} AS value FROM unit_values
                 WHERE challenger AND slice0 = $place AND {_is_bad(metric, more_is_worse=more_is_worse)}
                 ORDER BY value {order}, exposed DESC, unit LIMIT {MOST_EXAMPLES})
-            SELECT request_id, requested_at, value, status, latency_ms, to_json(features)::VARCHAR, to_json(outputs)::VARCHAR
+            SELECT request_id, requested_at, value, status, latency_ms, coalesce(to_json(features)::VARCHAR, ''),
+                coalesce(to_json(outputs)::VARCHAR, '')
             FROM bad JOIN (SELECT * FROM {seen.rows} WHERE "row" = 0) USING (unit)
             WHERE requested_at = exposed
             QUALIFY row_number() OVER (PARTITION BY unit ORDER BY request_id, revision) = 1
             ORDER BY value {order}, exposed DESC, unit""",
             seen.parameters | {"place": place},
         ).fetchall()
-    return [Example(*row[:5], row[5] or "", row[6] or "") for row in rows]
+    return [Example(*row) for row in rows]
 
 
 def _unit_value(metric: MetricQuery) -> str:
