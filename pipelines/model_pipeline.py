@@ -10,6 +10,7 @@ from assets.experiment import experiment
 from assets.experiment_plan import experiment_plan
 from assets.prediction_log import outcomes, prediction_log
 from assets.registry import model_version
+from assets.rehearsal import rehearsal
 from assets.rollout import rollout, start_job
 from assets.rollout_report import rollout_report
 from pipelines.core.manifest.load import Model
@@ -28,6 +29,12 @@ def model_jobs(model: Model) -> dict[str, AssetJob]:
             "Carry the open rollout on: the next step, the promotion, the rollback.",
         ),
         "plan": _job(model, "plan", ["experiment_plan"], "Plan the experiment from the champion's history."),
+        "rehearse": _job(
+            model,
+            "rehearse",
+            ["rehearsal"],
+            "Play this manifest on the champion's last weeks: an identical version, and one with harm. Nothing is deployed.",
+        ),
         "ingest": _job(
             model, "ingest", ["prediction_log", "outcomes"], "Load predictions and outcomes into the lake."
         ),
@@ -50,7 +57,8 @@ def model_definitions(model: Model, jobs: Mapping[str, AssetJob]) -> dg.Definiti
     """The model's assets and jobs; sensors are all models' own. Nothing in it is the model's own code."""
     training = model.rollout.training
     assets = [prediction_log(model), outcomes(model), data_quality(model), drift(model)]
-    assets += [experiment(model), experiment_plan(model), rollout(model), rollout_report(model)]
+    assets += [experiment(model), experiment_plan(model), rehearsal(model)]
+    assets += [rollout(model), rollout_report(model)]
     if training is not None:
         assets.append(model_version(model, training.recipe))
     return dg.Definitions(assets=assets, jobs=[*jobs.values(), *control_jobs(model)])

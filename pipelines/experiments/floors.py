@@ -105,9 +105,15 @@ def _floors(
             f"outcomes are waited for, {duration_words(outcomes_after)} with the bucket they are counted in",
             "a shorter outcome_window or retention",
         )
+    yield from window_floors(manifest, expected, share)
+
+
+def window_floors(manifest: RolloutManifest, expected: Expected, share: float) -> Iterator[Floor]:
+    """What a step with this share waits for of data checks and drift: one whole window with enough rows."""
     rows = expected.requests_per_day
     yield _window_floor(manifest, manifest.data_checks, "data_checks", "of both versions", rows)
-    yield _window_floor(manifest, manifest.drift, "drift", "of the smaller version", rows * smaller)
+    smaller = rows * min(share, 1 - share)
+    yield _window_floor(manifest, manifest.drift, "drift", "of the smaller version", smaller)
 
 
 def _duration_floor(manifest: RolloutManifest) -> Floor:

@@ -55,12 +55,13 @@ def measure_units(
         make_cohort(connection, model, query)
         make_unit_values(connection, model, query, columns)
         pairs = zip(query.metrics, capped, strict=True)
-        return [_known(connection, i, metric, cap) for i, (metric, cap) in enumerate(pairs)]
+        return [known_of(connection, i, metric, cap) for i, (metric, cap) in enumerate(pairs)]
 
 
-def _known(
+def known_of(
     connection: DuckDBPyConnection, i: int, metric: MetricQuery, capped: MeasuredMetric
 ) -> Known | None:
+    """What is known of the i-th metric from `unit_values`."""
     cap = capped.cap if capped.winsorise is None else _quantile(connection, i, metric, capped.winsorise)
     y = f"y{i}" if cap is None else f"least(y{i}, {float(cap)!r})"
     d = f"d{i}" if metric.kind is UnitValue.RATIO else "1.0"

@@ -65,12 +65,15 @@ def exposures(model: str, query: ExperimentQuery) -> Exposures:
     return Exposures(rows, parameters)
 
 
-def make_cohort(connection: DuckDBPyConnection, model: str, query: ExperimentQuery) -> None:
+def make_cohort(
+    connection: DuckDBPyConnection, model: str, query: ExperimentQuery, *, side: str = "challenger"
+) -> None:
     """Fill the temporary table `cohort`: unit, exposed, challenger, step, key, crossover, moved, caller, and slice<i> for each of
     the query's slices; one row per unit.
 
-    `caller` is the unit id that a request bears, where the request is the unit, and else NULL. `slice` is the place of the unit's
-    slice in its column, by the first row of its first request. Raises `LakeError` for a column that is not there.
+    `caller` is the unit id that a request bears, where the request is the unit, and else NULL. `side` is SQL, over these columns,
+    of what stands in the place of `challenger`. `slice` is the place of the unit's slice in its column, by the first row of its
+    first request. Raises `LakeError` for a column that is not there.
     """
     seen = exposures(model, query)
     first, kept = slice_values(connection, model, query), slice_names(query)
@@ -89,7 +92,8 @@ def make_cohort(connection: DuckDBPyConnection, model: str, query: ExperimentQue
     one_request_each = f"SELECT *, false AS crossover, false AS moved FROM ({requests})"
     found = one_request_each if query.by_request else units
     connection.execute(
-        f"CREATE OR REPLACE TEMP TABLE cohort AS {placed(found, query) if kept else found}",
+        f"""CREATE OR REPLACE TEMP TABLE cohort AS SELECT * REPLACE ({side} AS challenger)
+        FROM ({placed(found, query) if kept else found})""",
         seen.parameters | {f"values{k}": list(column.values) for k, column in enumerate(query.slices)},
     )
 

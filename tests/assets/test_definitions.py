@@ -21,12 +21,13 @@ ASSETS = {
     "drift": "drift",
     "experiment": "experiment",
     "experiment_plan": "experiment",
+    "rehearsal": "experiment",
     "rollout": "rollout",
     "rollout_report": "rollout",
 }
 
 JOBS = {
-    "start", "step", "ingest", "look", "plan", "windows",
+    "start", "step", "ingest", "look", "plan", "rehearse", "windows",
     "pause", "resume", "approve", "abort", "roll_back_now", "force_promote", "undo",
 }  # fmt: skip
 

@@ -1,0 +1,287 @@
+"""The champion's own past by bins of units, so that any bins can be taken for a challenger's: what a rehearsal plays.
+
+A unit falls into one of some bins by the hash of what the gateway assigns by (the unit id, or the request without one). A random
+choice of bins is a random choice of units, and units that return, and requests of one caller, stay together as they would.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+import numpy as np
+from duckdb import DuckDBPyConnection
+
+from pipelines.core.metric_types import UnitValue
+from pipelines.core.statistics.effects import Sums
+from pipelines.core.statistics.inputs import Array
+from resources.lake.connection import Lake, table
+from resources.lake.experiment import ExperimentQuery, MetricQuery, row_value, with_attempts
+from resources.lake.measuring import COVARIATE_REFERENCE, Known, MeasuredMetric, known_of
+from resources.lake.schema import fields
+from resources.lake.unit_values import exposures, make_cohort, make_unit_values
+
+
+class Span(NamedTuple):
+    """What the champion answered of a stretch of live traffic."""
+
+    first: datetime | None
+    """Its first answer; None without any."""
+    answers: int
+    without_unit: int
+    """Of them, those without a unit id."""
+    by_others: int
+    """Answers of other versions since its first one."""
+
+
+def answered_span(lake: Lake, model: str, champion: str, *, start: datetime, until: datetime) -> Span:
+    """The champion's live answers in [start, until). Raises `LakeError`."""
+    with lake.connect() as connection:
+        fields(connection, model)
+        row: Any = connection.execute(
+            f"""WITH live AS (SELECT requested_at, version = $champion AS mine, unit_id FROM {table(model, "predictions")}
+                WHERE assignment = 'weighted' AND "row" = 0 AND requested_at >= $start AND requested_at < $until)
+            SELECT min(requested_at) FILTER (mine), count(*) FILTER (mine), count(*) FILTER (mine AND unit_id IS NULL),
+                count(*) FILTER (NOT mine AND requested_at >= (SELECT min(requested_at) FROM live WHERE mine)) FROM live""",
+            {"champion": champion, "start": start, "until": until},
+        ).fetchone()
+    return Span(*row)
+
+
+@dataclass(frozen=True, eq=False)
+class UnitHistory:
+    """Sums over units by bin and bucket of first exposure; rows of bins and buckets without a unit are left out."""
+
+    known: tuple[Known | None, ...]
+    """Of each metric."""
+    bins: Array
+    buckets: Array
+    """From the query's start on; shape (rows,)."""
+    sums: tuple[Array, ...]
+    """Of each metric, shape (rows, its `kept_sums`)."""
+    counted: Array
+    """Shape (counts, 4): bin, bucket, units first exposed there, and of them those for which a version is drawn."""
+
+    @property
+    def units(self) -> int:
+        """All of them."""
+        return int(self.counted[:, 2].sum())
+
+
+def unit_history(
+    lake: Lake, model: str, query: ExperimentQuery, capped: Sequence[MeasuredMetric], *, bins: int
+) -> UnitHistory:
+    """The champion's units, and their values as an experiment counts them. Raises `LakeError`.
+
+    Args:
+        lake, model: where.
+        query: one step; metrics without caps, covariates with `COVARIATE_REFERENCE` as theirs. Means are summed less their
+            mean, as a look does.
+        capped: one entry for each metric.
+        bins: how many.
+    """
+    with lake.connect() as connection:
+        columns = fields(connection, model)
+        make_cohort(connection, model, query, side=_bin("coalesce(caller, unit)", bins))
+        make_unit_values(connection, model, query, columns)
+        pairs = list(zip(query.metrics, capped, strict=True))
+        known = tuple(known_of(connection, i, metric, cap) for i, (metric, cap) in enumerate(pairs))
+        found = _grouped(connection, query, known)
+        counted = _counted(connection, query)
+    return UnitHistory(
+        known=known,
+        bins=found["bin"].astype(np.int64),
+        buckets=found["bucket"].astype(np.int64),
+        sums=tuple(
+            np.stack([found[f"{name}_{i}"] for name in kept_sums(metric)], axis=1)
+            for i, metric in enumerate(query.metrics)
+        ),
+        counted=counted,
+    )
+
+
+def kept_sums(metric: MetricQuery) -> tuple[str, ...]:
+    """The fields of `Sums` that are not known from others, and `lost`: the units without a value."""
+    shares = metric.kind in (UnitValue.ANY, UnitValue.RETURN)
+    ratio = ("sd", "sdd", "syd") if metric.denominator else ()
+    covariate = ("sx", "sxx", "sxy") if metric.covariate else ()
+    both = ("sxd",) if metric.covariate and metric.denominator else ()
+    return ("n", "sy", *(() if shares else ("syy",)), *ratio, *covariate, *both, "lost")
+
+
+def every_sum(metric: MetricQuery, kept: Array) -> Array:
+    """The fields of `Sums`, shape (..., 10), from those of `kept_sums`; `lost` is left out."""
+    found = {name: kept[..., i] for i, name in enumerate(kept_sums(metric))}
+    n, sy = found["n"], found["sy"]
+    # Of a share y is 0 or 1, and of all but a ratio d is 1.
+    known = {"syy": sy, "sd": n, "sdd": n, "syd": sy, "sxd": found.get("sx", np.zeros_like(n))}
+    nothing = np.zeros_like(n)
+    return np.stack([found.get(name, known.get(name, nothing)) for name in Sums._fields], axis=-1)
+
+
+def _bin(of: str, bins: int) -> str:
+    return f"(hash({of}) % {bins:d})::USMALLINT"
+
+
+def _bucket(of: str, query: ExperimentQuery) -> str:
+    start = query.start.timestamp() * 1e6
+    return f"((epoch_us({of}) - {start:.0f}::BIGINT) // {query.bucket // timedelta(microseconds=1)})"
+
+
+def _grouped(
+    connection: DuckDBPyConnection, query: ExperimentQuery, known: Sequence[Known | None]
+) -> dict[str, Any]:
+    sums = ", ".join(_sums(i, metric, known[i]) for i, metric in enumerate(query.metrics))
+    statement = f"""SELECT challenger AS bin, {_bucket("exposed", query)} AS bucket, {sums}
+        FROM unit_values GROUP BY ALL"""
+    return connection.execute(statement).fetchnumpy()
+
+
+def _sums(i: int, metric: MetricQuery, known: Known | None) -> str:
+    cap = None if known is None else known.cap
+    y = f"y{i}" if cap is None else f"least(y{i}, {float(cap)!r})"
+    if metric.kind is UnitValue.AMOUNT and known is not None:
+        y = f"({y} - {known.value!r})"
+    y = f"CASE WHEN y{i} IS NOT NULL THEN {y} END"
+    d = f"d{i}" if metric.denominator else f"CASE WHEN y{i} IS NOT NULL THEN 1.0 END"
+    mean = 0.0 if known is None or known.covariate is None else known.covariate
+    x = (
+        f"CASE WHEN x{i} <> 0 THEN x{i} + {COVARIATE_REFERENCE - mean!r} ELSE 0 END"
+        if metric.covariate
+        else "0"
+    )
+    terms = {
+        "n": f"count(y{i})", "sy": f"sum({y})", "syy": f"sum(({y}) ** 2)",
+        "sd": f"sum({d})", "sdd": f"sum(({d}) ** 2)", "syd": f"sum(({y}) * ({d}))",
+        "sx": f"sum({x})", "sxx": f"sum(({x}) ** 2)", "sxy": f"sum(({x}) * ({y}))", "sxd": f"sum(({x}) * ({d}))",
+        "lost": f"count(lost{i})",
+    }  # fmt: skip
+    return ", ".join(f"coalesce({terms[name]}, 0)::DOUBLE AS {name}_{i}" for name in kept_sums(metric))
+
+
+def _counted(connection: DuckDBPyConnection, query: ExperimentQuery) -> Array:
+    """A caller who is known stays where he is: a version is drawn for his first request alone."""
+    rows = connection.execute(
+        f"""SELECT bin, bucket, sum(unit)::DOUBLE AS units, sum(drawn)::DOUBLE AS drawn FROM (
+            SELECT challenger AS bin, {_bucket("exposed", query)} AS bucket, count(*) AS unit,
+                count(*) FILTER (caller IS NULL) AS drawn FROM cohort GROUP BY ALL
+            UNION ALL
+            SELECT bin, {_bucket("first", query)}, 0, count(*) FROM (
+                SELECT any_value(challenger) AS bin, min(exposed) AS first FROM cohort
+                WHERE caller IS NOT NULL GROUP BY caller) GROUP BY ALL)
+        GROUP BY ALL"""
+    ).fetchnumpy()
+    return np.stack([rows[name].astype(float) for name in ("bin", "bucket", "units", "drawn")], axis=1)
+
+
+# Answers as the gateway's counters have them, which roll back within seconds.
+
+
+@dataclass(frozen=True, eq=False)
+class AnswerHistory:
+    """Answers and events by bin and bucket; rows of none are left out."""
+
+    bins: Array
+    buckets: Array
+    counts: Array
+    """Shape (rows, 2, 1 + metrics): of all answers and of units' first ones, trials and each metric's events."""
+    close: tuple["CloseUp", ...]
+    """The time after each start, answer by answer."""
+
+
+@dataclass(frozen=True, eq=False)
+class CloseUp:
+    """Single answers after one start."""
+
+    seconds: Array
+    """Since it; shape (answers,)."""
+    bins: Array
+    counts: Array
+    """Shape (answers, 2, 1 + metrics)."""
+
+
+def answer_history(
+    lake: Lake,
+    model: str,
+    query: ExperimentQuery,
+    *,
+    bins: int,
+    first_within: timedelta,
+    starts: Sequence[float],
+    closely: float,
+) -> AnswerHistory:
+    """The champion's answers. Raises `LakeError`.
+
+    Args:
+        lake, model: where.
+        query: one step; the metrics that the serving side counts.
+        bins: how many.
+        first_within: each unit's first answer in so long is told apart from its others.
+        starts: seconds after the query's start, from each of which `closely` seconds are read answer by answer.
+        closely: how long.
+    """
+    with lake.connect() as connection:
+        first = _first(query, first_within)
+        _make_answers(connection, model, query, bins, first)
+        metrics = range(len(query.metrics))
+        events = ", ".join(
+            f"count(*) FILTER (v{i}) AS a{i}, count(*) FILTER (v{i} AND first) AS f{i}" for i in metrics
+        )
+        width = query.bucket // timedelta(microseconds=1)
+        found = connection.execute(
+            f"""SELECT bin, us // {width} AS bucket, count(*) AS a, count(*) FILTER (first) AS f, {events}
+            FROM answers GROUP BY ALL"""
+        ).fetchnumpy()
+        close = tuple(_close_up(connection, len(query.metrics), start, closely) for start in starts)
+    counts = [[found[letter], *(found[f"{letter}{i}"] for i in metrics)] for letter in "af"]
+    return AnswerHistory(
+        bins=found["bin"].astype(np.int64),
+        buckets=found["bucket"].astype(np.int64),
+        counts=np.moveaxis(np.array(counts, float), -1, 0),
+        close=close,
+    )
+
+
+def _make_answers(
+    connection: DuckDBPyConnection, model: str, query: ExperimentQuery, bins: int, first: str
+) -> None:
+    """Fill the temporary table `answers`: bin, us (since the start), first, v<i> per metric."""
+    seen, columns = exposures(model, query), fields(connection, model)
+    values = ", ".join(
+        f"({row_value(metric, metric.source, columns)}) > 0 AS v{i}" for i, metric in enumerate(query.metrics)
+    )
+    begin = f"{query.start.timestamp() * 1e6:.0f}::BIGINT"
+    connection.execute(
+        f"""CREATE OR REPLACE TEMP TABLE answers AS
+        SELECT {_bin("coalesce(unit_id, request_id)", bins)} AS bin, epoch_us(requested_at) - {begin} AS us,
+            {first} AS first, {values}
+        FROM {with_attempts(seen.rows, query.metrics)} WHERE step IS NOT NULL AND "row" = 0""",
+        seen.parameters,
+    )
+
+
+def _first(query: ExperimentQuery, within: timedelta) -> str:
+    """SQL of whether an answer counts as its unit's first."""
+    if query.by_request:
+        return "true"
+    window = f"epoch_us(requested_at) // {within // timedelta(microseconds=1)}"
+    return f"unit_id IS NULL OR row_number() OVER (PARTITION BY hash(unit_id), {window} ORDER BY requested_at) = 1"
+
+
+def _close_up(connection: DuckDBPyConnection, metrics: int, start: float, closely: float) -> CloseUp:
+    values = "".join(f", v{i}" for i in range(metrics))
+    found = connection.execute(
+        f"""SELECT us / 1e6 - {start!r} AS seconds, bin, first{values} FROM answers
+        WHERE us >= {1e6 * start:.0f} AND us < {1e6 * (start + closely):.0f}"""
+    ).fetchnumpy()
+    first = found["first"].astype(float)
+    trials = [
+        np.ones_like(first),
+        *(np.ma.filled(found[f"v{i}"], False).astype(float) for i in range(metrics)),
+    ]
+    every = np.stack(trials, axis=1)
+    return CloseUp(
+        seconds=found["seconds"].astype(float),
+        bins=found["bin"].astype(np.int64),
+        counts=np.stack([every, every * first[:, None]], axis=1),
+    )
