@@ -55,7 +55,7 @@ from pipelines.rollouts.guardrails import (
 )
 from resources.lake.champion_history import every_sum, kept_sums
 
-SAME, HARMED = 100, 20
+SAME, HARMED = 50, 10
 """Rollouts of the same version, and of each harm."""
 
 LEVELS = (0.01, 0.05, 0.2)
@@ -225,22 +225,20 @@ class _Draws:
         percents = [step for step in policy.ramp if step != "shadow"]
         if policy.bake:
             percents.append(_baked_percent(policy))
-        self.every = scene.answers.sum(axis=0)
+        self._every = [each.sum(axis=0) for each in (scene.answers, scene.units, *scene.sums)]
+        self.every = self._every[0]
         self.shares = {percent: self._share(percent) for percent in percents}
 
     def _share(self, percent: float) -> _Sides:
         members = (self._order < round(percent * self._stage.bins / 100)).astype(float)
-        return _Sides(self._taken(1 - members, [None] * len(members)), self._taken(members, self._harms))
-
-    def _taken(self, members: Array, harms: Sequence[Harm | None]) -> _Taken:
         scene = self._scene
-        answers = _added(members, scene.answers)
-        units = _added(members, scene.units)
-        sums = [_added(members, each) for each in scene.sums]
-        for row, harm in enumerate(harms):
+        challenger = [_added(members, each) for each in (scene.answers, scene.units, *scene.sums)]
+        champion = [every - mine for every, mine in zip(self._every, challenger, strict=True)]
+        for row, harm in enumerate(self._harms):
             if harm is not None:
+                answers, _, *sums = challenger
                 self._put(harm, answers[row], [each[row] for each in sums])
-        return _Taken(answers, _cumulated(units), tuple(_cumulated(each) for each in sums))
+        return _Sides(_taken(champion), _taken(challenger))
 
     def _put(self, harm: Harm, answers: Array, sums: Sequence[Array]) -> None:
         metrics = self._stage.metrics
@@ -251,6 +249,11 @@ class _Draws:
         reference = self._scene.constants[at].reference
         names = kept_sums(self._stage.queries[at])
         _harm_sums(self._rng, sums[at], names, metrics[at], reference, harm.level)
+
+
+def _taken(added: Sequence[Array]) -> _Taken:
+    answers, units, *sums = added
+    return _Taken(answers, _cumulated(units), tuple(_cumulated(each) for each in sums))
 
 
 def _added(members: Array, table: Array) -> Array:
@@ -474,7 +477,7 @@ class _Rollout:
         dues = [now + every]
         floors = [
             state.policy.min_duration,
-            *(timedelta(days=f.days) for f in self._floors if math.isfinite(f.days)),
+            *(timedelta(days=f.days) for f in self._floors.values() if math.isfinite(f.days)),
         ]
         dues += [since + floor / _SECOND for floor in floors]
         dues.append((ends_at(state) - self._scene.begins) / _SECOND)
@@ -576,7 +579,7 @@ class _Rollout:
 
     def _windows(self, now: datetime) -> Iterator[Evidence]:
         """Data checks and drift find nothing between two equal versions; what a step waits for is their rows."""
-        for name, floor in zip(_WINDOWS, self._floors, strict=True):
+        for name, floor in self._floors.items():
             over = now - self._state.since >= timedelta(days=min(floor.days, 1e6))
             yield Evidence(
                 name=name,
@@ -594,11 +597,11 @@ class _Rollout:
         """A share comes into force."""
         stage = self._stage
         self._steps.append(_Step(bucket, percent, len(self._steps)))
-        self._floors: tuple[Floor, ...] = ()
+        self._floors: dict[str, Floor] = {}
         if not self._series.baking:
             checks, drift = window_floors(stage.manifest, stage.expected, percent / 100)
-            waits = stage.manifest.drift.on_fail is not OnFail.WARN
-            self._floors = (checks, drift if waits else Floor(0.0, "drift warns alone", ""))
+            warns = stage.manifest.drift.on_fail is OnFail.WARN
+            self._floors = {"data_quality": checks} | ({} if warns else {"drift_canary": drift})
 
     def _follow(self, decision: Decision) -> None:
         now, bucket = self._now(self._tick), round(float(self._ticks[self._tick]))
@@ -681,8 +684,6 @@ class _Rollout:
             found += float((challenger + champion - self._draws.every[first:last, 0, column]).sum())
         return found
 
-
-_WINDOWS = ("data_quality", "drift_canary")
 
 _BY = "rehearsal"
 

@@ -313,48 +313,46 @@ def _scene(
     length = cut.buckets if cut.by_request else cut.buckets - start
     order = (offset + np.arange(cut.course)) % length
     seconds = cut.width / _SECOND
-    room = (cut.buckets - start) * seconds
-    edges = _edges(cut, min(closely, math.floor(room / seconds) * seconds))
+    closely = min(closely, (cut.buckets - start) * seconds)
+    edges = _edges(cut, closely)
     whole = (start + np.arange(cut.course)) % cut.buckets if cut.by_request else start + order
-    columns = 1 + (0 if answers is None else answers.counts.shape[2] - 1)
     counted = (
-        np.zeros((cut.bins, len(edges) - 1, 2, columns))
+        np.zeros((cut.bins, len(edges) - 1, 2, 1))
         if answers is None
         else _ticks(cut, answers, answers.close[number], edges, whole, closely)
     )
+    at = np.stack([units.bins, units.buckets], axis=1)
     return Scene(
         begins=cut.begin + start * cut.width,
         constants=(),
         edges=edges,
         answers=counted,
-        units=_dense(cut.bins, units.counted[:, 0], units.counted[:, 1], units.counted[:, 2:], length)[
-            :, order
-        ],
-        sums=tuple(
-            _dense(cut.bins, units.bins, units.buckets, each, length)[:, order] for each in units.sums
-        ),
+        units=np.take(_dense(cut.bins, units.counted, units.counted[:, 2:], length), order, axis=1),
+        sums=tuple(np.take(_dense(cut.bins, at, each, length), order, axis=1) for each in units.sums),
     )
 
 
-def _dense(bins: int, at: Array, buckets: Array, values: Array, length: int) -> Array:
+def _dense(bins: int, at: Array, values: Array, length: int) -> Array:
+    """Shape (bins, buckets, columns), from rows whose first two columns of `at` are bin and bucket."""
     table = np.zeros((bins, length, values.shape[1]))
-    table[at.astype(np.int64), np.minimum(buckets.astype(np.int64), length - 1)] = values
+    places = at.astype(np.int64)
+    table[places[:, 0], np.minimum(places[:, 1], length - 1)] = values
     return table
 
 
 def _edges(cut: _Read, closely: float) -> Array:
-    """Seconds at first, then `_FINER` of the age; every multiple of the width until one is coarser, and none but those from there
-    on or where single answers are not known."""
-    width, end = cut.width / _SECOND, cut.course * (cut.width / _SECOND)
-    found = [0.0]
+    """Seconds at first, then `_FINER` of the age. As long as single answers are known, every multiple of the width is one of them;
+    afterwards there are no others."""
+    width = cut.width / _SECOND
+    end, found = cut.course * width, [0.0]
     while found[-1] < end - 1e-9:
         last = found[-1]
-        step = max(1.0, _FINER * last)
-        passed = math.floor(last / width + 1e-9)
+        step, passed = max(1.0, _FINER * last), math.floor(last / width + 1e-9)
+        following = width * (passed + 1)
         if step >= width or last >= closely - 1e-9:
             found.append(width * max(passed + 1, round((last + step) / width)))
         else:
-            found.append(min(last + step, width * (passed + 1)))
+            found.append(following if last + 1.5 * step >= following else last + step)
     return np.minimum(found, end)
 
 
@@ -363,14 +361,15 @@ def _ticks(
 ) -> Array:
     bins, ticks, columns = cut.bins, len(edges) - 1, answers.counts.shape[2]
     width = cut.width / _SECOND
-    coarse = _dense(
-        bins, answers.bins, answers.buckets, answers.counts.reshape(len(answers.bins), -1), cut.buckets
-    )
+    placed = np.stack([answers.bins, answers.buckets], axis=1)
+    coarse = _dense(bins, placed, answers.counts.reshape(len(placed), -1), cut.buckets)
     begins = edges[:-1] / width
     fine = int(np.searchsorted(edges[1:], closely + 1e-9, side="right"))
     first = np.round(begins[fine:]).astype(np.int64)
     later = (
-        np.add.reduceat(coarse[:, whole], first, axis=1) if fine < ticks else np.zeros((bins, 0, 2 * columns))
+        np.add.reduceat(np.take(coarse, whole, axis=1), first, axis=1)
+        if fine < ticks
+        else np.zeros((bins, 0, 2 * columns))
     )
     at = np.searchsorted(edges[: fine + 1], close.seconds, side="right") - 1
     kept = (at >= 0) & (at < fine)
@@ -378,7 +377,7 @@ def _ticks(
     values = close.counts[kept].reshape(-1, 2 * columns)
     soon = np.stack([np.bincount(place, column, minlength=bins * fine) for column in values.T], axis=1)
     table = np.concatenate([soon.reshape(bins, fine, 2 * columns), later], axis=1)
-    return table.reshape(bins, ticks, 2, columns)
+    return np.ascontiguousarray(table).reshape(bins, ticks, 2, columns)
 
 
 def _notes(cut: _Read, span: Span, units: UnitHistory, starts: int) -> list[str]:

@@ -125,6 +125,9 @@ class MetricSpec:
     """A promotion waits for its margin; not so for what only warns."""
     leaves_units_out: bool = False
     """Units without a value are not counted: as many must be left out at both versions, or nothing follows from the metric."""
+    is_coarse: bool = False
+    """Whether harm and the margin are all that is asked: of a proportion no interval is sought then, and no over-dispersion,
+    which takes most of a look's time. Who is better is told as who is not worse."""
 
     def __post_init__(self) -> None:
         for name, value in (("margin", self.margin), ("mde", self.mde)):

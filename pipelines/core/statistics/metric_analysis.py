@@ -16,6 +16,7 @@ from pipelines.core.statistics.power import SequentialMethod
 from pipelines.core.statistics.proportions import (
     ENOUGH_EVENTS,
     Buckets,
+    is_below_margin,
     proportion_lower,
     proportion_upper,
     same_units,
@@ -141,7 +142,7 @@ def _found(
             found = _anytime(spec, effect, cells, margin, alpha, budget)
         case _:
             assert_never(spec.method)
-    return replace(found, dispersion=_overdispersed(spec, cells))
+    return replace(found, dispersion=None if spec.is_coarse else _overdispersed(spec, cells))
 
 
 def _with_slices(
@@ -239,18 +240,36 @@ def _proportion(
     spec: MetricSpec, effect: Effect, cells: Columns, margin: float, alpha: float, budget: ErrorBudget
 ) -> _Found:
     sequence, buckets = _sequence(spec, margin, alpha), cells.buckets()
-    high = proportion_upper(buckets, effect, sequence, alpha / 2, typical=spec.baseline)
-    low = proportion_lower(buckets, effect, sequence, alpha / 2, typical=spec.baseline)
-    bound = proportion_upper if spec.harm_sign() > 0 else proportion_lower
-    worst = bound(buckets, effect, sequence, alpha, typical=spec.baseline)
     harm = (
         proportion_harm(spec, buckets, budget)
         if is_counted(spec)
         else _asymptotic_harm(spec, cells, sequence, budget)
     )
+    if spec.is_coarse:
+        return _Found(Interval(-1.0, 1.0), _coarsest(spec, effect, buckets, sequence, margin, alpha), harm)
+    high = proportion_upper(buckets, effect, sequence, alpha / 2, typical=spec.baseline)
+    low = proportion_lower(buckets, effect, sequence, alpha / 2, typical=spec.baseline)
+    bound = proportion_upper if spec.harm_sign() > 0 else proportion_lower
+    worst = bound(buckets, effect, sequence, alpha, typical=spec.baseline)
     interval = Interval(low, high)
     plenty = is_enough(effect) and effect.fewest_expected >= ENOUGH_EVENTS
     return _Found(interval, worst, harm, _z(interval, effect) if plenty else None)
+
+
+def _coarsest(
+    spec: MetricSpec,
+    effect: Effect,
+    buckets: Buckets,
+    sequence: AsymptoticSequence,
+    margin: float,
+    alpha: float,
+) -> float:
+    """A bound on the harmful side that answers whether it is within the margin, and no more."""
+    sign = spec.harm_sign()
+    if sign < 0:
+        buckets, effect = buckets.swapped(), effect.mirrored()
+    within = is_below_margin(buckets, effect, sequence, alpha, margin, typical=spec.baseline)
+    return sign * (math.nextafter(margin, 0.0) if within else 1.0)
 
 
 def _group_sequential(

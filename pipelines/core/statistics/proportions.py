@@ -280,6 +280,28 @@ def proportion_upper(
     return bound
 
 
+def is_below_margin(
+    buckets: Buckets,
+    effect: Effect,
+    sequence: AsymptoticSequence,
+    alpha: float,
+    margin: float,
+    *,
+    typical: float | None = None,
+) -> bool:
+    """Whether `proportion_upper` is below `margin` (above 0 and below 1), without looking for where it is."""
+    normal = is_enough(effect) and effect.fewest_expected >= ENOUGH_EVENTS
+    if normal and sequence.upper(effect, (1 - EXACT_PART) * alpha) < margin:
+        return True
+    if effect.fewest_expected >= PLENTY or not margin < 1:
+        return False
+    data, typical = _of_the_rare(buckets, typical)
+    data = data.checked().informative()
+    return bool(
+        data.canary_trials.size and log_e_below(data, margin, typical) >= -math.log(alpha * EXACT_PART)
+    )
+
+
 def proportion_lower(
     buckets: Buckets,
     effect: Effect,
@@ -293,11 +315,15 @@ def proportion_lower(
 
 
 def _exact_upper(buckets: Buckets, alpha: float, typical: float | None) -> float:
+    data, typical = _of_the_rare(buckets, typical)
+    return upper_bound(data, alpha, typical=typical)
+
+
+def _of_the_rare(buckets: Buckets, typical: float | None) -> tuple[Buckets, float | None]:
     """For rates above a half the non-events are the rare ones: p1 - p0 is their difference turned round."""
     trials = math.fsum(buckets.canary_trials) + math.fsum(buckets.champion_trials)
     events = math.fsum(buckets.canary_events) + math.fsum(buckets.champion_events)
     common = (typical if typical is not None else events / trials if trials else 0.0) > 0.5
     if not common:
-        return upper_bound(buckets, alpha, typical=typical)
-    rare = None if typical is None else 1 - typical
-    return upper_bound(buckets.complement().swapped(), alpha, typical=rare)
+        return buckets, typical
+    return buckets.complement().swapped(), None if typical is None else 1 - typical

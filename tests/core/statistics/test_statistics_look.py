@@ -388,3 +388,28 @@ def test_bad_specs_are_refused() -> None:
 def test_order_of_cells_does_not_matter() -> None:
     cells = proportion_cells(0.012, 0.01) + mean_cells(5, 5)
     assert look(cells, COST, ERRORS) == look(cells[::-1], COST, ERRORS)
+
+
+@pytest.mark.parametrize("better", Direction)
+@pytest.mark.parametrize("rate", [0.002, 0.05, 0.4, 0.97])
+def test_a_coarse_look_at_a_proportion_decides_as_the_full_one(better: Direction, rate: float) -> None:
+    rng = np.random.default_rng(round(1e4 * rate))
+    decided = set[Conclusion]()
+    for look in range(40):
+        margin, scale = rng.choice([0.005, 0.05]), rng.choice([0.8, 1.0, 1.3])
+        n0, n1 = (int(units) for units in rng.choice([300, 3_000, 30_000], 2))
+        cells = [
+            Cell("m", 0, bucket, *(arm(n, rng.binomial(n, p)) for n, p in ((n0, rate), (n1, min(scale * rate, 0.99)))))
+            for bucket in range(4)
+        ]  # fmt: skip
+        spec = MetricSpec(name="m", kind=EffectKind.PROPORTION, better=better, margin=margin, baseline=rate)
+        full, coarse = (
+            analyse(cells, LookSpec(metrics=(dataclasses.replace(spec, is_coarse=is_coarse),))).metrics[0]
+            for is_coarse in (False, True)
+        )
+        assert (full.harm, full.effect) == (coarse.harm, coarse.effect), look
+        assert full.is_within_margin is coarse.is_within_margin, (look, full, coarse)
+        expected = Conclusion.NON_INFERIOR if full.conclusion is Conclusion.BETTER else full.conclusion
+        assert coarse.conclusion is expected
+        decided.add(coarse.conclusion)
+    assert {Conclusion.NON_INFERIOR, Conclusion.NOT_YET} <= decided
