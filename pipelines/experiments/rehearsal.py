@@ -524,7 +524,8 @@ class _Rollout:
         final = is_final and not series.had_final
         series.had_final |= final
         shares = {step.number: step.percent / 100 for step in self._steps}
-        spec = look_spec(stage.manifest, shares, self._scene.constants, is_final=final, baking=series.baking)
+        asked = look_spec(stage.manifest, shares, self._scene.constants, is_final=final, baking=series.baking)
+        spec = replace(asked, metrics=tuple(replace(each, is_coarse=True) for each in asked.metrics))
         look = analyse_next(
             series.cells,
             spec,
