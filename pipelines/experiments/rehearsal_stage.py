@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from pipelines.core.errors import RampgateError
 from pipelines.core.manifest.model import Metric, RolloutManifest
@@ -24,9 +25,9 @@ from pipelines.experiments.history import (
 from pipelines.experiments.look_inputs import bucket_width_within
 from pipelines.experiments.registering import RegisteredConstants, register, waiting_words
 from resources.lake.champion_history import (
+    AnsweredSpan,
     AnswerHistory,
     CloseUp,
-    Span,
     UnitHistory,
     answer_history,
     answered_span,
@@ -43,7 +44,7 @@ BINS, MORE_BINS = 1000, 4000
 
 _DAY, _SECOND = timedelta(days=1), timedelta(seconds=1)
 
-_STARTS, _READ_AGAIN, _MOST_READ_AGAIN = 8, 12_000_000, 4
+STARTS, _READ_AGAIN, _MOST_READ_AGAIN = 8, 12_000_000, 4
 """Times from which rollouts are played. Where units return, each start is another reading of the lake: so many rows, and so
 many times, at most."""
 
@@ -76,7 +77,7 @@ class Scene:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Stage:
+class RehearsalStage:
     """What all rehearsed rollouts share."""
 
     manifest: RolloutManifest
@@ -141,8 +142,10 @@ def _metric_query(manifest: RolloutManifest, metric: Metric) -> MetricQuery:
     return metric_query(metric, by_request=by_request, covariate_reference=reference)
 
 
-def set_stage(lake: Lake, manifest: RolloutManifest, champion: str, *, now: datetime) -> Stage:
-    """Read what is to be played.
+def set_stage(
+    lake: Lake, manifest: RolloutManifest, champion: str, *, now: datetime, most_starts: int = STARTS
+) -> RehearsalStage:
+    """Read what is to be played, from so many starts at most.
 
     Raises:
         LakeError: a source that is not there, or a lake that cannot be read.
@@ -158,7 +161,7 @@ def set_stage(lake: Lake, manifest: RolloutManifest, champion: str, *, now: date
     span = answered_span(lake, manifest.model, champion, start=now - back, until=now)
     cut = _cut(manifest, champion, span, longest, now)
     _require_outcomes(lake, manifest, metrics)
-    starts = _starts(cut, span.answers)
+    starts = _starts(cut, span.answers, most_starts)
     units = [
         _units_from(lake, cut, metrics, start) for start in (starts if not cut.by_request else starts[:1])
     ]
@@ -175,7 +178,7 @@ def set_stage(lake: Lake, manifest: RolloutManifest, champion: str, *, now: date
         made = _scene(cut, units[reading], answers, closely, starts[number], number)
         return replace(made, constants=constants[reading])
 
-    return Stage(
+    return RehearsalStage(
         manifest=manifest,
         champion=champion,
         metrics=metrics,
@@ -189,7 +192,9 @@ def set_stage(lake: Lake, manifest: RolloutManifest, champion: str, *, now: date
     )
 
 
-def _cut(manifest: RolloutManifest, champion: str, span: Span, longest: timedelta, now: datetime) -> _Read:
+def _cut(
+    manifest: RolloutManifest, champion: str, span: AnsweredSpan, longest: timedelta, now: datetime
+) -> _Read:
     if span.first is None:
         raise CannotRehearse(
             f"version {champion}, which is served, has answered nothing that is in the lake: there is no history to play"
@@ -265,12 +270,15 @@ def _constants(
     return tuple(each for each in found if each is not None)
 
 
-def _starts(cut: _Read, answers: int) -> list[int]:
+def _starts(cut: _Read, answers: int, most: int) -> list[int]:
     """Buckets of the history at which rollouts begin, spread over it."""
     if cut.by_request:
-        return sorted({i * cut.buckets // _STARTS for i in range(_STARTS)})
+        return sorted({i * cut.buckets // most for i in range(most)})
     # A unit that returns is exposed when it is first seen after the start.
-    room, readings = cut.buckets - cut.course, min(max(_READ_AGAIN // max(answers, 1), 1), _MOST_READ_AGAIN)
+    room, readings = (
+        cut.buckets - cut.course,
+        min(max(_READ_AGAIN // max(answers, 1), 1), _MOST_READ_AGAIN, most),
+    )
     if room <= 0 or readings == 1:
         return [0]
     return sorted({i * room // (readings - 1) for i in range(readings)})
@@ -311,11 +319,11 @@ def _scene(
     """Where the unit is the request any stretch of the one reading will do, round and round; else the reading began here."""
     offset = start if cut.by_request else 0
     length = cut.buckets if cut.by_request else cut.buckets - start
-    order = (offset + np.arange(cut.course)) % length
+    order = (offset + np.arange(cut.course, dtype=np.int64)) % length
     seconds = cut.width / _SECOND
     closely = min(closely, (cut.buckets - start) * seconds)
     edges = _edges(cut, closely)
-    whole = (start + np.arange(cut.course)) % cut.buckets if cut.by_request else start + order
+    whole = (start + np.arange(cut.course, dtype=np.int64)) % cut.buckets if cut.by_request else start + order
     counted = (
         np.zeros((cut.bins, len(edges) - 1, 2, 1))
         if answers is None
@@ -357,7 +365,12 @@ def _edges(cut: _Read, closely: float) -> Array:
 
 
 def _ticks(
-    cut: _Read, answers: AnswerHistory, close: CloseUp, edges: Array, whole: Array, closely: float
+    cut: _Read,
+    answers: AnswerHistory,
+    close: CloseUp,
+    edges: Array,
+    whole: npt.NDArray[np.int64],
+    closely: float,
 ) -> Array:
     bins, ticks, columns = cut.bins, len(edges) - 1, answers.counts.shape[2]
     width = cut.width / _SECOND
@@ -373,14 +386,18 @@ def _ticks(
     )
     at = np.searchsorted(edges[: fine + 1], close.seconds, side="right") - 1
     kept = (at >= 0) & (at < fine)
-    place = close.bins[kept] * fine + at[kept]
+    place = close.bins[kept].astype(np.int64) * fine + at[kept]
     values = close.counts[kept].reshape(-1, 2 * columns)
-    soon = np.stack([np.bincount(place, column, minlength=bins * fine) for column in values.T], axis=1)
+    soon = np.stack([_summed(place, column, bins * fine) for column in values.T], axis=1)
     table = np.concatenate([soon.reshape(bins, fine, 2 * columns), later], axis=1)
     return np.ascontiguousarray(table).reshape(bins, ticks, 2, columns)
 
 
-def _notes(cut: _Read, span: Span, units: UnitHistory, starts: int) -> list[str]:
+def _summed(places: npt.NDArray[np.int64], values: Array, length: int) -> Array:
+    return np.bincount(places, values, minlength=length).astype(np.float64)
+
+
+def _notes(cut: _Read, span: AnsweredSpan, units: UnitHistory, starts: int) -> list[str]:
     long, most = cut.usable_end - cut.begin, cut.manifest.experiment.max_duration
     found = [
         f"Played on version {cut.champion}'s own {_words(long)} from {cut.begin:%Y-%m-%d %H:%M} UTC: {span.answers:,} answers,"

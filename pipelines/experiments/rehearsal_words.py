@@ -10,7 +10,8 @@ from pipelines.core.rollout.policy import UNITS
 from pipelines.core.statistics.effects import EffectKind
 from pipelines.core.statistics.planning import duration_words
 from pipelines.experiments.history import is_served
-from pipelines.experiments.rehearsal import Harm, Played, Rehearsal
+from pipelines.experiments.rehearsal import Rehearsal, RehearsedVersion
+from pipelines.experiments.rehearsal_draws import InjectedHarm
 
 FALSE_ROLLBACKS = 0.05
 """Chance of so many false rollbacks, were they as rare as `alpha`, below which the manifest does not keep its word here."""
@@ -43,7 +44,7 @@ def headline(found: Rehearsal) -> str:
     return f"{', '.join(parts)}. {' '.join(_found(found))}"
 
 
-def _after(played: Played) -> str:
+def _after(played: RehearsedVersion) -> str:
     days = played.days()
     return "" if days is None else f" after {duration_words(days)}"
 
@@ -56,7 +57,7 @@ def _found(found: Rehearsal) -> Iterator[str]:
             yield f"{metric.name} harmed: {'; '.join(told)}."
 
 
-def _briefly(played: Played) -> str:
+def _briefly(played: RehearsedVersion) -> str:
     seconds, count, every = played.seconds(), len(played.found), len(played.rollouts)
     if seconds is None or not count:
         return "never found"
@@ -69,7 +70,7 @@ def rows(found: Rehearsal) -> tuple[Row, ...]:
     return tuple(_row(found, played) for played in (found.same, *found.harmed))
 
 
-def _row(found: Rehearsal, played: Played) -> Row:
+def _row(found: Rehearsal, played: RehearsedVersion) -> Row:
     every = len(played.rollouts)
     ended = played.of("promoted", "rolled_back", "undone")
     early, late, hit = played.seconds(), played.seconds(0.9), played.hit
@@ -85,11 +86,11 @@ def _row(found: Rehearsal, played: Played) -> Row:
     )
 
 
-def _others(played: Played) -> tuple[str, ...]:
+def _others(played: RehearsedVersion) -> tuple[str, ...]:
     return tuple({each.end for each in played.rollouts} - {"promoted", "rolled_back", "undone"})
 
 
-def _because(played: Played, *ends: str) -> str:
+def _because(played: RehearsedVersion, *ends: str) -> str:
     those = [each for each in played.rollouts if each.end in ends]
     return (
         f"{len(those)}{_brackets(_counted(name for each in those for name in each.because or (each.end,)))}"
@@ -109,16 +110,16 @@ def _lasts(seconds: float) -> str:
     return duration_words(seconds / 86400)
 
 
-def _metric(found: Rehearsal, harm: Harm) -> Metric:
+def _metric(found: Rehearsal, harm: InjectedHarm) -> Metric:
     return next(metric for metric in found.stage.metrics if metric.name == harm.metric)
 
 
-def _hit_are(found: Rehearsal, harm: Harm) -> str:
+def _hit_are(found: Rehearsal, harm: InjectedHarm) -> str:
     metric = _metric(found, harm)
     return "answers" if is_served(metric) or found.stage.manifest.experiment.unit == "request" else "units"
 
 
-def injected(metric: Metric, harm: Harm) -> str:
+def injected(metric: Metric, harm: InjectedHarm) -> str:
     """What was put in, for the metric's type."""
     level = f"{100 * harm.level:g} %"
     match metric.type.kind:
@@ -139,7 +140,7 @@ def sentences(found: Rehearsal) -> tuple[str, ...]:
     return (*warnings(found), *_same_words(found.same), *found.stage.notes, *_limits(found))
 
 
-def _same_words(same: Played) -> Iterator[str]:
+def _same_words(same: RehearsedVersion) -> Iterator[str]:
     false, every = same.of("rolled_back", "undone"), len(same.rollouts)
     yield (
         f"False rollbacks: {false} of {every} rollouts of the identical version, with 95 % confidence at most"
@@ -163,7 +164,7 @@ def _limits(found: Rehearsal) -> Iterator[str]:
     manifest = found.stage.manifest
     yield (
         "Time to find is known to a second at first, later to 3 % of the time since the start. The looks are fewer than a rollout's: one"
-        " whenever a step is an eighth older. Harm is there from the first request on, in one metric at a time."
+        " whenever a step is an eighth older. InjectedHarm is there from the first request on, in one metric at a time."
     )
     left_out = [
         "shadow steps" if "shadow" in manifest.steps else "",
@@ -222,7 +223,7 @@ def numbers(found: Rehearsal) -> dict[str, Any]:
     }
 
 
-def _harm_numbers(played: Played) -> dict[str, Any]:
+def _harm_numbers(played: RehearsedVersion) -> dict[str, Any]:
     harm = played.harm
     return {
         "metric": harm.metric if harm else None,

@@ -22,7 +22,7 @@ from resources.lake.schema import fields
 from resources.lake.unit_values import exposures, make_cohort, make_unit_values
 
 
-class Span(NamedTuple):
+class AnsweredSpan(NamedTuple):
     """What the champion answered of a stretch of live traffic."""
 
     first: datetime | None
@@ -34,7 +34,7 @@ class Span(NamedTuple):
     """Answers of other versions since its first one."""
 
 
-def answered_span(lake: Lake, model: str, champion: str, *, start: datetime, until: datetime) -> Span:
+def answered_span(lake: Lake, model: str, champion: str, *, start: datetime, until: datetime) -> AnsweredSpan:
     """The champion's live answers in [start, until). Raises `LakeError`."""
     with lake.connect() as connection:
         fields(connection, model)
@@ -45,7 +45,7 @@ def answered_span(lake: Lake, model: str, champion: str, *, start: datetime, unt
                 count(*) FILTER (NOT mine AND requested_at >= (SELECT min(requested_at) FROM live WHERE mine)) FROM live""",
             {"champion": champion, "start": start, "until": until},
         ).fetchone()
-    return Span(*row)
+    return AnsweredSpan(*row)
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,8 +90,8 @@ def unit_history(
         counted = _counted(connection, query)
     return UnitHistory(
         known=known,
-        bins=found["bin"].astype(np.int64),
-        buckets=found["bucket"].astype(np.int64),
+        bins=found["bin"].astype(float),
+        buckets=found["bucket"].astype(float),
         sums=tuple(
             np.stack([found[f"{name}_{i}"] for name in kept_sums(metric)], axis=1)
             for i, metric in enumerate(query.metrics)
@@ -235,8 +235,8 @@ def answer_history(
         close = tuple(_close_up(connection, len(query.metrics), start, closely) for start in starts)
     counts = [[found[letter], *(found[f"{letter}{i}"] for i in metrics)] for letter in "af"]
     return AnswerHistory(
-        bins=found["bin"].astype(np.int64),
-        buckets=found["bucket"].astype(np.int64),
+        bins=found["bin"].astype(float),
+        buckets=found["bucket"].astype(float),
         counts=np.moveaxis(np.array(counts, float), -1, 0),
         close=close,
     )
@@ -282,6 +282,6 @@ def _close_up(connection: DuckDBPyConnection, metrics: int, start: float, closel
     every = np.stack(trials, axis=1)
     return CloseUp(
         seconds=found["seconds"].astype(float),
-        bins=found["bin"].astype(np.int64),
+        bins=found["bin"].astype(float),
         counts=np.stack([every, every * first[:, None]], axis=1),
     )

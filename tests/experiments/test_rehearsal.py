@@ -12,8 +12,10 @@ import pytest
 from pipelines.core.errors import LakeError
 from pipelines.core.manifest.model import RolloutManifest
 from pipelines.core.statistics.binomial import log_e_process
-from pipelines.experiments.rehearsal import Harm, Played, Rehearsal, Rehearsed, rehearse
-from pipelines.experiments.rehearsal_stage import CannotRehearse, Stage, set_stage
+from pipelines.experiments.rehearsal import Rehearsal, RehearsedVersion, rehearse
+from pipelines.experiments.rehearsal_draws import InjectedHarm
+from pipelines.experiments.rehearsal_rollout import Rehearsed
+from pipelines.experiments.rehearsal_stage import CannotRehearse, RehearsalStage, set_stage
 from pipelines.experiments.rehearsal_words import (
     headline,
     injected,
@@ -140,8 +142,8 @@ def histories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Histories]:
 NOW = BEGIN + timedelta(hours=HOURS)
 
 
-def staged(lake: Lake, **changes: Any) -> Stage:
-    return set_stage(lake, manifest(**changes), "1", now=NOW)
+def staged(lake: Lake, **changes: Any) -> RehearsalStage:
+    return set_stage(lake, manifest(**changes), "1", now=NOW, most_starts=2)
 
 
 def test_false_rollbacks_agree_with_a_direct_simulation_where_answers_of_a_caller_depend_on_each_other(
@@ -149,9 +151,9 @@ def test_false_rollbacks_agree_with_a_direct_simulation_where_answers_of_a_calle
 ) -> None:
     direct = simulated(200, 0.05, clustered=True)
     assert direct > 0.15, "clusters must matter, or the comparison says nothing"
-    found = rehearse(staged(histories.clustered), same=120, harmed=0)
-    rehearsed = found.same.of("rolled_back") / 120
-    error = np.sqrt(direct * (1 - direct) * (1 / 200 + 1 / 120))
+    found = rehearse(staged(histories.clustered), same=100, harmed=0)
+    rehearsed = found.same.of("rolled_back") / 100
+    error = np.sqrt(direct * (1 - direct) * (1 / 200 + 1 / 100))
     assert abs(rehearsed - direct) < 4 * error
     assert {name for each in found.same.found for name in each.because} == {"errors"}
     (warning, *_) = warnings(found)
@@ -267,7 +269,8 @@ def test_what_is_put_in_is_said_for_every_metric_type() -> None:
         }
     )  # fmt: skip
     said = [
-        injected(metric, Harm(metric.name, 0.05)) for metric in (made.experiment.primary, *made.guardrails)
+        injected(metric, InjectedHarm(metric.name, 0.05))
+        for metric in (made.experiment.primary, *made.guardrails)
     ]
     assert said == [
         "a: every unit's value 5 % smaller at the challenger",
@@ -279,13 +282,13 @@ def test_what_is_put_in_is_said_for_every_metric_type() -> None:
 
 
 def test_what_a_manifest_does_not_keep_is_warned_of(histories: Histories) -> None:
-    stage = staged(histories.independent)
+    stage = staged(histories.independent)  # the words are about its manifest
 
     def of(**ends: int) -> Rehearsal:
         same = [
             Rehearsed(end, 60.0, ("units",), frozenset(), 0.0) for end, n in ends.items() for _ in range(n)
         ]
-        return Rehearsal(stage=stage, same=Played(None, tuple(same)), harmed=())
+        return Rehearsal(stage=stage, same=RehearsedVersion(None, tuple(same)), harmed=())
 
     assert warnings(of(promoted=98, rolled_back=2)) == ()
     (waits,) = warnings(of(promoted=50, inconclusive=50))
