@@ -33,7 +33,7 @@ class Taken(NamedTuple):
     """Of each metric, cumulated in time: shape (rollouts, buckets + 1, its sums)."""
 
 
-class Sides(NamedTuple):
+class BothSides(NamedTuple):
     """Both sides at one share."""
 
     champion: Taken
@@ -61,7 +61,7 @@ class Draws:
         self.every = self._every[0]
         self.shares = {percent: self._share(percent) for percent in percents}
 
-    def _share(self, percent: float) -> Sides:
+    def _share(self, percent: float) -> BothSides:
         members = (self._order < round(percent * self._stage.bins / 100)).astype(float)
         scene = self._scene
         challenger = [_added(members, each) for each in (scene.answers, scene.units, *scene.sums)]
@@ -70,7 +70,7 @@ class Draws:
             if harm is not None:
                 answers, _, *sums = challenger
                 self._put(harm, answers[row], [each[row] for each in sums])
-        return Sides(_taken(champion), _taken(challenger))
+        return BothSides(_taken(champion), _taken(challenger))
 
     def _put(self, harm: InjectedHarm, answers: Array, sums: Sequence[Array]) -> None:
         metrics = self._stage.metrics

@@ -35,7 +35,7 @@ from pipelines.experiments.floors import Floor, window_floors
 from pipelines.experiments.history import horizon, is_served
 from pipelines.experiments.look_inputs import ends_at, look_spec
 from pipelines.experiments.rehearsal_counters import Crossing, RehearsedCounters
-from pipelines.experiments.rehearsal_draws import Draws, InjectedHarm, Sides, baked_percent
+from pipelines.experiments.rehearsal_draws import BothSides, Draws, InjectedHarm, baked_percent
 from pipelines.experiments.rehearsal_stage import RehearsalStage, Scene
 from resources.lake.champion_history import every_sum
 
@@ -158,7 +158,7 @@ class RehearsedRollout:
         return whole[whole > 0]
 
     @property
-    def _share(self) -> Sides:
+    def _share(self) -> BothSides:
         return self._draws.shares[self._steps[-1].percent]
 
     def _watch(self, until: int) -> Crossing | None:

@@ -212,7 +212,7 @@ def at_least(hits: int, runs: int, chance: float) -> float:
 
 
 def numbers(found: Rehearsal) -> dict[str, Any]:
-    """The same for programs; names as in docs/experiments.md. What never happened is null."""
+    """The same for programs. What never happened is null; times are medians, in seconds or days."""
     return {
         "rollouts": len(found.same.rollouts),
         "promoted": found.same.of("promoted"),
