@@ -54,9 +54,7 @@ class Draws:
         self._stage, self._scene, self._harms, self._rng = stage, scene, harms, rng
         # A larger share only adds units, as in a rollout.
         self._order = np.array([rng.permutation(stage.bins) for _ in harms]).reshape(len(harms), stage.bins)
-        percents = [step for step in policy.ramp if step != "shadow"]
-        if policy.bake:
-            percents.append(baked_percent(policy))
+        percents = [*shares_of(policy), *([baked_percent(policy)] if policy.bake else [])]
         self._every = [each.sum(axis=0) for each in (scene.answers, scene.units, *scene.sums)]
         self.every = self._every[0]
         self.shares = {percent: self._share(percent) for percent in percents}
@@ -143,3 +141,8 @@ def _harm_sums(
 def baked_percent(policy: Policy) -> float:
     """The promoted version's share during the bake."""
     return 100 - policy.holdback
+
+
+def shares_of(policy: Policy) -> list[float]:
+    """Of the steps before the promotion, in percent; a shadow step has none."""
+    return [step for step in policy.ramp if step != "shadow"]

@@ -35,7 +35,7 @@ from pipelines.experiments.floors import Floor, window_floors
 from pipelines.experiments.history import horizon, is_served
 from pipelines.experiments.look_inputs import ends_at, look_spec
 from pipelines.experiments.rehearsal_counters import Crossing, RehearsedCounters
-from pipelines.experiments.rehearsal_draws import BothSides, Draws, InjectedHarm, baked_percent
+from pipelines.experiments.rehearsal_draws import BothSides, Draws, InjectedHarm, baked_percent, shares_of
 from pipelines.experiments.rehearsal_stage import RehearsalStage, Scene
 from resources.lake.champion_history import every_sum
 
@@ -109,10 +109,10 @@ class RehearsedRollout:
         self._held: set[str] = set()
         self._promoted: float | None = None
         self._tick = 0
-        self._state = self._act(
-            self._act(_started(stage, policy, scene.begins), Action.DEPLOY), Action.SET_PERCENT, 0
-        )
-        self._enter(policy.ramp[0], 0)
+        first, begins = shares_of(policy)[0], scene.begins
+        deployed = self._act(_started(stage, policy, begins), Action.DEPLOY, None, None, begins)
+        self._state = self._act(deployed, Action.SET_PERCENT, 0, first, begins)
+        self._enter(first, 0)
 
     def played(self) -> Rehearsed:
         """From the first share to the end."""
@@ -276,9 +276,7 @@ class RehearsedRollout:
         state = folded(self._state, _decided(self._state, decision, now))
         if decision.kind is DecisionKind.ADVANCE and decision.percent is not None:
             self._live.seal()
-            self._state = self._act(
-                state, Action.SET_PERCENT, decision.step, percent=decision.percent, at=now
-            )
+            self._state = self._act(state, Action.SET_PERCENT, decision.step, decision.percent, now)
             self._enter(decision.percent, bucket)
         elif decision.kind is DecisionKind.PROMOTE:
             self._promoted = float(self._scene.edges[self._tick])
@@ -294,24 +292,20 @@ class RehearsedRollout:
         self._live.seal()
         self._live.begin(baking=True)
         self._series = _Series(baking=True)
-        self._state = self._act(state, Action.BAKE, None, percent=percent, at=now)
+        self._state = self._act(state, Action.BAKE, None, percent, now)
         self._enter(percent, bucket)
 
     def _act(
-        self, state: RolloutState, action: Action, step: int | None = None, *, percent: float | None = None,
-        at: datetime | None = None,
-    ) -> RolloutState:  # fmt: skip
+        self, state: RolloutState, action: Action, step: int | None, percent: float | None, at: datetime
+    ) -> RolloutState:
         """An intent and that it is done."""
-        at = at or self._scene.begins
-        if percent is None and action is Action.SET_PERCENT:
-            first = state.policy.ramp[0]
-            percent = None if first == "shadow" else first
-        name = f"{action}-{state.seq}"
-        common = {"rollout_id": state.rollout_id, "at": at, "by": _BY}
+        name, seq = f"{action}-{state.seq}", state.seq
         intent = Intent(
-            **common, seq=state.seq + 1, action_id=name, action=action, percent=percent, step=step
-        )
-        return folded(folded(state, intent), Done(**common, seq=state.seq + 2, action_id=name))
+            rollout_id=state.rollout_id, seq=seq + 1, at=at, by=_BY, action_id=name, action=action, percent=percent,
+            step=step,
+        )  # fmt: skip
+        done = Done(rollout_id=state.rollout_id, seq=seq + 2, at=at, by=_BY, action_id=name)
+        return folded(folded(state, intent), done)
 
     def _hold(self, decision: Decision) -> None:
         if decision.kind is DecisionKind.HOLD:
@@ -333,7 +327,7 @@ class RehearsedRollout:
         harm = self._harm
         if harm is None:
             return 0.0
-        at, metric = next((i, m) for i, m in enumerate(self._stage.metrics) if m.name == harm.metric)
+        metric = next(each for each in self._stage.metrics if each.name == harm.metric)
         if is_served(metric):
             served = [m.name for m in self._stage.metrics if is_served(m)]
             return self._answers_hit(1 + served.index(harm.metric), tick)
