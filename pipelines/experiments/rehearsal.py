@@ -1,7 +1,7 @@
 """A rehearsal: rollouts of this manifest on the champion's own last weeks, of the same version, and of one with harm put in.
 
 A random choice of units takes the challenger's place. The looks, the live tests, the budgets and the rules are those of a rollout;
-it is looked at when a step is an eighth older than at the look before, where a rollout looks every `look_every`.
+it is looked at when a step is a sixth older than at the look before, where a rollout looks every `look_every`.
 """
 
 from collections.abc import Sequence

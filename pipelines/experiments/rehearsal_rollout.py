@@ -39,7 +39,7 @@ from pipelines.experiments.rehearsal_draws import BothSides, Draws, InjectedHarm
 from pipelines.experiments.rehearsal_stage import RehearsalStage, Scene
 from resources.lake.champion_history import every_sum
 
-_OLDER = 8
+_OLDER = 6
 """A look when the step is so many parts older."""
 
 _SECOND = timedelta(seconds=1)

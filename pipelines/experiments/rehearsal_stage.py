@@ -44,7 +44,7 @@ BINS, MORE_BINS = 1000, 4000
 
 _DAY, _SECOND = timedelta(days=1), timedelta(seconds=1)
 
-STARTS, _READ_AGAIN, _MOST_READ_AGAIN = 8, 12_000_000, 4
+STARTS, _READ_AGAIN, _MOST_READ_AGAIN = 4, 12_000_000, 4
 """Times from which rollouts are played. Where units return, each start is another reading of the lake: so many rows, and so
 many times, at most."""
 

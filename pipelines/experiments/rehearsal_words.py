@@ -164,7 +164,7 @@ def _limits(found: Rehearsal) -> Iterator[str]:
     manifest = found.stage.manifest
     yield (
         "Time to find is known to a second at first, later to 3 % of the time since the start. The looks are fewer than a rollout's: one"
-        " whenever a step is an eighth older. InjectedHarm is there from the first request on, in one metric at a time."
+        " whenever a step is a sixth older. Harm is there from the first request on, in one metric at a time."
     )
     left_out = [
         "shadow steps" if "shadow" in manifest.steps else "",
