@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from pipelines.core.rollout.decide import decide
 from pipelines.core.rollout.events import (
@@ -25,7 +26,6 @@ from pipelines.core.rollout.fold import step as folded
 from pipelines.core.rollout.policy import Policy
 from pipelines.core.rollout.state import Phase, RolloutState
 from pipelines.core.statistics.effects import Cell, Sums
-from pipelines.core.statistics.inputs import Array
 from pipelines.core.statistics.look import Look
 from pipelines.core.statistics.srm import StepUnits
 from pipelines.core.vocabulary import Evidence, OnFail, Verdict
@@ -152,9 +152,9 @@ class RehearsedRollout:
         return int(whole[min(np.searchsorted(self._scene.edges[whole], due - 1e-6), len(whole) - 1)])
 
     @cached_property
-    def _looked_at(self) -> Array:
+    def _looked_at(self) -> npt.NDArray[np.int64]:
         """Ticks that begin with a bucket of units."""
-        whole = np.flatnonzero(np.abs(self._ticks - np.round(self._ticks)) < 1e-6)
+        whole = np.flatnonzero(np.abs(self._ticks - np.round(self._ticks)) < 1e-6).astype(np.int64)
         return whole[whole > 0]
 
     @property
