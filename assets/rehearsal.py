@@ -17,7 +17,7 @@ _KEEPS_ITS_WORD = "keeps_its_word"
 
 
 class RehearsalConfig(dg.Config):
-    """How much is played; the defaults take less than a minute for ten million answers."""
+    """How much is played; twice as much takes twice as long, beside the reading of the history."""
 
     rollouts: int = SAME
     """Of the identical version."""
