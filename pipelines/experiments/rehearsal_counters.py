@@ -90,11 +90,17 @@ class RehearsedCounters:
             evidence = self._evidence(metric, tick, log_e[metric.name])
             if metric.on_fail is OnFail.ROLL_BACK and self._many_units(metric, tick):
                 found.append(evidence)
+            elif metric.on_fail is OnFail.ROLL_BACK:
+                # What too few units could have caused holds under another name: a look may still take it back.
+                self._held(replace(evidence, name=metric.name + REPEATED))
             else:
-                self.holds[metric.name] = replace(evidence, on_fail=OnFail.HOLD, valid_for=HOLD_LASTS)
+                self._held(evidence)
             if metric.name.endswith(REPEATED):
                 self._processes[metric.name] = ConditionalBinomial()
         return tuple(found)
+
+    def _held(self, evidence: Evidence) -> None:
+        self.holds[evidence.name] = replace(evidence, on_fail=OnFail.HOLD, valid_for=HOLD_LASTS)
 
     def _many_units(self, metric: ServingMetric, tick: int) -> bool:
         if not metric.by_unit:
