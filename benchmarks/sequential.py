@@ -30,6 +30,7 @@ from benchmarks.sequential_parts import (
     power,
     promotion,
     slices,
+    units,
 )
 from benchmarks.sequential_parts.rows import row
 from pipelines.core.statistics.effects import Cell, EffectKind, Sums
@@ -43,6 +44,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], Iterator[dict[str, Any]]]] = {
     "late": lambda given: late.rows(given.paths, given.seed),
     "gateways": lambda given: gateways.rows(given.paths, given.seed),
     "moments": lambda given: moments.rows(max(given.paths // 20, 200), given.seed),
+    "units": lambda given: units.rows(given.paths, given.seed),
     "missing": lambda given: missing.rows(max(given.paths // 50, 100), given.seed),
     "power": lambda given: power.rows(given.runs, given.seed),
     "promotion": lambda given: promotion.rows(given.runs, given.seed),

@@ -14,7 +14,7 @@ from pipelines.core.statistics.look_spec import LookSpec
 from pipelines.core.statistics.power import SequentialMethod
 from pipelines.core.statistics.slices import SliceColumn
 from pipelines.core.vocabulary import OnFail
-from pipelines.experiments.history import horizon, is_counted_live, metric_query, metrics_of
+from pipelines.experiments.history import horizon, is_counted_live, is_served, metric_query, metrics_of
 from pipelines.experiments.registering import RegisteredConstants
 from pipelines.rollouts.guardrails import harm_budget
 from resources.lake.connection import Lake
@@ -250,12 +250,12 @@ def _leaves_units_out(manifest: RolloutManifest, metric: Metric) -> bool:
 def part_of(manifest: RolloutManifest, metric: Metric) -> str | None:
     """Which other e-values the metric's is added to: those that learn of a unit as late and roll back as well.
 
-    None for what rolls back on the live counters: the same counts are not tested twice. What holds or warns is a part of its
-    own, and is tested here alone.
+    None for what rolls back on the live counters: the same counts are not tested twice, also where they are each unit's first. What
+    holds or warns is a part of its own, and is tested here alone.
     """
     if isinstance(metric, Guardrail) and metric.on_fail is not OnFail.ROLL_BACK:
         return metric.name
-    if is_counted_live(manifest, metric):
+    if is_served(metric):
         return None
     return _moment(manifest, metric)
 

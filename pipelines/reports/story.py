@@ -14,7 +14,8 @@ from pipelines.core.statistics.binomial import ConditionalBinomial, Counts
 from pipelines.core.statistics.slices import Slice
 from pipelines.experiments.looks import NAME
 from pipelines.reports.charts import Point
-from pipelines.rollouts.guardrails import REPEATED, REQUEST_FAULTS
+from pipelines.rollouts.guardrails import REQUEST_FAULTS
+from pipelines.rollouts.serving_metrics import is_shown
 from resources.lake.examples import Example
 from resources.ledger.ledger import Ledger
 
@@ -239,7 +240,7 @@ def read_story(ledger: Ledger, rollout_id: str, *, boundary: float | None) -> St
         events=events,
         state=fold(events),
         request_faults=total(found.pop(REQUEST_FAULTS, ())),
-        counted={name: buckets for name, buckets in found.items() if not name.endswith(REPEATED)},
+        counted={name: buckets for name, buckets in found.items() if is_shown(name)},
         looked=looked(ledger, rollout_id),
         boundary=boundary,
     )

@@ -23,8 +23,9 @@ from pipelines.core.rollout.state import Phase, RolloutState
 from pipelines.core.vocabulary import Evidence, OnFail, OnUnknown, Verdict
 from pipelines.rollouts.controller import Controller
 from pipelines.rollouts.emergency import ALREADY, EMERGENCY, UNRECORDED
-from pipelines.rollouts.guardrails import DOUBT_LASTS, REPEATED, GuardrailWatch
+from pipelines.rollouts.guardrails import DOUBT_LASTS, GuardrailWatch
 from pipelines.rollouts.open_rollout import read_rollout
+from pipelines.rollouts.serving_metrics import REPEATED
 from resources.ledger.ledger import Ledger, RolloutRow
 from resources.notifier import contained, in_words, platform_alert, say, tell
 from resources.serving.contract import LEASE, Counters, Lapse, ServingBackend, lapsed_meanwhile

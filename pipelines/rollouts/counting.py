@@ -53,6 +53,10 @@ class Growth(NamedTuple):
         """Never negative: the clock may have been set back."""
         return max(timedelta(0), self.gateway.at - self.begun)
 
+    def is_older_than(self, time: datetime) -> bool:
+        """Whether the gateway began before: then it knows whom it has answered since."""
+        return self.gateway.started is not None and self.gateway.started <= time
+
 
 @dataclass(frozen=True, kw_only=True)
 class Watermark:
@@ -66,6 +70,12 @@ class Watermark:
     """The last reading of each start of a gateway, where that was less than a lease before `at`."""
     former: tuple[str, ...] = ()
     """Starts that were read and are not compared any more: never new again, whatever somebody's clock says."""
+    starts: int = 0
+    """How many starts were read that the first reading did not have: each knows no unit yet."""
+    newest: datetime | None = None
+    """When the last of them was read first."""
+    most: int = 1
+    """So many gateways at most answered at once: a unit may be new at each of them."""
 
     @property
     def epoch(self) -> str:
@@ -86,7 +96,24 @@ class Watermark:
         before = {each.instance: each for each in self.gateways}
         read = tuple(_with_former(each, before.pop(each.instance, None)) for each in _read_at_once(now))
         silent = tuple(each for each in before.values() if abs(now.at - each.at) < LEASE)
-        return self._without(replace(self, at=now.at, gateways=(*read, *silent)))
+        new = sum(self._is_new(each) for each in now.gateways)
+        return self._without(
+            replace(
+                self,
+                at=now.at,
+                gateways=(*read, *silent),
+                starts=self.starts + new,
+                newest=now.at if new else self.newest,
+                most=max(self.most, len(read)),
+            )
+        )
+
+    def _is_new(self, now: GatewayCounters) -> bool:
+        last = self._last(now)
+        return now.instance not in self.former if last is None else _began_again(last, now)
+
+    def _last(self, now: GatewayCounters) -> GatewayCounters | None:
+        return next((each for each in self.gateways if each.instance == now.instance), None)
 
     def under_another_share(self) -> "Watermark":
         """The share has changed since the last look: what was not read then is not compared across the change."""
@@ -100,8 +127,7 @@ class Watermark:
 
     def beginning(self, now: GatewayCounters) -> GatewayCounters:
         """What `now` is compared with; itself where it is not known what of it is new."""
-        last = next((each for each in self.gateways if each.instance == now.instance), None)
-        if last is not None:
+        if (last := self._last(now)) is not None:
             return now if _began_again(last, now) else last
         if now.started is None or now.instance in self.former:
             return now
@@ -111,7 +137,8 @@ class Watermark:
 
 def first_watermark(counters: Counters) -> Watermark:
     """Nothing is counted of what these show."""
-    return Watermark(at=counters.at, since=counters.at, gateways=_read_at_once(counters))
+    read = _read_at_once(counters)
+    return Watermark(at=counters.at, since=counters.at, gateways=read, most=len(read))
 
 
 def growth(before: Watermark | None, now: Counters) -> tuple[Growth, ...]:

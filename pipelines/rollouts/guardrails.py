@@ -2,16 +2,17 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import reduce
 from itertools import groupby
+from typing import assert_never
 
-from pipelines.core.manifest.model import Guardrail, Metric, RolloutManifest
+from pipelines.core.manifest.model import RolloutManifest
 from pipelines.core.rollout.doubt import doubt_evidence
 from pipelines.core.rollout.policy import CHAMPION_HEALTH, LIVE_DOUBT
 from pipelines.core.rollout.state import Phase, RolloutState
-from pipelines.core.statistics.binomial import ConditionalBinomial, Counts, slow_answers
+from pipelines.core.statistics.binomial import Counts
 from pipelines.core.statistics.look_spec import ErrorBudget, log_sum
 from pipelines.core.statistics.slices import PART as SLICES_PART
 from pipelines.core.vocabulary import Evidence, OnFail, Verdict
@@ -29,91 +30,26 @@ from pipelines.rollouts.counting import (
     still_proven,
     written,
 )
+from pipelines.rollouts.sections import Of, Sections
+from pipelines.rollouts.serving_metrics import (
+    ERRORS,
+    REPEATED,
+    ServingMetric,
+    watched_metrics,
+)
 from resources.ledger.counters import CounterBucket, CounterStore, SeenCounters
-from resources.serving.contract import Answers, Counters, RevisionCounters, together
-
-ERRORS = "serving.errors"
-
-OVER_SLO = "serving.over_slo"
+from resources.serving.contract import UNITS_REMEMBERED, Counters, RevisionCounters, together
 
 REQUEST_FAULTS = "request-faults"
 """What neither side answered: kept beside the metrics' counts, part of none. No metric can have this name."""
-
-REPEATED = "-repeated"
-"""Ends the name of a metric's evidence on all answers, where what rolls back counts each unit once."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ServingMetric:
-    """One metric that the serving side counts."""
-
-    name: str
-    source: str
-    slo_ms: int | None
-    on_fail: OnFail
-    by_unit: bool = False
-    """Each unit's first answer in a window, instead of all answers."""
-
-    def counted(self, revision: RevisionCounters | None, *, copies: bool = False) -> tuple[int, int]:
-        """(trials, events) of the revision; nothing of either where it does not count this SLO, or units.
-
-        What is wrong with the request is no trial: whoever sends much of it would thin out the errors that are none. Between
-        a request and its copy it is one: the copy of a bad request fails as well. Never more events than trials: the
-        gateway's counters are read one after the other, under load.
-        """
-        answers = None if revision is None else revision.first if self.by_unit and not copies else revision
-        if answers is None or (self.slo_ms is not None and self.slo_ms not in answers.over_slo):
-            return 0, 0
-        trials = answers.requests if copies else max(0, answers.requests - answers.request_faults)
-        events = self._events(answers, copies=copies)
-        return trials, min(events, trials)
-
-    def test(self) -> ConditionalBinomial:
-        """Its test for harm, before anything is counted."""
-        return ConditionalBinomial() if self.slo_ms is None else slow_answers()
-
-    def _events(self, answers: Answers, *, copies: bool) -> int:
-        if self.slo_ms is not None:
-            return answers.over_slo[self.slo_ms]
-        return answers.errors + (answers.request_faults if copies else 0)
-
-
-def serving_metrics(manifest: RolloutManifest) -> tuple[ServingMetric, ...]:
-    """The manifest's metrics whose source is `serving.*`."""
-    metrics: tuple[Metric, ...] = (*manifest.guardrails, manifest.experiment.primary)
-    return tuple(
-        ServingMetric(
-            name=metric.name,
-            source=metric.source,
-            slo_ms=None if metric.slo is None else round(metric.slo / timedelta(milliseconds=1)),
-            on_fail=metric.on_fail if isinstance(metric, Guardrail) else OnFail.ROLL_BACK,
-        )
-        for metric in metrics
-        if metric.source in (ERRORS, OVER_SLO)
-    )
-
-
-def watched_metrics(manifest: RolloutManifest) -> tuple[ServingMetric, ...]:
-    """What is tested on live counters. Where units are compared, each metric twice: what rolls back counts a unit once.
-
-    All its answers together hold: they come sooner, and one unit can make any number of them.
-    """
-    metrics = serving_metrics(manifest)
-    if manifest.experiment.unit == "request":
-        return metrics
-    once = tuple(replace(metric, by_unit=True) for metric in metrics)
-    repeated = (replace(metric, name=metric.name + REPEATED, on_fail=OnFail.HOLD) for metric in metrics)
-    return (*once, *repeated)
 
 
 def harm_tests(manifest: RolloutManifest) -> int:
     """How many tests for harm share the rollout's error budget.
 
-    What the serving side counts is tested on its live counters, everything else at the looks. Where units are compared the looks
-    test it as well, on each unit's first answer of the rollout: that is another count.
+    What the serving side counts is tested on its live counters alone, everything else at the looks.
     """
-    twice = 0 if manifest.experiment.unit == "request" else len(serving_metrics(manifest))
-    return 1 + len(manifest.guardrails) + twice
+    return 1 + len(manifest.guardrails)
 
 
 BAKE_PART = 0.2
@@ -185,7 +121,7 @@ ALONE_MIN_REQUESTS = 50
 """Answers of a canary beside which nobody answers, from which failing `UNHEALTHY_SHARE` of them is harm."""
 
 UNITS_THAT_FAIL = 3
-"""Units that a canary must have failed within a window before it is rolled back for it, where units are compared."""
+"""Units that a canary must have failed before it is rolled back for it, where units are compared: within a window, or new ones."""
 
 HOLD_LASTS = timedelta(minutes=10)
 
@@ -234,14 +170,16 @@ class GuardrailWatch:
                     if step is not None and bucket.step != step:
                         self._seal()
                     step = bucket.step
-                    self._take(bucket.metric, _counts_of(bucket), at - begun)
+                    if not self._is_of_a_former_section(bucket):
+                        self._take(bucket.metric, _counts_of(bucket), at - begun)
             begun = at
 
     def _begin(self, state: RolloutState) -> None:
         """The ramp, or the bake: nothing is counted yet, and each has a part of the error budget of its own."""
         self._budget = harm_budget(self._manifest, baking=state.promotion is not None, live=True)
-        self.processes = {metric.name: metric.test() for metric in self.metrics}
-        self.totals = {name: Counts() for name in (*self.processes, REQUEST_FAULTS)}
+        self.processes = {m.name: m.test() for m in self.metrics if m.of is not Of.FIRST}
+        self.totals = {name: Counts() for name in (*(m.name for m in self.metrics), REQUEST_FAULTS)}
+        self._sections = Sections(self._last)
         self._repeated: dict[str, Evidence] = {}
 
     @property
@@ -284,19 +222,29 @@ class GuardrailWatch:
         replaced by hand, is no less of a comparison.
         """
         stretches, canary = growth(self._last, counters), self._state.version
-        grown, copies = by_version(stretches), self._state.phase is Phase.SHADOW
+        mark = first_watermark(counters) if self._last is None else self._last.moved(counters)
+        copies = self._state.phase is Phase.SHADOW
+        for of in self._sections.enter(mark, self._state):
+            self._begin_anew(of)
+        grown = {
+            of: by_version(self._sections.countable(of, stretches, self._state))
+            for of in {metric.of for metric in self.metrics}
+        }
+        everything = by_version(stretches)
         share = self._share_before() if lapsed or self._has_lapsed_since() else None
         self._failed_units = still_proven(self._failed_units, counters.at)
         took = timedelta(0) if self._last is None else counters.at - self._last.at
         for metric in self.metrics:
-            new = self._compared(counts(metric, grown, canary=canary, copies=copies))
+            if not self._knows_all(metric):
+                continue
+            new = self._compared(counts(metric, grown[metric.of], canary=canary, copies=copies))
             self._count(metric.name, new if share is None else of_the_share(new, share), took)
-            if metric.by_unit:
+            if metric.of is Of.FIRST:
                 self._note_units(metric, stretches)
-        self._count(REQUEST_FAULTS, request_faults(grown, canary=canary), took)
-        self._note_health(grown, counters.at)
+        self._count(REQUEST_FAULTS, request_faults(everything, canary=canary), took)
+        self._note_health(everything, counters.at)
         self._note_repeated(counters.at)
-        self._last = first_watermark(counters) if self._last is None else self._last.moved(counters)
+        self._last = mark
         self.unread = counters.unread
 
     def _has_lapsed_since(self) -> bool:
@@ -315,21 +263,46 @@ class GuardrailWatch:
         alone = self._state.percent >= 100
         return new._replace(champion_trials=0.0, champion_events=0.0) if alone else new
 
+    def _begin_anew(self, of: Of) -> None:
+        for metric in (each for each in self.metrics if each.of is of):
+            self.processes[metric.name], self.totals[metric.name] = metric.test(), Counts()
+            self._unsaved.pop(metric.name, None)
+
+    def _knows_all(self, metric: ServingMetric) -> bool:
+        """Whether no gateway can have forgotten one of the units that count once in the section.
+
+        In a block a gateway has those to remember as well that asked shortly before it.
+        """
+        match metric.of:
+            case Of.ANSWERS | Of.FIRST:
+                return True
+            case Of.DISTINCT | Of.LATER:
+                return self.totals[metric.name].trials < UNITS_REMEMBERED
+            case Of.BLOCK:
+                return self.totals[metric.name].trials < UNITS_REMEMBERED / 2
+            case _:
+                assert_never(metric.of)
+
+    def _is_of_a_former_section(self, bucket: CounterBucket) -> bool:
+        newest = None if self._last is None else self._last.newest
+        return newest is not None and bucket.metric.endswith(Of.LATER) and bucket.at <= newest
+
     def _count(self, name: str, new: Counts, took: timedelta) -> None:
         self._take(name, new, took)
-        self._unsaved[name] = self._unsaved.get(name, Counts()).plus(new)
+        if not name.endswith(Of.BLOCK):
+            self._unsaved[name] = self._unsaved.get(name, Counts()).plus(new)
 
     def _note_units(self, metric: ServingMetric, grown: Sequence[Growth]) -> None:
         """How many units the canary has failed for certain, gateway by gateway."""
         copies, canary = self._state.phase is Phase.SHADOW, self._state.version
         for stretch in grown:
             _, failed = metric.counted(by_version([stretch]).get(canary), copies=copies)
-            self._failed_units += failed_units(metric.name, failed, stretch)
+            self._failed_units += failed_units(metric.plain, failed, stretch)
 
     def _proven_by(self, buckets: Sequence[CounterBucket]) -> list[FailedUnits]:
         """What another watch had noted under this share, or somewhat less."""
         begin = self._state.weights[-1].at if self._state.weights else self._state.started_at
-        names = {metric.name for metric in self.metrics if metric.by_unit}
+        names = {metric.name for metric in self.metrics if metric.of is Of.FIRST}
         mine = [each for each in buckets if each.step == self._state.exposure and each.at > begin]
         return [] if self._last is None else proven_by(mine, names, self._last, begin=begin)
 
@@ -371,37 +344,59 @@ class GuardrailWatch:
         Where units are compared, what one unit's answers alone could have caused holds, and rolls nothing back.
         """
         together = self._crossed_together()
-        failing = [m for m in self.metrics if m.name in together or self._crosses(m)]
-        alone = [m for m in self.metrics if m not in failing and self._fails_alone(m)]
+        failing = [m for m in self._tested if m.name in together or self._crosses(m)]
+        failing.sort(key=self._log_e)  # of a metric's tests the strongest one speaks
+        known = {m.plain for m in failing}
+        alone = [m for m in self.metrics if m.plain not in known and self._fails_alone(m)]
         harm = [self._judged(self._harm(m, now, together), m) for m in (*failing, *alone)]
         repeated = (item for item in self._repeated.values() if abs(now - item.at) < HOLD_LASTS)
         holds = {item.name: item for item in (*repeated, *harm) if item.name.endswith(REPEATED)}
-        rest = (item for item in harm if item.name not in holds)
-        return (*rest, *holds.values(), *self._champion_health(now))
+        rest = {item.name: item for item in harm if item.name not in holds}
+        return (*rest.values(), *holds.values(), *self._champion_health(now))
+
+    @property
+    def _tested(self) -> list[ServingMetric]:
+        return [metric for metric in self.metrics if metric.name in self.processes]
 
     def doubt(self, now: datetime) -> tuple[Evidence, ...]:
         """That a guardrail's evidence of harm is too strong to give the canary more; nothing where it is not."""
-        asked = (m for m in self.metrics if m.on_fail is not OnFail.WARN and not m.name.endswith(REPEATED))
-        known = {m.name: self.processes[m.name].log_e for m in asked}
+        asked = (m for m in self._tested if m.on_fail is not OnFail.WARN and not m.name.endswith(REPEATED))
+        known: dict[str, float] = {}
+        for metric in asked:
+            known[metric.plain] = max(self._log_e(metric), known.get(metric.plain, -math.inf))
         below = self._manifest.experiment.advance_below
         said = doubt_evidence(LIVE_DOUBT, known, below, source="serving", at=now, valid_for=DOUBT_LASTS)
         return () if said.verdict is Verdict.PASS else (said,)
 
+    def _log_e(self, metric: ServingMetric) -> float:
+        """ln of the e-value times its section's part of the error, to be compared with the boundary."""
+        process = self.processes.get(metric.name)
+        return 0.0 if process is None else process.log_e + self._sections.log_weight(metric.of)
+
     def _crosses(self, metric: ServingMetric) -> bool:
-        return self.processes[metric.name].log_e >= self.boundary
+        return self._log_e(metric) >= self.boundary
 
     def _crossed_together(self) -> Mapping[str, float]:
-        """The metrics whose e-values together call for a rollback, each with ln of the sum of all that may."""
-        found = {m.name: self.processes[m.name].log_e for m in self.metrics if m.on_fail is OnFail.ROLL_BACK}
-        return dict.fromkeys(self._budget.harmful(found), log_sum(found.values()))
+        """The metrics whose e-values together call for a rollback, each with ln of the sum of all that may.
+
+        Together are those that count the same answers: what is fair by one count need not be fair given another.
+        """
+        crossed: dict[str, float] = {}
+        for of in Of:
+            mine = [m for m in self._tested if m.of is of and m.on_fail is OnFail.ROLL_BACK]
+            found = {m.name: self._log_e(m) for m in mine}
+            crossed |= dict.fromkeys(self._budget.harmful(found), log_sum(found.values()))
+        return crossed
 
     def _judged(self, harm: Evidence, metric: ServingMetric) -> Evidence:
-        units = certainly_failed(self._failed_units, metric.name)
+        units = certainly_failed(self._failed_units, metric.plain)
+        if metric.of is Of.DISTINCT and self._last is not None:
+            units = max(units, int(self.totals[metric.name].canary_events) // self._last.most)
         if not metric.by_unit or units >= UNITS_THAT_FAIL or self._state.phase is Phase.SHADOW:
             return harm
         few = f"{harm.reason}; of {units} units for certain, and a rollback needs {UNITS_THAT_FAIL}"
         return replace(
-            harm, name=metric.name + REPEATED, reason=few, on_fail=OnFail.HOLD, valid_for=HOLD_LASTS
+            harm, name=metric.plain + REPEATED, reason=few, on_fail=OnFail.HOLD, valid_for=HOLD_LASTS
         )
 
     def _fails_alone(self, metric: ServingMetric) -> bool:
@@ -410,6 +405,7 @@ class GuardrailWatch:
         enough = total.canary_trials >= ALONE_MIN_REQUESTS and total.champion_trials == 0
         return (
             enough
+            and metric.of in (Of.ANSWERS, Of.FIRST)
             and metric.source == ERRORS
             and total.canary_events >= UNHEALTHY_SHARE * total.canary_trials
         )
@@ -417,15 +413,15 @@ class GuardrailWatch:
     def _harm(
         self, metric: ServingMetric, now: datetime, together: Mapping[str, float] | None = None
     ) -> Evidence:
-        total, log_e = self.totals[metric.name], self.processes[metric.name].log_e
+        total, log_e = self.totals[metric.name], self._log_e(metric)
         summed = (together or {}).get(metric.name, log_e)
         others = f", {_e_value(summed)} with the others" if _e_value(summed) != _e_value(log_e) else ""
         nobody = self.totals[REQUEST_FAULTS]
         faults = nobody.canary_events + nobody.champion_events
-        which = ", each a unit's first" if metric.by_unit else ""
+        which = f", each a unit's first{self._sections.in_words(metric.of)}" if metric.by_unit else ""
         left_out = f"; left out: {faults:.0f} requests that neither side answered" if faults else ""
         return Evidence(
-            name=metric.name,
+            name=metric.plain,
             source="serving",
             verdict=Verdict.FAIL,
             reason=(

@@ -26,6 +26,10 @@ LEASE = timedelta(seconds=10)
 UNIT_WINDOW = timedelta(minutes=5)
 """In this long a unit's first answer counts where units are compared, and what it asks again does not."""
 
+UNITS_REMEMBERED = 150_000
+"""A gateway knows so many units of its rollouts, and so many of the last minutes, in some 750 bytes each. Of more, who asked
+longest ago is forgotten first, and is then new again."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelArtefact:
@@ -123,31 +127,38 @@ class RevisionCounters(Answers):
     first: Answers | None = None
     """Of these, the first answer of each unit in `UNIT_WINDOW`, and all answers without a unit; None where the serving
     side cannot tell."""
+    distinct: Answers | None = None
+    """Of these, the first answer of each unit in this rollout, whatever its share was, and all answers without a unit; None
+    as above. Nothing beside no canary's share."""
 
 
 def together(one: RevisionCounters, other: RevisionCounters) -> RevisionCounters:
     """The answers of both, under the second's name."""
-    first = None if one.first is None or other.first is None else plus(one.first, other.first)
-    return _named(other, plus(one, other), first)
+    return _combined(other, one, operator.add)
 
 
 def since(now: RevisionCounters, before: RevisionCounters) -> RevisionCounters:
     """What came since `before`; counters that fell say nothing."""
-    first = None if now.first is None or before.first is None else _each(now.first, before.first, _grown)
-    return _named(now, _each(now, before, _grown), first)
+    return _combined(now, before, _grown)
 
 
 def _grown(now: int, before: int) -> int:
     return max(0, now - before)
 
 
-def _named(revision: RevisionCounters, answers: Answers, first: Answers | None) -> RevisionCounters:
+def _combined(
+    one: RevisionCounters, other: RevisionCounters, combine: Callable[[int, int], int]
+) -> RevisionCounters:
+    def known(mine: Answers | None, theirs: Answers | None) -> Answers | None:
+        return None if mine is None or theirs is None else _each(mine, theirs, combine)
+
     return RevisionCounters(
-        revision=revision.revision,
-        version=revision.version,
-        stand_in=revision.stand_in,
-        first=first,
-        **vars(answers),
+        revision=one.revision,
+        version=one.version,
+        stand_in=one.stand_in,
+        first=known(one.first, other.first),
+        distinct=known(one.distinct, other.distinct),
+        **vars(_each(one, other, combine)),
     )
 
 

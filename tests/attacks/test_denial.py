@@ -16,8 +16,9 @@ import xxhash
 
 from pipelines.core.rollout.state import Phase
 from pipelines.core.vocabulary import Evidence, OnFail
-from pipelines.rollouts.guardrails import REPEATED, REQUEST_FAULTS, GuardrailWatch
-from resources.serving.contract import RevisionCounters
+from pipelines.rollouts.guardrails import REQUEST_FAULTS, GuardrailWatch
+from pipelines.rollouts.serving_metrics import REPEATED
+from resources.serving.contract import RevisionCounters, since
 from resources.serving.embedded.layout import Layout
 from resources.serving.envoy.bootstrap import PATIENCE_MS
 from resources.settings import HOST, certificates
@@ -217,10 +218,22 @@ def test_no_answer_that_a_caller_provokes_takes_a_replica_from_others(service: S
 def test_nobody_marks_its_own_requests_as_counted_already(service: Service) -> None:
     before = service.counters()[1]
     for unit in service.units(3, canary=True):
-        service.arena.send(unit, x_please="500@2", x_unit_again="1")
-    now = service.counters()[1]
-    assert before.first is not None and now.first is not None
-    assert (now.first.requests - before.first.requests, now.first.errors - before.first.errors) == (3, 3)
+        service.arena.send(unit, x_please="500@2", x_unit_again="1", x_unit_new="0")
+    grown = since(service.counters()[1], before)
+    for each in (grown.first, grown.distinct):
+        assert each is not None
+        assert (each.requests, each.errors) == (3, 3)
+
+
+def test_nobody_makes_a_unit_new_that_has_asked_before(service: Service) -> None:
+    (unit,) = service.units(1, canary=True)
+    service.arena.send(unit)
+    before = service.counters()[1]
+    for _ in range(3):
+        service.arena.send(unit, x_please="500@2", x_unit_new="1")
+    grown = since(service.counters()[1], before)
+    assert grown.distinct is not None
+    assert (grown.requests, grown.distinct.requests) == (3, 0)
 
 
 def test_what_asks_for_no_prediction_counts_as_no_answer(service: Service) -> None:

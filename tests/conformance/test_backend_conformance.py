@@ -353,11 +353,14 @@ def test_a_units_first_answer_is_told_from_what_it_asks_again(traffic: Arena) ->
         assert canary.first is not None
         assert (canary.requests, canary.errors) == (12 * share, 12 * share)
         assert (canary.first.requests, canary.first.errors) == (firsts * share, firsts * share)
+        assert canary.distinct is not None
+        assert (canary.distinct.requests, canary.distinct.errors) == (4, 4), "once in the rollout"
     for _ in range(5):
         traffic.send(None)
     canary = counted(traffic, "2", requests=29)
     assert canary.first is not None
-    assert canary.first.requests == 13, "answers without a unit count each"
+    assert canary.distinct is not None
+    assert (canary.first.requests, canary.distinct.requests) == (13, 9), "answers without a unit count each"
 
 
 def test_probes_are_not_counted(traffic: Arena) -> None:

@@ -134,6 +134,12 @@ def test_what_is_tested_together_learns_of_a_unit_at_the_same_moment_and_rolls_b
         "slower": "slower",
     }
     assert spec.budget.tests == 6
+    by_unit = wanted.model_copy(
+        update={"experiment": wanted.experiment.model_copy(update={"unit": "customer"})}
+    )
+    spec = look_spec(by_unit, {}, registered, is_final=False)
+    assert next(metric.part for metric in spec.metrics if metric.name == "errors") is None
+    assert spec.budget.tests == 6, "the live counters know each unit's first answer"
 
 
 def test_a_look_that_was_stored_before_lost_values_were_counted_is_read() -> None:

@@ -20,7 +20,7 @@ from pipelines.core.rollout.policy import UNREAD, WATCHED
 from pipelines.core.rollout.state import Phase
 from pipelines.core.vocabulary import OnFail, OnUnknown, Verdict
 from pipelines.rollouts import canary_watch, standing_watch
-from pipelines.rollouts.guardrails import REPEATED
+from pipelines.rollouts.serving_metrics import REPEATED
 from resources.ledger.counters import CounterStore
 from resources.ledger.ledger import Ledger
 from resources.serving.contract import Answers, Counters
@@ -28,7 +28,13 @@ from sensors.guardrail import guardrail_sensor
 from tests.support import by_hand
 from tests.support.by_hand import BY_HAND
 from tests.support.memory_backend import World
-from tests.support.memory_systems import MemorySystems, counters, each_revision, given, start_rollout
+from tests.support.memory_systems import (
+    MemorySystems,
+    by_units,
+    counters,
+    given,
+    start_rollout,
+)
 from tests.support.rollouts import MODEL, evidence
 
 NAMES = ("errors", "slow", "cost", "units", "data_quality", "drift")
@@ -335,8 +341,8 @@ def test_one_units_repeated_failures_hold_the_rollout_and_leave_its_share(
 ) -> None:
     assert systems.model.rollout.experiment.unit != "request"
     rollout = start_rollout(systems)
-    few = each_revision(HARM, lambda each: replace(each, first=Answers(requests=1, errors=1)))
-    none = each_revision(NOTHING, lambda each: replace(each, first=Answers(requests=0, errors=0)))
+    few = by_units(HARM, Answers(requests=1, errors=1))
+    none = by_units(NOTHING, Answers(requests=0, errors=0))
     systems.backend.show(none, few)
     for _ in range(2):  # on a busy machine one tick may look once only
         tick()

@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -31,8 +30,8 @@ from tests.support.memory_systems import (
     MemorySystems,
     ScriptedBackend,
     asked_at,
+    by_units,
     counters,
-    each_revision,
     given,
     start_rollout,
 )
@@ -217,7 +216,7 @@ def test_evidence_that_holds_is_written_once_a_minute_by_each_of_two_who_watch(
     systems.backend.show(NOTHING)
     for each in two:
         polled(systems, each)
-    systems.backend.show(each_revision(HARM, lambda each: replace(each, first=Answers(requests=1, errors=1))))
+    systems.backend.show(by_units(HARM, Answers(requests=1, errors=1)))
     before = len(systems.ledger.events(rollout))
     for _ in range(5):
         for each in two:

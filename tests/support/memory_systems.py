@@ -82,7 +82,13 @@ def counters(epoch: str = "a", **versions: tuple[int, int]) -> Counters:
     }
     return counted_by(
         *(
-            RevisionCounters(revision=f"revision-{version}", version=version, first=answers, **vars(answers))
+            RevisionCounters(
+                revision=f"revision-{version}",
+                version=version,
+                first=answers,
+                distinct=answers,
+                **vars(answers),
+            )
             for version, answers in counted.items()
         ),
         instance=epoch,
@@ -90,11 +96,10 @@ def counters(epoch: str = "a", **versions: tuple[int, int]) -> Counters:
 
 
 def counted_by(*revisions: RevisionCounters, instance: str = "a", at: datetime | None = None) -> Counters:
-    """What one start of one gateway shows."""
-    asked = at or datetime.now(UTC)
-    return Counters(
-        at=asked, gateways=(GatewayCounters(instance=instance, at=asked, revisions=tuple(revisions)),)
-    )
+    """What one start of one gateway shows, which began long ago."""
+    asked, began = at or datetime.now(UTC), datetime(2020, 1, 1, tzinfo=UTC)
+    one = GatewayCounters(instance=instance, at=asked, started=began, revisions=tuple(revisions))
+    return Counters(at=asked, gateways=(one,))
 
 
 def asked_at(shown: Counters, at: datetime, *, began: datetime | None = None) -> Counters:
@@ -110,6 +115,11 @@ def each_revision(shown: Counters, change: Callable[[RevisionCounters], Revision
         for each in shown.gateways
     )
     return replace(shown, gateways=tuple(gateways))
+
+
+def by_units(shown: Counters, units: Answers) -> Counters:
+    """The same answers, of so many units at each version."""
+    return each_revision(shown, lambda each: replace(each, first=units, distinct=units))
 
 
 class ScriptedBackend(MemoryBackend):

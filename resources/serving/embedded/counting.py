@@ -25,7 +25,14 @@ from resources.serving.contract import Answers, RevisionCounters, plus
 from resources.serving.embedded.state import Deployed, ServiceState
 from resources.serving.envoy.admin import Admin, Start, Stats
 from resources.serving.envoy.bootstrap import ANSWERED, COUNTED, HUNG_UP_AT, LONGEST_MS, ZONE
-from resources.serving.envoy.clusters import AGAIN, FAILOVER, SHADOW, again_cluster
+from resources.serving.envoy.clusters import (
+    AGAIN,
+    DISTINCT,
+    FAILOVER,
+    SHADOW,
+    again_cluster,
+    distinct_cluster,
+)
 from resources.serving.envoy.description import THRESHOLDS_MS
 
 _BAD = ("1xx", "3xx", "4xx", "5xx", "unknown")
@@ -52,7 +59,7 @@ def stats_pattern(state: ServiceState) -> str:
 
 def _pattern(names: str) -> str:
     classes = rf"(zone\.{ZONE}\.({names})\.)?upstream_rq_({ANSWERED})"
-    cluster = f"({SHADOW}|{AGAIN})?({names})({FAILOVER}({names}))?"
+    cluster = f"({SHADOW}|{AGAIN}|{DISTINCT})?({names})({FAILOVER}({names}))?"
     return rf"^(cluster\.{cluster}\.(upstream_rq_({COUNTED})|{classes})|{HUNG_UP_AT}{cluster})$"
 
 
@@ -94,7 +101,8 @@ def _clusters(state: ServiceState) -> list[_Clusters]:
 
 
 def _counted(state: ServiceState, side: _Clusters, stats: Stats) -> RevisionCounters:
-    first = _answers(state, side, side.weighted, stats)
+    distinct = _answers(state, side, distinct_cluster(side.weighted), stats)
+    first = plus(distinct, _answers(state, side, side.weighted, stats))
     everything = [first, _answers(state, side, again_cluster(side.weighted), stats)]
     if side.shadow:
         everything.append(_copies(state, side.shadow, stats))
@@ -103,6 +111,7 @@ def _counted(state: ServiceState, side: _Clusters, stats: Stats) -> RevisionCoun
         version=side.revision.version,
         stand_in=side.stand_in,
         first=first,
+        distinct=distinct,
         **vars(reduce(plus, everything)),
     )
 
@@ -117,7 +126,8 @@ def _answers(state: ServiceState, side: _Clusters, cluster: str, stats: Stats) -
     else:
         good = _get(stats, cluster, "upstream_rq_retry_success")
         lonely = _get(stats, cluster, "upstream_rq_retry_overflow")
-    gone = stats.counters.get(f"{HUNG_UP_AT}{cluster}", 0) if cluster == side.weighted else 0
+    again = cluster == again_cluster(side.weighted)  # hanging up again says nothing
+    gone = 0 if again else stats.counters.get(f"{HUNG_UP_AT}{cluster}", 0)
     return Answers(
         requests=_get(stats, cluster, "upstream_rq_completed") + gone,
         errors=good + lonely + gone,

@@ -7,7 +7,7 @@ take: that is each service's own `timeout`.
 from datetime import timedelta
 from typing import Any
 
-from resources.serving.contract import UNIT_WINDOW
+from resources.serving.contract import UNIT_WINDOW, UNITS_REMEMBERED
 from resources.serving.envoy.description import (
     CDS,
     MOST_BODY_BYTES,
@@ -22,7 +22,11 @@ from resources.serving.envoy.routes import (
     AGAIN_HEADER,
     ASKED_HEADER,
     COMPARISON,
+    NEW,
+    NEW_HEADER,
     REQUEST_ID_HEADER,
+    ROLLOUT,
+    SEEN,
     UNIT_HEADER,
 )
 
@@ -96,6 +100,7 @@ def _headers() -> dict[str, Any]:
         {"remove_on_match": {"key_matcher": steering}},
         {"remove": AGAIN_HEADER},
         {"remove": ASKED_HEADER},
+        {"append": _overwritten(NEW_HEADER, NEW)},
         *_one(UNIT_HEADER),
         *_one(REQUEST_ID_HEADER),
     ]
@@ -122,8 +127,11 @@ def _one(header: str) -> list[dict[str, Any]]:
 
 def _copied(source: str, target: str) -> dict[str, Any]:
     """The first value of `source`; nothing where that is empty."""
-    header = {"key": target, "value": f"%REQ({source})%"}
-    return {"append": {"header": header, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}}
+    return {"append": _overwritten(target, f"%REQ({source})%")}
+
+
+def _overwritten(header: str, value: str) -> dict[str, Any]:
+    return {"header": {"key": header, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
 
 
 def _large_requests_share() -> dict[str, Any]:
@@ -197,8 +205,8 @@ GATEWAY_HEALTH_PATH = "/gateway/health"
 _RUNTIME = {"re2.max_program_size.error_level": 1_000}
 """A pattern that counts to `MOST_ID_BYTES` is larger than Envoy lets one be by default."""
 
-_UNITS_REMEMBERED = 50_000
-"""Who asked longest ago is forgotten first, and then counts again."""
+LONGEST_ROLLOUT = timedelta(days=1000)
+"""No unit is new again within it: it is longer than any rollout."""
 
 PATIENCE_MS = 100
 """How long a caller must have waited for hanging up to say something of who was asked."""
@@ -298,7 +306,14 @@ def _connection_manager(gateway: Gateway) -> dict[str, Any]:
         drain_timeout="5s",
         rds={"route_config_name": ROUTES, "config_source": _from_file(str(gateway.discovery / RDS))},
         access_log=[_access_log(gateway), _hung_up()],
-        http_filters=[_own_health(), *request_limits(), _first_of_a_unit(), _routed_anew(), _router()],
+        http_filters=[
+            _own_health(),
+            *request_limits(),
+            _marks_units(ROLLOUT, LONGEST_ROLLOUT, _overwritten(NEW_HEADER, SEEN)),
+            _marks_units(COMPARISON, UNIT_WINDOW, _overwritten(AGAIN_HEADER, "1")),
+            _routed_anew(),
+            _router(),
+        ],
         **connection_limits(),
     )
     return {"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}
@@ -347,14 +362,14 @@ def _compared(how: str, value: int, key: str) -> dict[str, Any]:
     return {"op": how, "value": {"default_value": value, "runtime_key": key}}
 
 
-def _first_of_a_unit() -> dict[str, Any]:
-    """Marks what a unit asks again within `UNIT_WINDOW`; limits nothing.
+def _marks_units(by: str, every: timedelta, mark: dict[str, Any]) -> dict[str, Any]:
+    """Marks what a unit asks again before `every` is over; limits nothing.
 
-    A unit has a bucket of one token for each comparison that its route names. Requests without a unit are not marked.
+    A unit has a bucket of one token for each value of what its route names `by`. Requests without a unit are not marked.
     """
-    route = {"metadata_key": {"key": "rampgate", "path": [{"key": COMPARISON}]}, "source": "ROUTE_ENTRY"}
+    route = {"metadata_key": {"key": "rampgate", "path": [{"key": by}]}, "source": "ROUTE_ENTRY"}
     named = [
-        {"metadata": {"descriptor_key": COMPARISON, **route}},
+        {"metadata": {"descriptor_key": by, **route}},
         {"request_headers": {"header_name": UNIT_HEADER, "descriptor_key": _UNIT}},
     ]
     return _filter(
@@ -365,17 +380,15 @@ def _first_of_a_unit() -> dict[str, Any]:
         always_consume_default_token_bucket=False,
         filter_enabled=_percent(100),
         filter_enforced=_percent(0),
-        request_headers_to_add_when_not_enforced=[{"header": {"key": AGAIN_HEADER, "value": "1"}}],
-        descriptors=[
-            {"entries": [{"key": COMPARISON}, {"key": _UNIT}], "token_bucket": _tokens(1, every=UNIT_WINDOW)}
-        ],
+        request_headers_to_add_when_not_enforced=[mark],
+        descriptors=[{"entries": [{"key": by}, {"key": _UNIT}], "token_bucket": _tokens(1, every=every)}],
         rate_limits=[{"actions": named}],
-        max_dynamic_descriptors=_UNITS_REMEMBERED,
+        max_dynamic_descriptors=UNITS_REMEMBERED,
     )
 
 
 def _routed_anew() -> dict[str, Any]:
-    """The route was chosen before the mark was there."""
+    """The route was chosen before the marks were there."""
     mark = {
         "object_key": AGAIN_HEADER,
         "factory_key": "envoy.string",
@@ -398,7 +411,7 @@ def _filter(name: str, message: str, **fields: Any) -> dict[str, Any]:
 
 
 def _tokens(most: int, *, every: timedelta) -> dict[str, Any]:
-    return {"max_tokens": most, "tokens_per_fill": most, "fill_interval": f"{every.total_seconds():g}s"}
+    return {"max_tokens": most, "tokens_per_fill": most, "fill_interval": f"{every.total_seconds():.0f}s"}
 
 
 def _percent(share: int) -> dict[str, Any]:

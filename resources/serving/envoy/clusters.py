@@ -14,6 +14,8 @@ FAILOVER = "/else/"
 
 AGAIN = "again/"
 
+DISTINCT = "new/"
+
 _ONE_REPLICA_IS_ENOUGH = 10_000
 """Percent. By default Envoy gives the next cluster a share as soon as a third of the replicas is down: a
 canary that starts another replica would lose units to the stable revision."""
@@ -47,8 +49,13 @@ def failover_cluster(canary: GatewayRevision, stable: GatewayRevision) -> str:
 
 
 def again_cluster(cluster: str) -> str:
-    """The same replicas, for what a unit asks again: counted apart from its first answer."""
+    """The same replicas, for what a unit asks again: within `UNIT_WINDOW`: counted apart."""
     return f"{AGAIN}{cluster}"
+
+
+def distinct_cluster(cluster: str) -> str:
+    """The same replicas, for the first answer that a unit gets in this rollout."""
+    return f"{DISTINCT}{cluster}"
 
 
 def _clusters_of(service: Service) -> list[dict[str, Any]]:
@@ -61,7 +68,11 @@ def _clusters_of(service: Service) -> list[dict[str, Any]]:
     members = {failover_cluster(*pair): pair for pair in _failovers(service)}
     found += [_aggregate(name, pair) for name, pair in members.items()]
     alone = {revision.name: (revision,) for revision in service.all()}
-    return found + [_aggregate(again_cluster(name), those) for name, those in (members | alone).items()]
+    return found + [
+        _aggregate(apart(name), those)
+        for name, those in (members | alone).items()
+        for apart in (distinct_cluster, again_cluster)
+    ]
 
 
 def _failovers(service: Service) -> list[tuple[GatewayRevision, GatewayRevision]]:

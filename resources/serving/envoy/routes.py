@@ -1,12 +1,13 @@
 """Routes: probes to a named revision, everything else by a sticky weighted split."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from resources.serving.envoy.clusters import (
     absent_cluster,
     again_cluster,
+    distinct_cluster,
     failover_cluster,
     probe_cluster,
     shadow_cluster,
@@ -33,6 +34,11 @@ REVISION_HEADER = "x-served-revision"
 AGAIN_HEADER = "x-unit-again"
 """Set by the gateway on what a unit asks again within `UNIT_WINDOW`; taken from callers."""
 
+NEW_HEADER = "x-unit-new"
+"""Set by the gateway on every request: `NEW`, or `SEEN` where its unit has asked before in this rollout; taken from callers."""
+
+NEW, SEEN = "1", "0"
+
 ASKED_HEADER = "x-asked-after-ms"
 """Set by the gateway: how long after a request's first byte a revision is asked; taken from callers."""
 
@@ -46,6 +52,9 @@ _UNREAD_MS = 5_000
 
 COMPARISON = "comparison"
 """In a route's metadata, for the gateway to remember units by. With another share or rollout, all are counted anew."""
+
+ROLLOUT = "rollout"
+"""The same for as long as a rollout lasts, whatever its share."""
 
 
 def route_configuration(services: Iterable[Service], *, probe_token: str | None) -> dict[str, Any]:
@@ -72,7 +81,7 @@ def _virtual_host(routes: list[dict[str, Any]]) -> dict[str, Any]:
         "routes": [*map(_too_long, (UNIT_HEADER, REQUEST_ID_HEADER)), *routes],
         "include_request_attempt_count": True,
         # Without a caller's Ce-Id, KServe's payload logger makes one for every answer.
-        "request_headers_to_remove": [PIN_HEADER, TOKEN_HEADER, AGAIN_HEADER, "ce-id"],
+        "request_headers_to_remove": [PIN_HEADER, TOKEN_HEADER, AGAIN_HEADER, NEW_HEADER, "ce-id"],
         "response_headers_to_add": [_set(REQUEST_ID_HEADER, "%REQ(X-REQUEST-ID)%")],
     }
 
@@ -95,12 +104,11 @@ def _routes(service: Service, probe_token: str | None) -> list[dict[str, Any]]:
     """The first that matches counts: pinned, live, and what is no prediction."""
     live: list[dict[str, Any]] = []
     for match in _predictions(service):
-        for again in (True, False) if _counts_units(service) else (False,):
-            seen = [{"name": AGAIN_HEADER, "present_match": True}] if again else []
+        for marks, counted_at in _marked(service):
             if probe_token:
-                told = match | {"headers": [*match["headers"], _is(TOKEN_HEADER, probe_token), *seen]}
-                live.append(_weighted(service, told, again=again) | {"response_headers_to_add": [_REVISION]})
-            live.append(_weighted(service, match | {"headers": [*match["headers"], *seen]}, again=again))
+                told = match | {"headers": [*match["headers"], _is(TOKEN_HEADER, probe_token), *marks]}
+                live.append(_weighted(service, told, counted_at) | {"response_headers_to_add": [_REVISION]})
+            live.append(_weighted(service, match | {"headers": [*match["headers"], *marks]}, counted_at))
     pinned = [
         _pinned(service, revision, match, probe_token)
         for match in _paths(service)
@@ -108,6 +116,15 @@ def _routes(service: Service, probe_token: str | None) -> list[dict[str, Any]]:
         if probe_token
     ]
     return [*pinned, *live, *(_uncounted(service, match) for match in _paths(service))]
+
+
+def _marked(service: Service) -> list[tuple[list[dict[str, Any]], Callable[[str], str]]]:
+    """By which marks a request is told, and in which cluster beside the share's its answer is counted then."""
+    again, new = {"name": AGAIN_HEADER, "present_match": True}, _is(NEW_HEADER, NEW)
+    rest: tuple[list[dict[str, Any]], Callable[[str], str]] = ([], str)
+    if not _counts_units(service):
+        return [rest]
+    return [([again], again_cluster), ([new], distinct_cluster), rest]
 
 
 def _paths(service: Service) -> list[dict[str, Any]]:
@@ -139,9 +156,9 @@ def _pinned(
     return pinned | {"response_headers_to_add": [_REVISION]}
 
 
-def _weighted(service: Service, match: dict[str, Any], *, again: bool) -> dict[str, Any]:
+def _weighted(service: Service, match: dict[str, Any], counted_at: Callable[[str], str]) -> dict[str, Any]:
     action: dict[str, Any] = {
-        "weighted_clusters": _split(service, again=again),
+        "weighted_clusters": _split(service, counted_at),
         "hash_policy": [_unit_hash(service.salt)],
         **_patience(service),
         "retry_policy": _retry(service.timeout_ms),
@@ -153,7 +170,7 @@ def _weighted(service: Service, match: dict[str, Any], *, again: bool) -> dict[s
 
 
 def _counts_units(service: Service) -> bool:
-    """While two revisions are compared, a unit's first answer is told from what it asks again (`bootstrap`)."""
+    """While two revisions are compared, a unit's first answer is told from what it asks later (`bootstrap`)."""
     return service.stable is not None and service.canary is not None and service.canary_weight > 0
 
 
@@ -162,7 +179,8 @@ def _route(
 ) -> dict[str, Any]:
     about = {"service": service.name, "salt": service.salt}
     if assignment == "weighted" and _counts_units(service):
-        about[COMPARISON] = f"{service.name}/{service.salt}/{service.canary_weight}"
+        about[ROLLOUT] = f"{service.name}/{service.salt}"
+        about[COMPARISON] = f"{about[ROLLOUT]}/{service.canary_weight}"
     return {
         "match": match,
         "route": action,
@@ -195,15 +213,14 @@ def give_nothing_to_the_canary(route: dict[str, Any]) -> None:
         route["route"].pop("request_mirror_policies", None)
 
 
-def _split(service: Service, *, again: bool) -> dict[str, Any]:
+def _split(service: Service, counted_at: Callable[[str], str]) -> dict[str, Any]:
     """The canary first: it owns the hashes below its weight, so a growing share only adds units."""
     stable = service.stable.name if service.stable else absent_cluster(service)
     shares = [{"name": stable, "weight": TOTAL_WEIGHT - service.canary_weight}]
     if service.canary is not None:
         name = failover_cluster(service.canary, service.stable) if service.stable else service.canary.name
         shares.insert(0, {"name": name, "weight": service.canary_weight})
-    if again:
-        shares = [share | {"name": again_cluster(share["name"])} for share in shares]
+    shares = [share | {"name": counted_at(share["name"])} for share in shares]
     return {"clusters": shares, "use_hash_policy": True}
 
 

@@ -44,7 +44,7 @@ _KNATIVE = 'namespace_name="$namespace",revision_name="$revision"'
 
 _ISTIO = 'destination_service_namespace="$namespace",destination_service_name="$revision",reporter="source"'
 
-_ENVOY = 'envoy_cluster_name=~"((shadow|again)/)?$revision(/else/.*)?"'
+_ENVOY = 'envoy_cluster_name=~"((shadow|again|new)/)?$revision(/else/.*)?"'
 
 _HIDDEN = '__name__=~"envoy_cluster_upstream_rq_(xx|retry_success)"'
 

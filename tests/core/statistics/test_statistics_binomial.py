@@ -17,6 +17,7 @@ from pipelines.core.statistics.binomial import (
     normal_mixture,
     slow_answers,
 )
+from pipelines.core.statistics.sections import DISTINCT, log_block, log_later
 from pipelines.core.statistics.starts import LATER, log_cash, log_started
 
 trials = st.integers(0, 300)
@@ -196,3 +197,11 @@ def test_detection_is_near_that_of_a_test_that_knows_the_effect(ratio: float, li
         path = log_e_process(each * rho, canary * 1.0, each * (1 - rho), ~canary * 1.0)
         ours.append(int(np.argmax(path >= math.log(20))))
     assert np.mean(np.array(ours) + 1) / np.mean(np.array(oracle) + 1) <= limit
+
+
+def test_all_sections_together_have_all_of_the_error_at_most() -> None:
+    """However many later starts and blocks there are; ten thousand of either leave little over."""
+    numbers = range(1, 10_001)
+    later = sum(map(math.exp, map(log_later, numbers)))
+    blocks = sum(math.exp(log_block(number - 1)) for number in numbers)
+    assert 0.98 < DISTINCT + later + blocks <= 1

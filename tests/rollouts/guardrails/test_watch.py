@@ -17,7 +17,11 @@ from pipelines.core.rollout.policy import CHAMPION_HEALTH
 from pipelines.core.rollout.state import Phase, RolloutState, Weight
 from pipelines.core.statistics.binomial import Counts
 from pipelines.core.vocabulary import OnFail, Verdict
-from pipelines.rollouts.guardrails import HOLD_LASTS, REPEATED, GuardrailWatch, harm_boundary, harm_tests
+from pipelines.rollouts import guardrails
+from pipelines.rollouts.counting import first_watermark, written
+from pipelines.rollouts.guardrails import HOLD_LASTS, GuardrailWatch, harm_boundary, harm_tests
+from pipelines.rollouts.serving_metrics import REPEATED
+from resources.ledger.counters import CounterBucket
 from resources.ledger.ledger import Ledger
 from resources.serving.contract import LEASE, UNIT_WINDOW, Answers, Counters, RevisionCounters
 from tests.support.memory_systems import asked_at, counters, each_revision
@@ -124,16 +128,27 @@ def by_customer(ledger: Ledger, state: RolloutState, *, first: bool = True) -> G
     return watcher
 
 
-def units(seconds: float, *, canary: tuple[int, int], answers: tuple[int, int] | None = None) -> Counters:
-    """The canary's first answers and errors; all of its answers, if they are more. The champion's are well."""
-    shown = at(seconds, v1=(round(100 * seconds), 0), v2=answers or canary)
-    firsts = {"1": (round(100 * seconds), 0), "2": canary}
+def units(
+    seconds: float,
+    *,
+    canary: tuple[int, int],
+    answers: tuple[int, int] | None = None,
+    new: tuple[int, int] | None = None,
+) -> Counters:
+    """The canary's first answers and errors; all of its answers, if they are more, and those of new units, if they are fewer.
+    The champion's are well, and all of new units."""
+    well = (round(100 * seconds), 0)
+    shown = at(seconds, v1=well, v2=answers or canary)
 
-    def with_first(each: RevisionCounters) -> RevisionCounters:
-        requests, errors = firsts[each.version]
-        return replace(each, first=Answers(requests=requests, errors=errors, over_slo={250: 0}))
+    def with_units(each: RevisionCounters) -> RevisionCounters:
+        first, distinct = (well, well) if each.version == "1" else (canary, canary if new is None else new)
+        return replace(each, first=answered(first), distinct=answered(distinct))
 
-    return each_revision(shown, with_first)
+    return each_revision(shown, with_units)
+
+
+def answered(counts: tuple[int, int]) -> Answers:
+    return Answers(requests=counts[0], errors=counts[1], over_slo={250: 0})
 
 
 def of_another(shown: Counters, instance: str, *, began: datetime | None = None) -> Counters:
@@ -172,11 +187,169 @@ def test_a_unit_that_fails_in_window_after_window_holds_and_rolls_nothing_back(
 ) -> None:
     watcher, window = by_customer(ledger, state), UNIT_WINDOW.total_seconds()
     for number in range(1, 30):
-        look(watcher, units(number * window, canary=(number * 10, number)))
+        look(watcher, units(number * window, canary=(number * 10, number), new=(10, 1)))
     assert {e.name for e in watcher.evidence(START + number * UNIT_WINDOW)} == {"errors" + REPEATED}
     hours_later = 90 * window  # nobody has looked for five hours: one unit may have failed sixty times
-    look(watcher, units(hours_later, canary=(900, 90)))
+    look(watcher, units(hours_later, canary=(900, 90), new=(10, 1)))
     assert {e.name for e in watcher.evidence(START + 90 * UNIT_WINDOW)} == {"errors" + REPEATED}
+
+
+def exposed(state: RolloutState, *shares: float) -> RolloutState:
+    """At the last of these shares, which were given a second after the start and an hour after each other."""
+    times = [START + SECOND + number * timedelta(hours=1) for number in range(len(shares))]
+    weights = tuple(Weight(at, at, percent) for at, percent in zip(times, shares, strict=True))
+    return replace(state, step=len(shares) - 1, percent=shares[-1], weights=weights)
+
+
+def every(seconds: int, until: int, *, start: int = 0) -> Iterator[int]:
+    yield from range(start + seconds, until + 1, seconds)
+
+
+def test_a_few_units_that_return_and_fail_again_and_again_for_hours_roll_nothing_back(
+    ledger: Ledger, state: RolloutState
+) -> None:
+    """Ten of the canary's, of which one fails whatever it asks; the champion's never do."""
+    watcher = by_customer(ledger, exposed(state, 10.0))
+    held = False
+    for number, second in enumerate(every(60, 3 * 3600), start=1):
+        look(watcher, units(second, canary=(2 * number, number // 5), new=(10, 1)))
+        evidence = {item.on_fail for item in watcher.evidence(START + second * SECOND)}
+        assert OnFail.ROLL_BACK not in evidence
+        held = held or OnFail.HOLD in evidence
+    assert held, "all answers hold"
+    firsts = watcher.totals["errors"]
+    assert (firsts.canary_trials, firsts.canary_events) == (360, 36)
+    assert watcher.totals["errors/new"][:2] == (10, 1)
+
+
+def test_many_new_units_that_fail_roll_back_however_long_it_takes_them_to_come(
+    ledger: Ledger, state: RolloutState
+) -> None:
+    """One in ten minutes: never three within four, and never two in one block."""
+    watcher = by_customer(ledger, exposed(state, 10.0))
+    for number, second in enumerate(every(600, 40 * 600), start=1):
+        look(watcher, units(second, canary=(10 * number, number)))
+        found = {item.name: item for item in watcher.evidence(START + second * SECOND)}
+        if "errors" in found:
+            break
+    assert 3 <= number <= 6
+    assert found["errors"].on_fail is OnFail.ROLL_BACK
+    assert "each a unit's first in this rollout" in found["errors"].reason
+
+
+def test_blatant_harm_among_a_few_units_that_return_is_rolled_back_within_seconds(
+    ledger: Ledger, state: RolloutState
+) -> None:
+    """Nobody new has come for hours, and it begins in the middle of a block."""
+    watcher = by_customer(ledger, exposed(state, 10.0))
+    look(watcher, units(60, canary=(100, 0)))
+    calm = 5 * 3600 + 100
+    for second in every(60, calm, start=60):
+        look(watcher, units(second, canary=(100 + second // 4, 0), new=(100, 0)))
+    for second in every(2, calm + 120, start=calm):
+        failed = (second - calm) // 4
+        look(watcher, units(second, canary=(100 + second // 4, failed), new=(100, 0)))
+        found = {item.name: item for item in watcher.evidence(START + second * SECOND)}
+        if "errors" in found:
+            break
+    assert found["errors"].on_fail is OnFail.ROLL_BACK
+    assert "each a unit's first since 14:00" in found["errors"].reason
+    assert second - calm <= 60
+
+
+def test_no_block_of_time_reaches_over_a_change_of_share(ledger: Ledger, state: RolloutState) -> None:
+    """The gateway counts every unit anew: what two of its units fail on both sides of it is not what four do."""
+    watcher = by_customer(ledger, exposed(state, 10.0))
+    look(watcher, units(3602, canary=(20, 2), new=(0, 0)))
+    look(watcher, units(3604, canary=(24, 6), new=(0, 0)))
+    known = watcher.processes["errors/block"].log_e
+    assert known > 0
+    watcher.follow(exposed(state, 10.0, 50.0))
+    look(watcher, units(3606, canary=(24, 6), new=(0, 0)))
+    assert watcher.processes["errors/block"].log_e == 0
+    look(watcher, units(3608, canary=(27, 8), new=(0, 0)))
+    assert watcher.totals["errors/block"][:2] == (3, 2)
+
+
+def test_the_next_watcher_has_the_evidence_on_new_units_and_begins_a_block_of_its_own(
+    ledger: Ledger, state: RolloutState
+) -> None:
+    shared = exposed(state, 10.0)
+    first = by_customer(ledger, shared)
+    for number, second in enumerate((10, 20, 30), start=1):
+        look(first, units(second, canary=(20 * number, 2 * number), new=(10 * number, number)))
+    second_one = by_customer(ledger, shared, first=False)
+    known = first.processes["errors/new"].log_e
+    assert second_one.processes["errors/new"].log_e == pytest.approx(known)
+    assert known > 0
+    look(second_one, units(40, canary=(80, 20), new=(30, 3)))
+    assert second_one.totals["errors/block"].trials == 0, "what the other one had seen of it is not known"
+    look(second_one, units(241, canary=(90, 20), new=(30, 3)))
+    look(second_one, units(243, canary=(100, 21), new=(30, 3)))
+    assert second_one.totals["errors/block"][:2] == (10, 1), "from the next one's first whole look on"
+
+
+def test_a_gateway_that_starts_again_makes_no_unit_new_to_the_evidence_so_far(
+    ledger: Ledger, state: RolloutState
+) -> None:
+    """Everybody is new there, so it is a test of its own, from 1 on; the next start begins another one."""
+    shared = exposed(state, 10.0)
+    watcher = by_customer(ledger, shared)
+    look(watcher, units(20, canary=(20, 2)))
+    known = watcher.processes["errors/new"].log_e
+    for start in (1, 2):
+        began = START + 100 * start * SECOND
+        for number in range(3):
+            shown = of_another(
+                units(100 * start + 2 * number, canary=(10 * number, number)), f"b{start}", began=began
+            )
+            look(watcher, shown)
+        assert watcher.processes["errors/new"].log_e == known
+        assert watcher.totals["errors/later"][:2] == (20, 2), "not that of another start"
+        assert watcher.totals["errors"].canary_events == 2 + 2 * start
+        taken_over = by_customer(ledger, shared, first=False)
+        assert taken_over.processes["errors/later"].log_e == pytest.approx(
+            watcher.processes["errors/later"].log_e
+        )
+    for number in range(3, 30):
+        look(watcher, of_another(units(200 + 2 * number, canary=(10 * number, number)), "b2", began=began))
+    (found,) = (item for item in watcher.evidence(START) if item.name == "errors")
+    assert found.on_fail is OnFail.ROLL_BACK, "harm is found after a start as well"
+
+
+def test_what_an_earlier_release_counted_by_windows_is_shown_and_tested_no_more(
+    ledger: Ledger, state: RolloutState
+) -> None:
+    """Its counters told nobody's first answer in the rollout: that is counted from the next look on."""
+    mark = json.loads(written(first_watermark(units(10, canary=(100, 40)))))
+    for name in ("starts", "newest", "most"):
+        mark.pop(name)
+    for revision in mark["gateways"][0]["revisions"]:
+        revision.pop("distinct")
+    counts = {"canary_trials": 100, "canary_events": 40, "champion_trials": 1000, "champion_events": 0}
+    bucket = CounterBucket(
+        rollout_id=state.rollout_id, epoch="a", at=START + 10 * SECOND, step=0, metric="errors", **counts
+    )
+    ledger.counters.append([bucket], key=f"watch:{state.rollout_id}", value=json.dumps(mark), after=None)
+    watcher = by_customer(ledger, exposed(state, 10.0), first=False)
+    look(watcher, units(11, canary=(100, 40)))
+    assert watcher.totals["errors"] == (100, 40, 1100, 0)
+    assert watcher.evidence(START + 11 * SECOND) == ()
+    look(watcher, units(12, canary=(103, 41)))
+    assert watcher.totals["errors/new"] == (3, 1, 100, 0)
+
+
+def test_once_a_gateway_may_have_forgotten_a_unit_no_unit_is_new(
+    ledger: Ledger, state: RolloutState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guardrails, "UNITS_REMEMBERED", 2000)
+    watcher = by_customer(ledger, exposed(state, 10.0))
+    look(watcher, units(18, canary=(200, 2)))
+    seen = watcher.totals["errors/new"]
+    assert seen.trials == 2000
+    look(watcher, units(30, canary=(300, 30)))
+    assert watcher.totals["errors/new"] == seen
+    assert watcher.totals["errors"].canary_events == 30
 
 
 def test_with_several_gateways_a_unit_may_count_at_each(ledger: Ledger, state: RolloutState) -> None:
@@ -201,6 +374,7 @@ def test_a_unit_that_fails_at_gateway_after_gateway_holds_and_rolls_nothing_back
     ledger: Ledger, state: RolloutState
 ) -> None:
     """It counts anew at each that starts; a watch that takes over must not take that for several units either."""
+    state = exposed(state, 10.0)
     for number in range(1, 12):
         watcher = by_customer(ledger, state, first=number == 1)
         shown = units(3 * number, canary=(1, 1))
@@ -358,7 +532,7 @@ def test_likely_harm_is_said_while_it_lasts(ledger: Ledger, state: RolloutState)
 def test_the_same_counts_are_tested_once() -> None:
     by_unit = manifest().experiment.model_copy(update={"unit": "customer"})
     assert harm_tests(manifest()) == 2, "errors live, cost at the looks"
-    assert harm_tests(manifest().model_copy(update={"experiment": by_unit})) == 3
+    assert harm_tests(manifest().model_copy(update={"experiment": by_unit})) == 2
 
 
 def test_a_restart_of_the_gateway_loses_nothing_that_was_read(ledger: Ledger, state: RolloutState) -> None:
@@ -527,6 +701,7 @@ def test_what_failed_under_another_share_or_another_gateway_proves_no_unit_to_th
     ledger: Ledger, state: RolloutState
 ) -> None:
     """The gateway counts every unit anew there: one that fails on both sides of it is one."""
+    state = exposed(state, 10.0)
     look(by_customer(ledger, state), units(3, canary=(9, 2)))
     began = START + 3.5 * SECOND
     look(by_customer(ledger, state, first=False), of_another(units(4, canary=(9, 1)), "b", began=began))
