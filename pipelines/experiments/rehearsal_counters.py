@@ -8,21 +8,15 @@ from typing import NamedTuple
 
 from pipelines.core.rollout.doubt import doubt_evidence
 from pipelines.core.rollout.policy import LIVE_DOUBT
-from pipelines.core.statistics.binomial import ConditionalBinomial, Counts
+from pipelines.core.statistics.binomial import Counts
 from pipelines.core.statistics.inputs import Array
+from pipelines.core.statistics.sections import LOG_DISTINCT
 from pipelines.core.vocabulary import Evidence, OnFail, Verdict
 from pipelines.experiments.history import is_served
 from pipelines.experiments.rehearsal_stage import RehearsalStage, Scene
-from pipelines.rollouts.counting import WITHIN
-from pipelines.rollouts.guardrails import (
-    DOUBT_LASTS,
-    HOLD_LASTS,
-    REPEATED,
-    UNITS_THAT_FAIL,
-    ServingMetric,
-    harm_budget,
-    watched_metrics,
-)
+from pipelines.rollouts.guardrails import DOUBT_LASTS, HOLD_LASTS, UNITS_THAT_FAIL, harm_budget
+from pipelines.rollouts.sections import Of
+from pipelines.rollouts.serving_metrics import REPEATED, ServingMetric, watched_metrics
 
 _SECOND = timedelta(seconds=1)
 
@@ -35,26 +29,29 @@ class Crossing(NamedTuple):
 
 
 class RehearsedCounters:
-    """The live counters' tests of one rollout, tick by tick: what `GuardrailWatch` does with what it reads."""
+    """The live counters' tests of one rollout, tick by tick: what `GuardrailWatch` does with what it reads.
+
+    Where units are compared, each one's first answer in the rollout is tested. Blocks of time and gateways that start later
+    are not played.
+    """
 
     def __init__(self, stage: RehearsalStage, scene: Scene) -> None:
         self._manifest, self._scene = stage.manifest, scene
-        self.metrics = watched_metrics(stage.manifest)
+        self.metrics = [m for m in watched_metrics(stage.manifest) if m.of in (Of.ANSWERS, Of.DISTINCT)]
         served = [metric.name for metric in stage.metrics if is_served(metric)]
-        self._columns = {m.name: 1 + served.index(m.name.removesuffix(REPEATED)) for m in self.metrics}
-        self._failed: dict[str, list[tuple[float, float]]] = {}
+        self._columns = {m.name: 1 + served.index(m.plain.removesuffix(REPEATED)) for m in self.metrics}
         self.holds: dict[str, Evidence] = {}
         self.begin(baking=False)
 
     def begin(self, *, baking: bool) -> None:
         """The ramp, or the bake: each has a part of the error budget of its own."""
-        self._budget = harm_budget(self._manifest, baking=baking)
-        self._processes = {metric.name: ConditionalBinomial() for metric in self.metrics}
+        self._budget = harm_budget(self._manifest, baking=baking, live=True)
+        self._processes = {metric.name: metric.test() for metric in self.metrics}
+        self._failed = dict.fromkeys(self._processes, 0.0)
 
     def seal(self) -> None:
         """The share changes."""
         self._processes = {name: process.sealed() for name, process in self._processes.items()}
-        self._failed = {}
 
     def take(self, canary: Array, champion: Array, first: int, last: int) -> Crossing | None:
         """The ticks from `first` up to `last`; where harm is found it ends there."""
@@ -68,16 +65,16 @@ class RehearsedCounters:
     def _observe(self, metric: ServingMetric, canary: Array, champion: Array, tick: int) -> None:
         side, column = int(metric.by_unit), self._columns[metric.name]
         counts = Counts(canary[side, 0], canary[side, column], champion[side, 0], champion[side, column])
-        if not counts.trials:
-            return
-        self._processes[metric.name] = self._processes[metric.name].observe(counts)
-        if metric.by_unit and counts.canary_events:
-            length = self._scene.edges[tick + 1] - self._scene.edges[tick]
-            proven = counts.canary_events // (1 + length // (WITHIN / _SECOND))
-            self._failed.setdefault(metric.name, []).append((self._scene.edges[tick + 1], proven))
+        length = float(self._scene.edges[tick + 1] - self._scene.edges[tick])
+        self._processes[metric.name] = self._processes[metric.name].observe(counts, seconds=length)
+        self._failed[metric.name] += counts.canary_events
+
+    def _log_e(self, metric: ServingMetric) -> float:
+        part = LOG_DISTINCT if metric.of is Of.DISTINCT else 0.0
+        return self._processes[metric.name].log_e + part
 
     def _harm(self, tick: int) -> tuple[Evidence, ...]:
-        log_e = {m.name: self._processes[m.name].log_e for m in self.metrics if m.on_fail is not OnFail.WARN}
+        log_e = {m.name: self._log_e(m) for m in self.metrics if m.on_fail is not OnFail.WARN}
         rolling = {m.name: log_e[m.name] for m in self.metrics if m.on_fail is OnFail.ROLL_BACK}
         together = set(self._budget.harmful(rolling))
         found = list[Evidence]()
@@ -88,30 +85,26 @@ class RehearsedCounters:
             if not crossed:
                 continue
             evidence = self._evidence(metric, tick, log_e[metric.name])
-            if metric.on_fail is OnFail.ROLL_BACK and self._many_units(metric, tick):
+            if metric.on_fail is OnFail.ROLL_BACK and self._many_units(metric):
                 found.append(evidence)
             elif metric.on_fail is OnFail.ROLL_BACK:
                 # What too few units could have caused holds under another name: a look may still take it back.
-                self._held(replace(evidence, name=metric.name + REPEATED))
+                self._held(replace(evidence, name=metric.plain + REPEATED))
             else:
                 self._held(evidence)
             if metric.name.endswith(REPEATED):
-                self._processes[metric.name] = ConditionalBinomial()
+                self._processes[metric.name] = metric.test()
         return tuple(found)
 
     def _held(self, evidence: Evidence) -> None:
         self.holds[evidence.name] = replace(evidence, on_fail=OnFail.HOLD, valid_for=HOLD_LASTS)
 
-    def _many_units(self, metric: ServingMetric, tick: int) -> bool:
-        if not metric.by_unit:
-            return True
-        since = self._scene.edges[tick + 1] - WITHIN / _SECOND
-        recent = [units for at, units in self._failed.get(metric.name, []) if at > since]
-        return sum(recent) >= UNITS_THAT_FAIL
+    def _many_units(self, metric: ServingMetric) -> bool:
+        return not metric.by_unit or self._failed[metric.name] >= UNITS_THAT_FAIL
 
     def _evidence(self, metric: ServingMetric, tick: int, log_e: float) -> Evidence:
         return Evidence(
-            name=metric.name,
+            name=metric.plain,
             source="serving",
             verdict=Verdict.FAIL,
             reason=f"e-value {math.exp(min(log_e, 700)):.3g}",
@@ -127,6 +120,6 @@ class RehearsedCounters:
         """What holds, and what casts doubt."""
         yield from (each for each in self.holds.values() if now - each.at < HOLD_LASTS)
         asked = (m for m in self.metrics if m.on_fail is not OnFail.WARN and not m.name.endswith(REPEATED))
-        known = {m.name: self._processes[m.name].log_e for m in asked}
+        known = {m.plain: self._log_e(m) for m in asked}
         below = self._manifest.experiment.advance_below
         yield doubt_evidence(LIVE_DOUBT, known, below, source="serving", at=now, valid_for=DOUBT_LASTS)

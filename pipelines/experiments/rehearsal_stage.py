@@ -27,7 +27,6 @@ from pipelines.experiments.registering import RegisteredConstants, register, wai
 from resources.lake.champion_history import (
     AnsweredSpan,
     AnswerHistory,
-    CloseUp,
     UnitHistory,
     answer_history,
     answered_span,
@@ -37,7 +36,6 @@ from resources.lake.champion_history import (
 from resources.lake.connection import Lake
 from resources.lake.experiment import ExperimentQuery, MetricQuery, StepWindow
 from resources.lake.measuring import COVARIATE_REFERENCE, MeasuredMetric, outcomes_seen
-from resources.serving.contract import UNIT_WINDOW
 
 BINS, MORE_BINS = 1000, 4000
 """Of units; more for steps below 1 %."""
@@ -69,7 +67,7 @@ class Scene:
     edges: Array
     """Seconds since the start between which answers are counted; shape (ticks + 1,)."""
     answers: Array
-    """Shape (bins, ticks, 2, 1 + served metrics): of all answers and of units' first ones, trials and events."""
+    """Shape (bins, ticks, 2, 1 + served metrics): of all answers and of units' first ones since the start, trials and events."""
     units: Array
     """Shape (bins, buckets, 2): units first exposed, and those for which a version is drawn."""
     sums: tuple[Array, ...]
@@ -303,7 +301,6 @@ def _answers(
         cut.manifest.model,
         cut.query(served, cut.begin),
         bins=cut.bins,
-        first_within=UNIT_WINDOW,
         starts=[start * seconds for start in starts],
         closely=closely,
     )
@@ -327,7 +324,7 @@ def _scene(
     counted = (
         np.zeros((cut.bins, len(edges) - 1, 2, 1))
         if answers is None
-        else _ticks(cut, answers, answers.close[number], edges, whole, closely)
+        else _ticks(cut, answers, number, edges, whole, closely)
     )
     at = np.stack([units.bins, units.buckets], axis=1)
     return Scene(
@@ -367,15 +364,17 @@ def _edges(cut: _Read, closely: float) -> Array:
 def _ticks(
     cut: _Read,
     answers: AnswerHistory,
-    close: CloseUp,
+    number: int,
     edges: Array,
     whole: npt.NDArray[np.int64],
     closely: float,
 ) -> Array:
-    bins, ticks, columns = cut.bins, len(edges) - 1, answers.counts.shape[2]
+    """Of the start of this number."""
+    close, counts = answers.close[number], answers.counts[:, [0, 1 if cut.by_request else 1 + number]]
+    bins, ticks, columns = cut.bins, len(edges) - 1, counts.shape[2]
     width = cut.width / _SECOND
     placed = np.stack([answers.bins, answers.buckets], axis=1)
-    coarse = _dense(bins, placed, answers.counts.reshape(len(placed), -1), cut.buckets)
+    coarse = _dense(bins, placed, counts.reshape(len(placed), -1), cut.buckets)
     begins = edges[:-1] / width
     fine = int(np.searchsorted(edges[1:], closely + 1e-9, side="right"))
     first = np.round(begins[fine:]).astype(np.int64)

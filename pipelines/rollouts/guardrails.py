@@ -63,7 +63,7 @@ def harm_budget(manifest: RolloutManifest, *, baking: bool = False, live: bool =
     spend; where the looks test slices of what they count, the rest is for that.
     """
     part = BAKE_PART if baking else 1 - BAKE_PART if manifest.bakes_for else 1.0
-    if live and manifest.experiment.slices and manifest.experiment.unit == "request":
+    if live and manifest.experiment.slices:
         part *= 1 - SLICES_PART
     return ErrorBudget(manifest.experiment.alpha * part, harm_tests(manifest))
 

@@ -184,7 +184,8 @@ class AnswerHistory:
     bins: Array
     buckets: Array
     counts: Array
-    """Shape (rows, 2, 1 + metrics): of all answers and of units' first ones, trials and each metric's events."""
+    """Shape (rows, 1 + starts, 1 + metrics): of all answers, and of those that are their unit's first since each start, trials
+    and each metric's events. Where the unit is the request all are first ones, whatever the start: shape (rows, 2, 1 + metrics)."""
     close: tuple["CloseUp", ...]
     """The time after each start, answer by answer."""
 
@@ -197,7 +198,7 @@ class CloseUp:
     """Since it; shape (answers,)."""
     bins: Array
     counts: Array
-    """Shape (answers, 2, 1 + metrics)."""
+    """Shape (answers, 2, 1 + metrics): of all answers, and of units' first ones since this start."""
 
 
 def answer_history(
@@ -206,7 +207,6 @@ def answer_history(
     query: ExperimentQuery,
     *,
     bins: int,
-    first_within: timedelta,
     starts: Sequence[float],
     closely: float,
 ) -> AnswerHistory:
@@ -216,24 +216,25 @@ def answer_history(
         lake, model: where.
         query: one step; the metrics that the serving side counts.
         bins: how many.
-        first_within: each unit's first answer in so long is told apart from its others.
-        starts: seconds after the query's start, from each of which `closely` seconds are read answer by answer.
+        starts: seconds after the query's start. Each unit's first answer since each is told apart from its others, and `closely`
+            seconds from it are read answer by answer.
         closely: how long.
     """
     with lake.connect() as connection:
-        first = _first(query, first_within)
-        _make_answers(connection, model, query, bins, first)
-        metrics = range(len(query.metrics))
-        events = ", ".join(
-            f"count(*) FILTER (v{i}) AS a{i}, count(*) FILTER (v{i} AND first) AS f{i}" for i in metrics
+        _make_answers(connection, model, query, bins)
+        sides = ["true", *(_first_since(start) for start in (starts[:1] if query.by_request else starts))]
+        whats = ["true", *(f"v{i}" for i in range(len(query.metrics)))]
+        counted = ", ".join(
+            f"count(*) FILTER ({side} AND {what}) AS c{i}_{j}"
+            for i, side in enumerate(sides)
+            for j, what in enumerate(whats)
         )
         width = query.bucket // timedelta(microseconds=1)
         found = connection.execute(
-            f"""SELECT bin, us // {width} AS bucket, count(*) AS a, count(*) FILTER (first) AS f, {events}
-            FROM answers GROUP BY ALL"""
+            f"SELECT bin, us // {width} AS bucket, {counted} FROM answers GROUP BY ALL"
         ).fetchnumpy()
         close = tuple(_close_up(connection, len(query.metrics), start, closely) for start in starts)
-    counts = [[found[letter], *(found[f"{letter}{i}"] for i in metrics)] for letter in "af"]
+    counts = [[found[f"c{i}_{j}"] for j in range(len(whats))] for i in range(len(sides))]
     return AnswerHistory(
         bins=found["bin"].astype(float),
         buckets=found["bucket"].astype(float),
@@ -242,36 +243,33 @@ def answer_history(
     )
 
 
-def _make_answers(
-    connection: DuckDBPyConnection, model: str, query: ExperimentQuery, bins: int, first: str
-) -> None:
-    """Fill the temporary table `answers`: bin, us (since the start), first, v<i> per metric."""
+def _make_answers(connection: DuckDBPyConnection, model: str, query: ExperimentQuery, bins: int) -> None:
+    """Fill the temporary table `answers`: bin, us (since the start), before (the same of its unit's last one), v<i> per metric."""
     seen, columns = exposures(model, query), fields(connection, model)
     values = ", ".join(
         f"({row_value(metric, metric.source, columns)}) > 0 AS v{i}" for i, metric in enumerate(query.metrics)
     )
-    begin = f"{query.start.timestamp() * 1e6:.0f}::BIGINT"
+    us = f"epoch_us(requested_at) - {query.start.timestamp() * 1e6:.0f}::BIGINT"
+    last = f"CASE WHEN unit_id IS NOT NULL THEN lag({us}) OVER (PARTITION BY hash(unit_id) ORDER BY requested_at) END"
+    before = "NULL::BIGINT" if query.by_request else last
     connection.execute(
         f"""CREATE OR REPLACE TEMP TABLE answers AS
-        SELECT {_bin("coalesce(unit_id, request_id)", bins)} AS bin, epoch_us(requested_at) - {begin} AS us,
-            {first} AS first, {values}
+        SELECT {_bin("coalesce(unit_id, request_id)", bins)} AS bin, {us} AS us,
+            {before} AS before, {values}
         FROM {with_attempts(seen.rows, query.metrics)} WHERE step IS NOT NULL AND "row" = 0""",
         seen.parameters,
     )
 
 
-def _first(query: ExperimentQuery, within: timedelta) -> str:
-    """SQL of whether an answer counts as its unit's first."""
-    if query.by_request:
-        return "true"
-    window = f"epoch_us(requested_at) // {within // timedelta(microseconds=1)}"
-    return f"unit_id IS NULL OR row_number() OVER (PARTITION BY hash(unit_id), {window} ORDER BY requested_at) = 1"
+def _first_since(start: float) -> str:
+    """SQL of whether an answer is its unit's first since so many seconds after the query's start."""
+    return f"us >= {1e6 * start:.0f} AND (before IS NULL OR before < {1e6 * start:.0f})"
 
 
 def _close_up(connection: DuckDBPyConnection, metrics: int, start: float, closely: float) -> CloseUp:
     values = "".join(f", v{i}" for i in range(metrics))
     found = connection.execute(
-        f"""SELECT us / 1e6 - {start!r} AS seconds, bin, first{values} FROM answers
+        f"""SELECT us / 1e6 - {start!r} AS seconds, bin, {_first_since(start)} AS first{values} FROM answers
         WHERE us >= {1e6 * start:.0f} AND us < {1e6 * (start + closely):.0f}"""
     ).fetchnumpy()
     first = found["first"].astype(float)

@@ -95,22 +95,19 @@ def test_all_bins_together_are_the_cells_of_a_look(filled: Lake) -> None:
     assert spread == pytest.approx(0.0, abs=1e-6), "covariates are summed less their mean"
 
 
-def test_a_units_first_answer_in_a_window_is_told_apart_and_close_up_answers_add_up(filled: Lake) -> None:
-    asked = query(
-        MetricQuery(name="errors", kind=UnitValue.ANY, source="serving.errors", window=timedelta(0))
-    )
-    found = answer_history(
-        filled, MODEL, asked, bins=16, first_within=5 * MINUTE, starts=[0.0, 600.0], closely=600.0
-    )
-    every, first = found.counts.sum(axis=0)
+def test_a_units_first_answer_since_a_start_is_told_apart_and_close_up_answers_add_up(filled: Lake) -> None:
+    errors = MetricQuery(name="errors", kind=UnitValue.ANY, source="serving.errors", window=timedelta(0))
+    found = answer_history(filled, MODEL, query(errors), bins=16, starts=[0.0, 600.0], closely=600.0)
+    every, first, later = found.counts.sum(axis=0)
     assert every.tolist() == [120.0, 14.0]
-    assert first[0] == 120.0, "five minutes apart, each is the first of its window"
-    for start, close in zip((0, 1), found.close, strict=True):
-        assert close.counts.sum(axis=0).tolist() == found.counts[found.buckets == start].sum(axis=0).tolist()
-    longer = answer_history(
-        filled, MODEL, asked, bins=16, first_within=60 * MINUTE, starts=[0.0], closely=600.0
-    )
-    assert longer.counts[:, 1].sum(axis=0).tolist() == [40.0, 14.0]
+    assert first.tolist() == [40.0, 14.0]
+    assert later.tolist() == [40.0, 10.0], "who failed before that has come back without an error"
+    for number, close in enumerate(found.close):
+        here = found.counts[found.buckets == number][:, [0, 1 + number]]
+        assert close.counts.sum(axis=0).tolist() == here.sum(axis=0).tolist()
+    whole = query(errors, by_request=True)
+    requests = answer_history(filled, MODEL, whole, bins=16, starts=[0.0, 600.0], closely=600.0)
+    assert requests.counts.sum(axis=0).tolist() == [[120.0, 14.0]] * 2, "each request is its own first"
 
 
 def test_requests_of_one_caller_share_a_bin_and_a_version_is_drawn_for_the_first(filled: Lake) -> None:
