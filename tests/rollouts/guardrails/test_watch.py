@@ -692,7 +692,7 @@ def test_a_watch_that_takes_over_knows_which_units_failed_a_short_time_ago(
 ) -> None:
     for number, second in enumerate(seconds, start=1):
         watcher = by_customer(ledger, state, first=number == 1)
-        look(watcher, units(second, canary=(number, number)))
+        look(watcher, units(second, canary=(number, number), new=(1, 1)))
     evidence = {item.on_fail for item in watcher.evidence(START + seconds[-1] * SECOND)}
     assert (OnFail.ROLL_BACK in evidence) == proven
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resources.serving.envoy.bootstrap import bootstrap
-from resources.serving.envoy.clusters import AGAIN, clusters
+from resources.serving.envoy.clusters import AGAIN, DISTINCT, clusters
 from resources.serving.envoy.description import (
     THRESHOLDS_MS,
     TOTAL_WEIGHT,
@@ -75,7 +75,9 @@ def test_weights_are_whole_and_the_canary_comes_first(service: Service) -> None:
     for shares in (split["clusters"] for split in splits):
         assert sum(share["weight"] for share in shares) == TOTAL_WEIGHT
         if service.canary:
-            assert shares[0]["name"].removeprefix(AGAIN).startswith(service.canary.name)
+            assert (
+                shares[0]["name"].removeprefix(AGAIN).removeprefix(DISTINCT).startswith(service.canary.name)
+            )
             assert shares[0]["weight"] == service.canary_weight
 
 
