@@ -30,7 +30,7 @@ from benchmarks.rollback_parts.rows import NotMeasurable, Row, percentiles, row,
 from pipelines.core.rollout.policy import Policy
 from pipelines.core.rollout.state import Phase, RolloutState
 from pipelines.core.vocabulary import Verdict
-from pipelines.rollouts.guardrails import harm_boundary
+from pipelines.rollouts.harm_budget import harm_boundary
 from resources.serving.embedded.supervisor import wait_until
 from tests.support.answer_log import logged_answers
 from tests.support.chaos import judged

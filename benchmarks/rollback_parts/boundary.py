@@ -19,7 +19,7 @@ from benchmarks.rollback_parts.rows import NotMeasurable, Row, percentiles, row,
 from pipelines.core.rollout.state import Phase, RolloutState
 from pipelines.core.statistics.binomial import ConditionalBinomial, Counts
 from pipelines.demo.measurements import BUCKET_SECONDS
-from pipelines.rollouts.guardrails import harm_boundary
+from pipelines.rollouts.harm_budget import harm_boundary
 from resources.serving.embedded.supervisor import wait_until
 from tests.support.answer_log import Logged, logged_answers
 from tests.support.light_platform import LightPlatform, light_platform

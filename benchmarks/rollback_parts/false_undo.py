@@ -17,7 +17,7 @@ from pipelines.core.statistics.binomial import ConditionalBinomial, Counts
 from pipelines.core.statistics.effects import Cell, EffectKind, Sums
 from pipelines.core.statistics.look import analyse
 from pipelines.core.statistics.look_spec import LookSpec, MetricSpec
-from pipelines.rollouts.guardrails import harm_budget
+from pipelines.rollouts.harm_budget import harm_budget
 from pipelines.rollouts.serving_metrics import serving_metrics
 
 LOOKS, POLLS = 24, 4

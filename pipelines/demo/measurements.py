@@ -13,7 +13,7 @@ from pipelines.core.rollout.state import RolloutState
 from pipelines.core.statistics.binomial import ConditionalBinomial, Counts
 from pipelines.experiments.looks import past_looks
 from pipelines.platform.systems import Systems
-from pipelines.rollouts.guardrails import harm_boundary
+from pipelines.rollouts.harm_budget import harm_boundary
 from resources.lake.connection import table
 from resources.lake.schema import ANSWERED
 from resources.ledger.ledger import RolloutRow

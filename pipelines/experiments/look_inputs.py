@@ -16,7 +16,7 @@ from pipelines.core.statistics.slices import SliceColumn
 from pipelines.core.vocabulary import OnFail
 from pipelines.experiments.history import horizon, is_counted_live, is_served, metric_query, metrics_of
 from pipelines.experiments.registering import RegisteredConstants
-from pipelines.rollouts.guardrails import harm_budget
+from pipelines.rollouts.harm_budget import harm_budget
 from resources.lake.connection import Lake
 from resources.lake.experiment import ExperimentQuery, Span, StepWindow
 from resources.lake.windows import longest_latency

@@ -29,7 +29,7 @@ from pipelines.experiments.floors import Expected, PlannedStep, planned_steps
 from pipelines.experiments.history import horizon, metrics_of
 from pipelines.experiments.look_inputs import bucket_width_within, part_of
 from pipelines.experiments.registering import FEWEST_UNITS, register
-from pipelines.rollouts.guardrails import harm_budget
+from pipelines.rollouts.harm_budget import harm_budget
 from resources.lake.measuring import Known
 
 _DAY = timedelta(days=1)

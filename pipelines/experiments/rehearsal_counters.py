@@ -14,7 +14,8 @@ from pipelines.core.statistics.sections import LOG_DISTINCT
 from pipelines.core.vocabulary import Evidence, OnFail, Verdict
 from pipelines.experiments.history import is_served
 from pipelines.experiments.rehearsal_stage import RehearsalStage, Scene
-from pipelines.rollouts.guardrails import DOUBT_LASTS, HOLD_LASTS, UNITS_THAT_FAIL, harm_budget
+from pipelines.rollouts.guardrails import DOUBT_LASTS, HOLD_LASTS, UNITS_THAT_FAIL
+from pipelines.rollouts.harm_budget import harm_budget
 from pipelines.rollouts.sections import Of
 from pipelines.rollouts.serving_metrics import REPEATED, ServingMetric, watched_metrics
 

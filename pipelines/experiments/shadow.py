@@ -16,7 +16,7 @@ from pipelines.experiments.evidence import SOURCE, doubt, harm_evidence, stalene
 from pipelines.experiments.history import is_served
 from pipelines.experiments.look_inputs import serving_cells, watermark_of
 from pipelines.experiments.registering import guardrail_spec
-from pipelines.rollouts.guardrails import harm_budget
+from pipelines.rollouts.harm_budget import harm_budget
 from resources.lake.agreement import Agreement, agreement
 from resources.lake.connection import Lake
 from resources.ledger.ledger import Ledger

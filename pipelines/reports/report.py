@@ -11,7 +11,7 @@ from pipelines.core.manifest.model import RolloutManifest
 from pipelines.reports.page import Link, page
 from pipelines.reports.slices import read_examples, slices_told
 from pipelines.reports.story import Story, read_story
-from pipelines.rollouts.guardrails import harm_boundary
+from pipelines.rollouts.harm_budget import harm_boundary
 from pipelines.rollouts.naming import slug
 from pipelines.rollouts.serving_metrics import serving_metrics
 from resources.files import write_whole

@@ -14,8 +14,7 @@ from pipelines.core.statistics.binomial import ConditionalBinomial, Counts
 from pipelines.core.statistics.slices import Slice
 from pipelines.experiments.looks import NAME
 from pipelines.reports.charts import Point
-from pipelines.rollouts.guardrails import REQUEST_FAULTS
-from pipelines.rollouts.serving_metrics import is_shown
+from pipelines.rollouts.serving_metrics import REQUEST_FAULTS, is_shown
 from resources.lake.examples import Example
 from resources.ledger.ledger import Ledger
 

@@ -1,10 +1,13 @@
-"""The fast guardrails: the serving side's own counters, judged several times a second."""
+"""The fast guardrails: one rollout's serving counters, judged several times a second, with an e-process for each.
+
+The watermark (the last counters read) and the buckets made of them are written in one transaction, so that a watcher that dies
+loses nothing: the next one's first bucket spans the gap.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from functools import reduce
 from itertools import groupby
 from typing import assert_never
 
@@ -13,8 +16,7 @@ from pipelines.core.rollout.doubt import doubt_evidence
 from pipelines.core.rollout.policy import CHAMPION_HEALTH, LIVE_DOUBT
 from pipelines.core.rollout.state import Phase, RolloutState
 from pipelines.core.statistics.binomial import Counts
-from pipelines.core.statistics.look_spec import ErrorBudget, log_sum
-from pipelines.core.statistics.slices import PART as SLICES_PART
+from pipelines.core.statistics.look_spec import log_sum
 from pipelines.core.vocabulary import Evidence, OnFail, Verdict
 from pipelines.rollouts.counting import (
     FailedUnits,
@@ -30,86 +32,21 @@ from pipelines.rollouts.counting import (
     still_proven,
     written,
 )
+from pipelines.rollouts.harm_budget import harm_budget
 from pipelines.rollouts.sections import Of, Sections
 from pipelines.rollouts.serving_metrics import (
     ERRORS,
     REPEATED,
+    REQUEST_FAULTS,
     ServingMetric,
+    beside,
+    counts,
+    of_the_share,
+    request_faults,
     watched_metrics,
 )
 from resources.ledger.counters import CounterBucket, CounterStore, SeenCounters
-from resources.serving.contract import UNITS_REMEMBERED, Counters, RevisionCounters, together
-
-REQUEST_FAULTS = "request-faults"
-"""What neither side answered: kept beside the metrics' counts, part of none. No metric can have this name."""
-
-
-def harm_tests(manifest: RolloutManifest) -> int:
-    """How many tests for harm share the rollout's error budget.
-
-    What the serving side counts is tested on its live counters alone, everything else at the looks.
-    """
-    return 1 + len(manifest.guardrails)
-
-
-BAKE_PART = 0.2
-"""Of the error budget, what the bake may spend; the ramp has the rest. Without a bake it has all of it."""
-
-
-def harm_budget(manifest: RolloutManifest, *, baking: bool = False, live: bool = False) -> ErrorBudget:
-    """What the tests for harm may spend: the ramp's and the bake's together make the manifest's alpha.
-
-    A bake has its part and no more, even where the manifest asks for none any more. `live`: what the live counters alone may
-    spend; where the looks test slices of what they count, the rest is for that.
-    """
-    part = BAKE_PART if baking else 1 - BAKE_PART if manifest.bakes_for else 1.0
-    if live and manifest.experiment.slices:
-        part *= 1 - SLICES_PART
-    return ErrorBudget(manifest.experiment.alpha * part, harm_tests(manifest))
-
-
-def counts(
-    metric: ServingMetric, grown: Mapping[str, RevisionCounters], *, canary: str, copies: bool = False
-) -> Counts:
-    """The interval's trials and events of both sides for one metric; a side that is not there has none.
-
-    `copies`: the canary answers copies of what the other side is asked.
-    """
-    ours, theirs = grown.get(canary), beside(grown, canary)
-    return Counts(*metric.counted(ours, copies=copies), *metric.counted(theirs, copies=copies))
-
-
-def request_faults(grown: Mapping[str, RevisionCounters], *, canary: str) -> Counts:
-    """The interval's requests of both sides, and those of them that neither side answered."""
-    sides = (grown.get(canary), beside(grown, canary))
-    ours, theirs = ((0, 0) if each is None else (each.requests, each.request_faults) for each in sides)
-    return Counts(*ours, *theirs)
-
-
-def beside(grown: Mapping[str, RevisionCounters], canary: str) -> RevisionCounters | None:
-    """The other side: whatever else answered, by whichever name the registry knows it."""
-    others = [revision for version, revision in grown.items() if version != canary]
-    return reduce(together, others) if others else None
-
-
-def of_the_share(new: Counts, percent: float) -> Counts:
-    """Of an interval within which the share was taken away, at most what was answered beside it.
-
-    When it was taken away no counter says, and versions that are compared over different times prove nothing. So the other side
-    has as many answers as belong to the canary's, and all its events are taken to be among them: no harm is found that
-    was none, and some may be missed that is found once the share is back.
-    """
-    if not 0 < percent < 100:
-        return new
-    trials = min(new.champion_trials, round(new.canary_trials * (100 - percent) / percent))
-    return new._replace(champion_trials=trials, champion_events=min(new.champion_events, trials))
-
-
-# Watches one rollout's serving counters: an e-process per guardrail, kept in the ledger as it goes.
-#
-# The watermark (the last counters read) and the buckets made of them are written in one transaction, so that a
-# watcher that dies loses nothing: the next one's first bucket spans the gap.
-
+from resources.serving.contract import UNITS_REMEMBERED, Counters, RevisionCounters
 
 UNHEALTHY_SHARE = 0.5
 """Share of the champion's answers that are faults, from which it must not be given the traffic back. Other errors
@@ -131,11 +68,6 @@ DOUBT_LASTS = timedelta(minutes=3)
 HEALTH_WINDOW = timedelta(seconds=30)
 
 BUCKETS_PER_AGE = 5000
-
-
-def harm_boundary(manifest: RolloutManifest, *, baking: bool = False) -> float:
-    """ln(m / alpha) of the live counters: one error budget over all tests for harm of the ramp, another over those of the bake."""
-    return harm_budget(manifest, baking=baking, live=True).log_boundary
 
 
 class GuardrailWatch:

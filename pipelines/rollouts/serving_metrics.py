@@ -1,14 +1,16 @@
 """What the serving side counts of a rollout: the manifest's metrics, and which answers each of their tests is about."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import reduce
 from typing import assert_never
 
 from pipelines.core.manifest.model import Guardrail, Metric, RolloutManifest
-from pipelines.core.statistics.binomial import ConditionalBinomial, slow_answers
+from pipelines.core.statistics.binomial import ConditionalBinomial, Counts, slow_answers
 from pipelines.core.vocabulary import OnFail
 from pipelines.rollouts.sections import Of
-from resources.serving.contract import Answers, RevisionCounters
+from resources.serving.contract import Answers, RevisionCounters, together
 
 ERRORS = "serving.errors"
 
@@ -16,6 +18,10 @@ OVER_SLO = "serving.over_slo"
 
 REPEATED = "-repeated"
 """Ends the name of a metric's evidence on all answers, where what rolls back counts each unit once."""
+
+
+REQUEST_FAULTS = "request-faults"
+"""What neither side answered: kept beside the metrics' counts, part of none. No metric can have this name."""
 
 
 def is_shown(name: str) -> bool:
@@ -110,3 +116,40 @@ def watched_metrics(manifest: RolloutManifest) -> tuple[ServingMetric, ...]:
     )
     repeated = (replace(metric, name=metric.name + REPEATED, on_fail=OnFail.HOLD) for metric in metrics)
     return (*first, *tested, *repeated)
+
+
+def counts(
+    metric: ServingMetric, grown: Mapping[str, RevisionCounters], *, canary: str, copies: bool = False
+) -> Counts:
+    """The interval's trials and events of both sides for one metric; a side that is not there has none.
+
+    `copies`: the canary answers copies of what the other side is asked.
+    """
+    ours, theirs = grown.get(canary), beside(grown, canary)
+    return Counts(*metric.counted(ours, copies=copies), *metric.counted(theirs, copies=copies))
+
+
+def request_faults(grown: Mapping[str, RevisionCounters], *, canary: str) -> Counts:
+    """The interval's requests of both sides, and those of them that neither side answered."""
+    sides = (grown.get(canary), beside(grown, canary))
+    ours, theirs = ((0, 0) if each is None else (each.requests, each.request_faults) for each in sides)
+    return Counts(*ours, *theirs)
+
+
+def beside(grown: Mapping[str, RevisionCounters], canary: str) -> RevisionCounters | None:
+    """The other side: whatever else answered, by whichever name the registry knows it."""
+    others = [revision for version, revision in grown.items() if version != canary]
+    return reduce(together, others) if others else None
+
+
+def of_the_share(new: Counts, percent: float) -> Counts:
+    """Of an interval within which the share was taken away, at most what was answered beside it.
+
+    When it was taken away no counter says, and versions that are compared over different times prove nothing. So the other side
+    has as many answers as belong to the canary's, and all its events are taken to be among them: no harm is found that
+    was none, and some may be missed that is found once the share is back.
+    """
+    if not 0 < percent < 100:
+        return new
+    trials = min(new.champion_trials, round(new.canary_trials * (100 - percent) / percent))
+    return new._replace(champion_trials=trials, champion_events=min(new.champion_events, trials))

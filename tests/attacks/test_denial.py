@@ -16,8 +16,8 @@ import xxhash
 
 from pipelines.core.rollout.state import Phase
 from pipelines.core.vocabulary import Evidence, OnFail
-from pipelines.rollouts.guardrails import REQUEST_FAULTS, GuardrailWatch
-from pipelines.rollouts.serving_metrics import REPEATED
+from pipelines.rollouts.guardrails import GuardrailWatch
+from pipelines.rollouts.serving_metrics import REPEATED, REQUEST_FAULTS
 from resources.serving.contract import RevisionCounters, since
 from resources.serving.embedded.layout import Layout
 from resources.serving.envoy.bootstrap import PATIENCE_MS

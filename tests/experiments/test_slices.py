@@ -22,7 +22,7 @@ from pipelines.experiments.looks import STORED, past_looks, slice_columns_in
 from pipelines.experiments.registering import RegisteredConstants, guardrail_spec
 from pipelines.experiments.slicing import PackedSums, StoredBatch, packed, unpacked
 from pipelines.reports.report import Reports, rollout_story, write_report
-from pipelines.rollouts.guardrails import harm_boundary, harm_budget
+from pipelines.rollouts.harm_budget import harm_boundary, harm_budget
 from resources.lake.slices import SliceBatch, completed
 from resources.ledger.database import COUNTER_BUCKETS
 from tests.reports.test_report import Reader, reports_at

@@ -27,8 +27,7 @@ from pipelines.reports.page import Link, page
 from pipelines.reports.report import Reports, rollout_story, write_report
 from pipelines.reports.story import Examples, Looked, Point, Story, ToldSlice
 from pipelines.rollouts.controller import utc_now
-from pipelines.rollouts.guardrails import REQUEST_FAULTS
-from pipelines.rollouts.serving_metrics import REPEATED
+from pipelines.rollouts.serving_metrics import REPEATED, REQUEST_FAULTS
 from resources.checks.pages import PACKAGE, STYLED, render
 from resources.lake.examples import Example
 from resources.ledger.counters import CounterBucket

@@ -20,8 +20,7 @@ from pipelines.rollouts.counting import (
     read_watermark,
     written,
 )
-from pipelines.rollouts.guardrails import counts
-from pipelines.rollouts.serving_metrics import ServingMetric, serving_metrics
+from pipelines.rollouts.serving_metrics import ServingMetric, counts, serving_metrics
 from resources.serving.contract import Counters, GatewayCounters, RevisionCounters
 from tests.support.memory_systems import counted_by
 from tests.support.rollouts import manifest

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.rollback_parts.false_undo import BUDGET, SCENARIOS, ends_in_undo
-from pipelines.rollouts.guardrails import BAKE_PART
+from pipelines.rollouts.harm_budget import BAKE_PART
 
 
 def test_a_simulated_bake_is_undone_for_harm_and_not_without_on_the_bakes_part_of_alpha() -> None:

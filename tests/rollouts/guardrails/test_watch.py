@@ -19,13 +19,8 @@ from pipelines.core.statistics.binomial import Counts
 from pipelines.core.vocabulary import OnFail, Verdict
 from pipelines.rollouts import guardrails
 from pipelines.rollouts.counting import certainly_failed, first_watermark, written
-from pipelines.rollouts.guardrails import (
-    HOLD_LASTS,
-    UNITS_THAT_FAIL,
-    GuardrailWatch,
-    harm_boundary,
-    harm_tests,
-)
+from pipelines.rollouts.guardrails import HOLD_LASTS, UNITS_THAT_FAIL, GuardrailWatch
+from pipelines.rollouts.harm_budget import harm_boundary, harm_tests
 from pipelines.rollouts.serving_metrics import REPEATED
 from resources.ledger.counters import CounterBucket
 from resources.ledger.ledger import Ledger

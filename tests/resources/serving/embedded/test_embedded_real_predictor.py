@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 from pipelines.core.vocabulary import OnFail
-from pipelines.rollouts.guardrails import REQUEST_FAULTS, GuardrailWatch
+from pipelines.rollouts.guardrails import GuardrailWatch
+from pipelines.rollouts.serving_metrics import REQUEST_FAULTS
 from resources.lake.connection import Lake
 from resources.lake.ingest import ingest_predictions
 from resources.lake.windows import window
