@@ -70,6 +70,8 @@ from pipelines.reports.story import Story, read_story
 from pipelines.rollouts.actions import Effects, outcome, register
 from pipelines.rollouts.controller import check_order
 from pipelines.rollouts.naming import Turn
+from pipelines.rollouts.sections import Of, Sections
+from pipelines.rollouts.serving_metrics import ERRORS, ServingMetric
 from pipelines.rollouts.start import Mode
 from resources.checks import data_docs
 from resources.checks.columns import incomparable
@@ -81,6 +83,7 @@ from resources.notifier import Notifier
 from resources.prediction_log.segments import Durability
 from resources.registry.client import Registration
 from resources.registry.signature import ColumnKind
+from resources.serving.contract import Answers, RevisionCounters
 from resources.serving.embedded.supervisor import FAILED, STOPPED
 from resources.serving.kserve import service as kserve_mode
 from resources.serving.kserve.driver import Patience, Timing
@@ -100,6 +103,7 @@ COVERED: set[type[enum.Enum]] = {
         Missing,
         Mode,
         NeededFor,
+        Of,
         OnFail,
         OnUnknown,
         Order,
@@ -522,3 +526,16 @@ def test_every_turn_leaves_the_queue_before_those_that_wait_longer() -> None:
     priorities = [int(turn.tags["dagster/priority"]) for turn in Turn]
     assert priorities == sorted(set(priorities))
     assert (min(Turn), max(Turn)) == (Turn.SCHEDULED, Turn.ORDER)
+
+
+@pytest.mark.parametrize("of", Of)
+def test_each_test_on_live_counters_counts_its_own_answers(of: Of) -> None:
+    metric = ServingMetric(name=f"errors{of}", source=ERRORS, slo_ms=None, on_fail=OnFail.ROLL_BACK, of=of)
+    first, distinct = Answers(requests=6, errors=4), Answers(requests=3, errors=2)
+    shown = RevisionCounters(revision="r", version="2", requests=9, errors=5, first=first, distinct=distinct)
+    whole = (9, 5)
+    expected = {Of.FIRST: (6, 4), Of.BLOCK: (6, 4), Of.DISTINCT: (3, 2), Of.LATER: (3, 2)}
+    assert metric.counted(shown) == expected.get(of, whole)
+    assert (metric.plain, metric.by_unit) == ("errors", of is not Of.ANSWERS)
+    assert Sections(None).log_weight(of) <= 0
+    assert isinstance(Sections(None).in_words(of), str)

@@ -55,6 +55,7 @@ ASKED_BY_ASSETS = {
     "drift": {"controller", "lake", "ledger", "reports", "settings"},
     "experiment": {"controller", "lake", "ledger", "serving", "settings"},
     "experiment_plan": {"lake", "serving"},
+    "rehearsal": {"lake", "serving"},
     "rollout": {"links", "rollouts"},
     "rollout_report": {"reports"},
     "model_version": {"links", "registry"},

@@ -300,7 +300,6 @@ def test_a_ledger_that_was_replaced_is_read_afresh(rig: Rig) -> None:
         ("first percent", "version_with_alias"),
         ("first percent", "set_canary_percent"),
         ("first percent after shadow", "version_with_alias"),
-        ("first percent after shadow", "deploy_canary"),
         ("first percent after shadow", "set_canary_percent"),
     ],
 )

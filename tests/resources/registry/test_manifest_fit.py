@@ -40,7 +40,7 @@ MISTAKES = [
     ("features.plan", "features.plane", "data_checks.checks[1].column", "did you mean features.plan?"),
     ("values: [0, 1]", "values: ['0']", "data_checks.checks[1].column", "in_set needs numbers among its"),
     ("type: mean_between, min: 0", "type: matches, regex: a", "data_checks.checks[2].column", "holds numbers"),
-    ("[features.age,", "[features.score,", "drift.columns[0]", "did you mean outputs.score?"),
+    ("columns: [features.age,", "columns: [features.score,", "drift.columns[0]", "did you mean outputs.score?"),
     ("outputs.score]", "outputs.age]", "drift.columns[1]", "it has features.age, features.plan, outputs.score"),
 ]  # fmt: skip
 

@@ -138,7 +138,7 @@ def test_queries_follow_mode_and_ingress(mode: DeploymentMode, preset: str, seri
     with prometheus(rows, queries=preset) as (client, asked):
         client.counters(measured(mode))
     assert asked[0].startswith(series)
-    assert re.search(r'"(\(\(shadow\|again\)/\)\?)?m-1["(]', asked[0])
+    assert re.search(r'"(\(\(shadow\|again\|new\)/\)\?)?m-1["(]', asked[0])
 
 
 def test_a_revision_without_series_is_not_measured():
