@@ -71,7 +71,7 @@ class Answered(NamedTuple):
 
 def rows(paths: int, seed: int) -> Iterator[dict[str, object]]:
     rng = np.random.default_rng(seed)
-    runs = max(paths // 60, TOGETHER)
+    runs = max(paths // 20, TOGETHER)
     for size in (2, 10, 30, 100):
         for icc in (0.1, 0.3, 0.5):
             for burst in (True, False):
