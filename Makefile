@@ -45,7 +45,7 @@ status: $(READY)
 	@$(PY) -m pipelines.platform status
 
 test: $(READY)
-	@$(PY) -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m "not faults and not cluster"
+	@$(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not faults and not cluster"
 
 test-conformance: $(READY)
 	@$(PY) -m pytest tests/conformance

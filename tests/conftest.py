@@ -37,15 +37,15 @@ FIRST = (
     "tests/resources/registry/",
     "tests/conformance/",
     "tests/assets/",
-    "tests/platform/test_whole_platform.py",
     "tests/monitoring/",
     "tests/resources/",
     "tests/sensors/",
     "tests/experiments/",
+    "tests/platform/test_whole_platform.py",
     "tests/rollouts/",
     "tests/ui/",
 )
-"""What takes longest is begun first, so that no process is left with it at the end."""
+"""What takes longest is begun first, so that no process is left with it at the end; the whole platform beside what starts no servers."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
