@@ -23,7 +23,7 @@ _SECOND = timedelta(seconds=1)
 
 
 class Crossing(NamedTuple):
-    """InjectedHarm that the live counters found."""
+    """Harm that the live counters found."""
 
     tick: int
     evidence: tuple[Evidence, ...]

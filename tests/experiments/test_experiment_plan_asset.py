@@ -6,9 +6,7 @@ from typing import Any
 import dagster as dg
 
 from assets.experiment_plan import experiment_plan
-from resources.lake.ingest import ingest_predictions
-from resources.lake.outcomes import ingest_outcomes
-from tests.resources.lake.segments_by_hand import SCHEMA, Log, prediction
+from tests.resources.lake.segments_by_hand import Log, load_past
 from tests.support.memory_systems import MemorySystems, given
 from tests.support.rollouts import MODEL
 
@@ -31,16 +29,7 @@ def test_a_history_becomes_a_plan(systems: MemorySystems) -> None:
     log.predictions.mkdir(parents=True)
     log.outcomes.mkdir(parents=True)
     begin = datetime.now(UTC) - timedelta(days=1)
-    lines: list[str] = []
-    events: list[dict[str, Any]] = []
-    for i in range(300):
-        at = begin + timedelta(minutes=4 * i)
-        lines += prediction(f"r{i}", unit=f"u{i}", at=at)
-        events.append({"id": str(i), "key": f"u{i}", "at": at.isoformat(), "values": {"cost": 1 + i % 3}})
-    log.segment("1", *lines)
-    log.outcome_file("1", *events)
-    ingest_predictions(systems.lake, MODEL, SCHEMA, log.predictions)
-    ingest_outcomes(systems.lake, MODEL, log.outcomes)
+    load_past(systems.lake, log, requests=300, begin=begin, every=timedelta(minutes=4))
     systems.world.aliases[MODEL, "champion"] = "1"
     shown, check = planned(systems)
     assert "A version that is as good as the champion is promoted within" in shown["in words"]

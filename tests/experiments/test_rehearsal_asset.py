@@ -6,9 +6,7 @@ from typing import Any
 import dagster as dg
 
 from assets.rehearsal import rehearsal
-from resources.lake.ingest import ingest_predictions
-from resources.lake.outcomes import ingest_outcomes
-from tests.resources.lake.segments_by_hand import SCHEMA, Log, prediction
+from tests.resources.lake.segments_by_hand import Log, load_past
 from tests.support.memory_systems import MemorySystems, given
 from tests.support.rollouts import MODEL
 
@@ -38,16 +36,7 @@ def test_where_it_cannot_be_rehearsed_the_asset_says_why_and_the_check_warns(sys
 def test_a_history_is_played_and_the_first_line_says_what_became_of_it(systems: MemorySystems) -> None:
     log = Log.below(systems.settings.home / "history")
     begin = datetime.now(UTC) - timedelta(days=4)
-    lines: list[str] = []
-    events: list[dict[str, Any]] = []
-    for i in range(1200):
-        at = begin + timedelta(minutes=4.5 * i)
-        lines += prediction(f"r{i}", unit=f"u{i}", at=at)
-        events.append({"id": str(i), "key": f"u{i}", "at": at.isoformat(), "values": {"cost": 1 + i % 3}})
-    log.segment("1", *lines)
-    log.outcome_file("1", *events)
-    ingest_predictions(systems.lake, MODEL, SCHEMA, log.predictions)
-    ingest_outcomes(systems.lake, MODEL, log.outcomes)
+    load_past(systems.lake, log, requests=1200, begin=begin, every=timedelta(minutes=4.5))
     systems.world.aliases[MODEL, "champion"] = "1"
     shown, check = rehearsed(systems, rollouts=3, rollouts_of_harm=1, harm_percent=[50])
     first = shown["rehearsal"].splitlines()[0]

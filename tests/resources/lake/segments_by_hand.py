@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from resources.lake.connection import Lake
+from resources.lake.ingest import ingest_predictions
+from resources.lake.outcomes import ingest_outcomes
 from resources.registry.signature import Column, ModelSchema
 
 MODEL = "flight-delay"
@@ -102,6 +104,20 @@ def prediction(
         "data": answer if status == 200 else {"error": "no"},
     }
     return json.dumps(request) + "\n", json.dumps(response) + "\n"
+
+
+def load_past(lake: Lake, log: Log, *, requests: int, begin: datetime, every: timedelta) -> None:
+    """As many units with a request each, at equal distances, and an outcome `cost` of 1, 2 or 3."""
+    lines: list[str] = []
+    events: list[dict[str, Any]] = []
+    for i in range(requests):
+        at = begin + every * i
+        lines += prediction(f"r{i}", unit=f"u{i}", at=at)
+        events.append({"id": str(i), "key": f"u{i}", "at": at.isoformat(), "values": {"cost": 1 + i % 3}})
+    log.segment("1", *lines)
+    log.outcome_file("1", *events)
+    ingest_predictions(lake, MODEL, SCHEMA, log.predictions)
+    ingest_outcomes(lake, MODEL, log.outcomes)
 
 
 def tensors(columns: dict[str, list[Any]]) -> list[dict[str, Any]]:
