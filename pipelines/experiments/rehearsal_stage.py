@@ -35,7 +35,7 @@ from resources.lake.champion_history import (
 )
 from resources.lake.connection import Lake
 from resources.lake.experiment import ExperimentQuery, MetricQuery, StepWindow
-from resources.lake.measuring import COVARIATE_REFERENCE, MeasuredMetric, outcomes_seen
+from resources.lake.measuring import COVARIATE_REFERENCE, Known, MeasuredMetric, outcomes_seen
 
 BINS, MORE_BINS = 1000, 4000
 """Of units; more for steps below 1 %."""
@@ -165,10 +165,8 @@ def set_stage(
     ]
     constants = [_constants(manifest, metrics, each) for each in units]
     days = (cut.usable_end - cut.begin) / _DAY
-    known = {
-        metric.name: each for metric, each in zip(metrics, units[0].known, strict=True) if each is not None
-    }
-    expected = Expected(units[0].units / days, span.answers / ((now - cut.begin) / _DAY), known)
+    known, daily = _known(metrics, units[0]), span.answers / ((now - cut.begin) / _DAY)
+    expected = Expected(units[0].units / days, daily, known)
     answers, closely = _answers(lake, cut, metrics, starts)
 
     def scene(number: int) -> Scene:
@@ -255,10 +253,14 @@ def _waits(metrics: Sequence[Metric], seen: frozenset[str]) -> str:
     return f"{told} A rollout would wait for that until `max_duration` and end as inconclusive."
 
 
+def _known(metrics: Sequence[Metric], units: UnitHistory) -> dict[str, Known]:
+    return {m.name: each for m, each in zip(metrics, units.known, strict=True) if each is not None}
+
+
 def _constants(
     manifest: RolloutManifest, metrics: Sequence[Metric], units: UnitHistory
 ) -> tuple[RegisteredConstants, ...]:
-    known = {m.name: each for m, each in zip(metrics, units.known, strict=True) if each is not None}
+    known = _known(metrics, units)
     found = [
         register(m, manifest.experiment, known, origin="rehearsal", metrics=len(metrics)) for m in metrics
     ]

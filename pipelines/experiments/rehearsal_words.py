@@ -62,7 +62,7 @@ def _briefly(played: RehearsedVersion) -> str:
     if seconds is None or not count:
         return "never found"
     often = "found" if count == every else f"found in {count} of {every}"
-    return f"{often} after {duration_words(seconds / 86400)}"
+    return f"{often} after {_lasts(seconds)}"
 
 
 def rows(found: Rehearsal) -> tuple[Row, ...]:

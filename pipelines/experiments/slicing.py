@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipelines.core.errors import LakeError, NotMeasured
+from pipelines.core.manifest.measurement_rules import input_name
 from pipelines.core.manifest.model import RolloutManifest
 from pipelines.core.metric_types import UnitValue
 from pipelines.core.rollout.state import RolloutState
@@ -21,7 +22,8 @@ from pipelines.experiments.look_inputs import lake_query, step_windows
 from pipelines.experiments.registering import RegisteredConstants
 from resources.lake.connection import Lake
 from resources.lake.examples import Example, bad_examples
-from resources.lake.slices import SliceBatch, completed, frequent_values, inputs_held, kept_fields
+from resources.lake.slices import SliceBatch, frequent_values, inputs_held
+from resources.lake.sums import added_up, stacked
 
 SLICES = "slices"
 
@@ -34,16 +36,11 @@ def set_columns(
     held = {name.lower(): name for name in inputs_held(lake, manifest.model)}
     found: list[SliceColumn] = []
     for name in manifest.experiment.slices:
-        column = held.get(column_name(name).lower())
+        column = held.get(input_name(name).lower())
         values = () if column is None else _values(lake, manifest.model, column, state, watermark)
         if column is not None and values:
             found.append(SliceColumn(column, values))
     return tuple(found)
-
-
-def column_name(written: str) -> str:
-    """As the manifest may write an input: with or without `features.`."""
-    return written.removeprefix("features.")
 
 
 def _values(lake: Lake, model: str, column: str, state: RolloutState, watermark: datetime) -> tuple[str, ...]:
@@ -82,7 +79,7 @@ class StoredBatch(NamedTuple):
 def packed(batch: SliceBatch, kinds: Mapping[str, UnitValue]) -> StoredBatch:
     """To store; `unpacked` gives it back to the last bit."""
     sums = tuple(
-        PackedSums(name, kinds[name], _text(made[..., kept_fields(kinds[name])]))
+        PackedSums(name, kinds[name], _text(made[..., _places(kinds[name])]))
         for name, made in batch.sums.items()
         if made[..., 0].any()
     )
@@ -102,17 +99,20 @@ def unpacked(stored: StoredBatch, slices: int) -> SliceBatch:
     )
 
 
+def _places(kind: UnitValue) -> list[int]:
+    """Of what is added up in Sums."""
+    return [Sums._fields.index(name) for name in added_up(kind)]
+
+
 def _sums(each: PackedSums, steps: int, slices: int) -> Array:
-    fields = kept_fields(each.kind)
-    shape = (len(fields), steps, slices, 2)
+    names = added_up(each.kind)
+    shape = (len(names), steps, slices, 2)
     try:
         planes = np.frombuffer(zlib.decompress(base64.b64decode(each.packed)), np.uint8)
         kept = np.ascontiguousarray(planes.reshape(8, -1).T).view("<f8").reshape(shape)
     except (ValueError, zlib.error) as error:
         raise NotMeasured(f"{each.metric}: stored sums of slices cannot be read: {error}") from error
-    made = np.zeros((*shape[1:], len(Sums._fields)))
-    made[..., fields] = np.moveaxis(kept, 0, -1)
-    return completed(made, each.kind)
+    return stacked(dict(zip(names, kept, strict=True)))
 
 
 def gathered(
@@ -161,7 +161,7 @@ def slices_evidence(
     if not asked:
         return ()
     known = {column.name.lower() for column in columns}
-    lacking = [name for name in asked if column_name(name).lower() not in known]
+    lacking = [name for name in asked if input_name(name).lower() not in known]
     if lacking and not columns and not is_late:
         return ()  # nobody has asked yet: they are set at the first look that has somebody
     by = ", ".join(f"{column.name} ({len(column.values)} values)" for column in columns)

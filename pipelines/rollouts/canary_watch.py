@@ -150,13 +150,10 @@ class Watcher:
         lapsed = self._may_have_lapsed(self._state)
         try:
             event = self._look(watch, self._state, counters, lapsed=lapsed)
-        except (
-            NotMeasured
-        ) as error:  # a look all the same: what it means for the rollout is the evidence's matter
-            self._renew(self._state)
-            self._note_unread(self._state, str(error))
-            raise
-        except ServingError as error:
+        except (NotMeasured, ServingError) as error:
+            if isinstance(error, NotMeasured):
+                # A look all the same: what it means for the rollout is the evidence's matter.
+                self._renew(self._state)
             self._note_unread(self._state, str(error))
             raise
         self._keep(watch, at_once=event is not None)

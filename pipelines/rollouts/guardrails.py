@@ -33,7 +33,7 @@ from pipelines.rollouts.counting import (
     written,
 )
 from pipelines.rollouts.harm_budget import harm_budget
-from pipelines.rollouts.sections import Of, Sections
+from pipelines.rollouts.sections import SECTIONS, Of, Sections
 from pipelines.rollouts.serving_metrics import (
     ERRORS,
     REPEATED,
@@ -97,14 +97,18 @@ class GuardrailWatch:
         """What an earlier watch has counted, of the part of the rollout that goes on."""
         step, begun = None, self._state.started_at
         for at, group in groupby(buckets, key=lambda each: each.at):
-            for bucket in group:
-                if self._state.bake_exposure is None or bucket.step >= self._state.bake_exposure:
-                    if step is not None and bucket.step != step:
-                        self._seal()
-                    step = bucket.step
-                    if not self._is_of_a_former_section(bucket):
-                        self._take(bucket.metric, _counts_of(bucket), at - begun)
+            for bucket in filter(self._goes_on, group):
+                if step is not None and bucket.step != step:
+                    self._seal()
+                step = bucket.step
+                self._take(bucket.metric, _counts_of(bucket), at - begun)
             begun = at
+
+    def _goes_on(self, bucket: CounterBucket) -> bool:
+        """Whether it belongs to the ramp or the bake that is under way, and to no section that is over."""
+        bake, newest = self._state.bake_exposure, None if self._last is None else self._last.newest
+        is_over = newest is not None and bucket.metric.endswith(Of.LATER) and bucket.at <= newest
+        return (bake is None or bucket.step >= bake) and not is_over
 
     def _begin(self, state: RolloutState) -> None:
         """The ramp, or the bake: nothing is counted yet, and each has a part of the error budget of its own."""
@@ -158,18 +162,20 @@ class GuardrailWatch:
         copies = self._state.phase is Phase.SHADOW
         for of in self._sections.enter(mark, self._state):
             self._begin_anew(of)
+        everything = by_version(stretches)
         grown = {
             of: by_version(self._sections.countable(of, stretches, self._state))
-            for of in {metric.of for metric in self.metrics}
+            for of in {metric.of for metric in self.metrics if metric.of in SECTIONS}
         }
-        everything = by_version(stretches)
         share = self._share_before() if lapsed or self._has_lapsed_since() else None
         self._failed_units = still_proven(self._failed_units, counters.at)
         took = timedelta(0) if self._last is None else counters.at - self._last.at
         for metric in self.metrics:
             if not self._knows_all(metric):
                 continue
-            new = self._compared(counts(metric, grown[metric.of], canary=canary, copies=copies))
+            new = self._compared(
+                counts(metric, grown.get(metric.of, everything), canary=canary, copies=copies)
+            )
             self._count(metric.name, new if share is None else of_the_share(new, share), took)
             if metric.of is Of.FIRST:
                 self._note_units(metric, stretches)
@@ -214,10 +220,6 @@ class GuardrailWatch:
                 return self.totals[metric.name].trials < UNITS_REMEMBERED / 2
             case _:
                 assert_never(metric.of)
-
-    def _is_of_a_former_section(self, bucket: CounterBucket) -> bool:
-        newest = None if self._last is None else self._last.newest
-        return newest is not None and bucket.metric.endswith(Of.LATER) and bucket.at <= newest
 
     def _count(self, name: str, new: Counts, took: timedelta) -> None:
         self._take(name, new, took)

@@ -34,6 +34,10 @@ class Of(StrEnum):
     """Each unit's first in `UNIT_WINDOW`, within one block of time."""
 
 
+SECTIONS = (Of.DISTINCT, Of.LATER, Of.BLOCK)
+"""What counts a part of the answers; the others count all of them."""
+
+
 class _Section(NamedTuple):
     number: int
     begin: datetime

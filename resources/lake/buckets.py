@@ -11,6 +11,7 @@ from resources.lake.connection import Lake
 from resources.lake.experiment import ExperimentQuery, MetricQuery
 from resources.lake.schema import Fields, fields
 from resources.lake.slices import SliceBatch, sum_by_slice
+from resources.lake.sums import added_up, terms, with_the_rest
 from resources.lake.unit_values import exposures, make_cohort, make_unit_values
 
 
@@ -125,16 +126,9 @@ def _sum_up(
 
 
 def _sums(i: int, metric: MetricQuery) -> str:
-    """Only the sums that are not known from others: d is 1 but for a ratio, x is 0 without a covariate."""
-    terms = {"n": f"count(y{i})", "sy": f"sum(y{i})", "syy": f"sum(y{i} * y{i})"}
-    if metric.denominator:
-        terms |= {"sd": f"sum(d{i})", "sdd": f"sum(d{i} * d{i})", "syd": f"sum(y{i} * d{i})"}
-    if metric.covariate:
-        terms |= {"sx": f"sum(x{i})", "sxx": f"sum(x{i} * x{i})", "sxy": f"sum(x{i} * y{i})"}
-    if metric.covariate and metric.denominator:
-        terms["sxd"] = f"sum(x{i} * d{i})"
-    terms["lost"] = f"count(lost{i})"
-    return ", ".join(f"coalesce({term}, 0)::DOUBLE AS {name}_{i}" for name, term in terms.items())
+    known = terms(f"y{i}", f"d{i}", f"x{i}") | {"lost": f"count(lost{i})"}
+    names = (*added_up(metric.kind, covariate=metric.covariate is not None), "lost")
+    return ", ".join(f"coalesce({known[name]}, 0)::DOUBLE AS {name}_{i}" for name in names)
 
 
 def _cells(i: int, metric: MetricQuery, rows: Sequence[dict[str, Any]]) -> list[Cell]:
@@ -151,7 +145,5 @@ def _cells(i: int, metric: MetricQuery, rows: Sequence[dict[str, Any]]) -> list[
 
 
 def _of_row(i: int, metric: MetricQuery, row: dict[str, Any]) -> Sums:
-    found = {name: row[f"{name}_{i}"] for name in Sums._fields if f"{name}_{i}" in row}
-    if not metric.denominator:
-        found |= {"sd": found["n"], "sdd": found["n"], "syd": found["sy"], "sxd": found.get("sx", 0.0)}
-    return Sums(**found)
+    names = added_up(metric.kind, covariate=metric.covariate is not None)
+    return Sums(**with_the_rest({name: row[f"{name}_{i}"] for name in names}))

@@ -13,12 +13,12 @@ import numpy as np
 from duckdb import DuckDBPyConnection
 
 from pipelines.core.metric_types import UnitValue
-from pipelines.core.statistics.effects import Sums
 from pipelines.core.statistics.inputs import Array
 from resources.lake.connection import Lake, table
 from resources.lake.experiment import ExperimentQuery, MetricQuery, row_value, with_attempts
 from resources.lake.measuring import COVARIATE_REFERENCE, Known, MeasuredMetric, known_of
 from resources.lake.schema import fields
+from resources.lake.sums import added_up, stacked, terms
 from resources.lake.unit_values import exposures, make_cohort, make_unit_values
 
 
@@ -101,22 +101,13 @@ def unit_history(
 
 
 def kept_sums(metric: MetricQuery) -> tuple[str, ...]:
-    """The fields of `Sums` that are not known from others, and `lost`: the units without a value."""
-    shares = metric.kind in (UnitValue.ANY, UnitValue.RETURN)
-    ratio = ("sd", "sdd", "syd") if metric.denominator else ()
-    covariate = ("sx", "sxx", "sxy") if metric.covariate else ()
-    both = ("sxd",) if metric.covariate and metric.denominator else ()
-    return ("n", "sy", *(() if shares else ("syy",)), *ratio, *covariate, *both, "lost")
+    """What is added up of the metric, and `lost`: the units without a value."""
+    return (*added_up(metric.kind, covariate=metric.covariate is not None), "lost")
 
 
 def every_sum(metric: MetricQuery, kept: Array) -> Array:
     """The fields of `Sums`, shape (..., 10), from those of `kept_sums`; `lost` is left out."""
-    found = {name: kept[..., i] for i, name in enumerate(kept_sums(metric))}
-    n, sy = found["n"], found["sy"]
-    # Of a share y is 0 or 1, and of all but a ratio d is 1.
-    known = {"syy": sy, "sd": n, "sdd": n, "syd": sy, "sxd": found.get("sx", np.zeros_like(n))}
-    nothing = np.zeros_like(n)
-    return np.stack([found.get(name, known.get(name, nothing)) for name in Sums._fields], axis=-1)
+    return stacked({name: kept[..., i] for i, name in enumerate(kept_sums(metric)) if name != "lost"})
 
 
 def _bin(of: str, bins: int) -> str:
@@ -150,13 +141,8 @@ def _sums(i: int, metric: MetricQuery, known: Known | None) -> str:
         if metric.covariate
         else "0"
     )
-    terms = {
-        "n": f"count(y{i})", "sy": f"sum({y})", "syy": f"sum(({y}) ** 2)",
-        "sd": f"sum({d})", "sdd": f"sum(({d}) ** 2)", "syd": f"sum(({y}) * ({d}))",
-        "sx": f"sum({x})", "sxx": f"sum(({x}) ** 2)", "sxy": f"sum(({x}) * ({y}))", "sxd": f"sum(({x}) * ({d}))",
-        "lost": f"count(lost{i})",
-    }  # fmt: skip
-    return ", ".join(f"coalesce({terms[name]}, 0)::DOUBLE AS {name}_{i}" for name in kept_sums(metric))
+    known_by = terms(y, d, x) | {"lost": f"count(lost{i})"}
+    return ", ".join(f"coalesce({known_by[name]}, 0)::DOUBLE AS {name}_{i}" for name in kept_sums(metric))
 
 
 def _counted(connection: DuckDBPyConnection, query: ExperimentQuery) -> Array:

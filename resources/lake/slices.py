@@ -2,19 +2,18 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple, assert_never
+from typing import Any, NamedTuple
 
 import numpy as np
 from duckdb import DuckDBPyConnection
 
 from pipelines.core.errors import LakeError
-from pipelines.core.metric_types import UnitValue
-from pipelines.core.statistics.effects import Sums
 from pipelines.core.statistics.inputs import Array
 from pipelines.core.statistics.slices import MOST_VALUES
 from resources.lake.connection import Lake, identifier, table
 from resources.lake.experiment import ExperimentQuery, MetricQuery, Span
 from resources.lake.schema import Fields, exists, fields
+from resources.lake.sums import added_up, stacked, terms
 
 LONGEST_VALUE = 100
 """Characters of a value; what begins alike up to there is one slice."""
@@ -107,18 +106,6 @@ def placed(units: str, query: ExperimentQuery) -> str:
 # Every metric's sums by slice.
 
 
-_KEPT: Mapping[UnitValue, Mapping[str, str]] = {
-    UnitValue.ANY: {"n": "count(y{i})", "sy": "sum(y{i})"},
-    UnitValue.AMOUNT: {"n": "count(y{i})", "sy": "sum(y{i})", "syy": "sum(y{i} * y{i})"},
-    UnitValue.RATIO: {
-        "n": "count(y{i})", "sy": "sum(y{i})", "syy": "sum(y{i} * y{i})", "sd": "sum(d{i})", "sdd": "sum(d{i} * d{i})",
-        "syd": "sum(y{i} * d{i})",
-    },
-    UnitValue.RETURN: {"n": "count(y{i})", "sy": "sum(y{i})"},
-}  # fmt: skip
-"""What is added up; the rest of the sums follows from it."""
-
-
 def sum_by_slice(connection: DuckDBPyConnection, query: ExperimentQuery) -> SliceBatch:
     """Of what is in `unit_values`, the units that became final in their metric's span: one pass, whatever the number of metrics,
     columns and values."""
@@ -127,15 +114,16 @@ def sum_by_slice(connection: DuckDBPyConnection, query: ExperimentQuery) -> Slic
         return SliceBatch((), {})
     spans = {m.name: _ended(query, m, query.sliced[m.name]) for _, m in metrics}
     several = len(set(spans.values())) > 1
-    terms = [
-        f"coalesce({term.format(i=i)}{f' FILTER ({spans[m.name]})' if several else ''}, 0)::DOUBLE AS {name}_{i}"
+    sums = [
+        f"coalesce({term}{f' FILTER ({spans[m.name]})' if several else ''}, 0)::DOUBLE AS {name}_{i}"
         for i, m in metrics
-        for name, term in _KEPT[m.kind].items()
+        for name, term in terms(f"y{i}", f"d{i}", "0").items()
+        if name in added_up(m.kind)
     ]
     names = slice_names(query)
     sets = ", ".join(f"(step, challenger, {name})" for name in names)
     found = connection.execute(
-        f"""SELECT step, challenger, {", ".join(names)}, {", ".join(terms)}
+        f"""SELECT step, challenger, {", ".join(names)}, {", ".join(sums)}
         FROM (SELECT *, {_bucket_end(query)} AS ended FROM unit_values)
         WHERE {" OR ".join(f"({span})" for span in dict.fromkeys(spans.values()))}
         GROUP BY GROUPING SETS ({sets})"""
@@ -186,30 +174,11 @@ def _batch(
         np.asarray(places, int),
         found["challenger"].astype(int),
     )
-    sums: dict[str, Array] = {}
-    for i, metric in metrics:
-        made = np.zeros((len(steps), int(begins[-1]), 2, len(Sums._fields)))
-        for name in _KEPT[metric.kind]:
-            made[(*index, Sums._fields.index(name))] = found[f"{name}_{i}"]
-        sums[metric.name] = completed(made, metric.kind)
+
+    def table(name: str) -> Array:
+        made = np.zeros((len(steps), int(begins[-1]), 2))
+        made[index] = found[name]
+        return made
+
+    sums = {m.name: stacked({name: table(f"{name}_{i}") for name in added_up(m.kind)}) for i, m in metrics}
     return SliceBatch(tuple(steps), sums)
-
-
-def kept_fields(kind: UnitValue) -> list[int]:
-    """Places in Sums of what is added up; `completed` fills in the others."""
-    return [Sums._fields.index(name) for name in _KEPT[kind]]
-
-
-def completed(sums: Array, kind: UnitValue) -> Array:
-    """With what follows from the sums that were kept: d is 1 but for a ratio, the square of 0 or 1 is itself."""
-    n, sy, syy, sd, sdd, syd = (sums[..., place] for place in range(6))
-    match kind:
-        case UnitValue.ANY | UnitValue.RETURN:
-            syy[...], sd[...], sdd[...], syd[...] = sy, n, n, sy
-        case UnitValue.AMOUNT:
-            sd[...], sdd[...], syd[...] = n, n, sy
-        case UnitValue.RATIO:
-            pass
-        case _:
-            assert_never(kind)
-    return sums

@@ -15,6 +15,7 @@ from pipelines.core.errors import NotMeasured
 from pipelines.core.manifest.model import RolloutManifest
 from pipelines.core.metric_types import UnitValue
 from pipelines.core.rollout.events import End
+from pipelines.core.statistics.effects import Sums
 from pipelines.core.statistics.slices import PART, Slice
 from pipelines.core.vocabulary import OnFail, Verdict
 from pipelines.experiments.look_inputs import look_spec
@@ -23,7 +24,8 @@ from pipelines.experiments.registering import RegisteredConstants, guardrail_spe
 from pipelines.experiments.slicing import PackedSums, StoredBatch, packed, unpacked
 from pipelines.reports.report import Reports, rollout_story, write_report
 from pipelines.rollouts.harm_budget import harm_boundary, harm_budget
-from resources.lake.slices import SliceBatch, completed
+from resources.lake.slices import SliceBatch
+from resources.lake.sums import added_up, stacked
 from resources.ledger.database import COUNTER_BUCKETS
 from tests.reports.test_report import Reader, reports_at
 from tests.support.rollouts import MODEL
@@ -232,7 +234,7 @@ def test_stored_sums_of_slices_come_back_to_the_last_bit_and_take_little_room() 
         made[..., 1:6] = rng.poisson(3, made[..., 1:6].shape)
         if kind in (UnitValue.AMOUNT, UnitValue.RATIO):
             made[..., 1:3] = rng.lognormal(0, 1, made[..., 1:3].shape)
-        sums[name] = completed(made, kind)
+        sums[name] = stacked({field: made[..., Sums._fields.index(field)] for field in added_up(kind)})
     batch = SliceBatch((0, 3), sums)
     stored = packed(batch, kinds)
     again = unpacked(stored, 52)

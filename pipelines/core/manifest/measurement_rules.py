@@ -119,11 +119,16 @@ def _covariate_findings(metric: Metric, covariate: str) -> Iterator[Finding]:
         )
 
 
+def input_name(written: str) -> str:
+    """Of an input, which a manifest may write with or without `features.`."""
+    return written.removeprefix("features.")
+
+
 def slice_findings(slices: Sequence[str]) -> Iterator[Finding]:
     """Which part of the traffic a unit belongs to must be known before the answer, or the version had a part in it."""
     seen: dict[str, int] = {}
     for index, written in enumerate(slices):
-        column = written.removeprefix("features.")
+        column = input_name(written)
         prefix = written.lower().partition(".")[0]
         if (
             prefix in ("outputs", "outcomes", "predictions", "serving")

@@ -49,7 +49,12 @@ def alerts_of(state: RolloutState, event: Event) -> tuple[Alert, ...]:
     alert = _alert(state, event)
     if alert is None:
         return ()
-    return (replace(alert, channels=state.policy.alerts.get(alert.severity, ())),)
+    return (_addressed(state, alert),)
+
+
+def _addressed(state: RolloutState, alert: Alert) -> Alert:
+    """To the channels of the manifest for its severity."""
+    return replace(alert, channels=state.policy.alerts.get(alert.severity, ()))
 
 
 def unclear_promotion(state: RolloutState, todo: Intent, problem: str, at: datetime) -> Alert:
@@ -62,12 +67,12 @@ def unclear_promotion(state: RolloutState, todo: Intent, problem: str, at: datet
         "it is not known whether it was promoted",
         f"asked again until the serving side answers: {problem}",
     )
-    return replace(alert, at=at, channels=state.policy.alerts.get(alert.severity, ()))
+    return _addressed(state, replace(alert, at=at))
 
 
 def overtaken_registration(state: RolloutState, problem: str, at: datetime) -> Alert:
     """A late writer could not put back into the registry what the ledger says."""
-    return Alert(
+    alert = Alert(
         key=f"{state.rollout_id}:overtaken:{at:%Y-%m-%dT%H:%M}",
         severity="critical",
         model=state.model,
@@ -77,8 +82,8 @@ def overtaken_registration(state: RolloutState, problem: str, at: datetime) -> A
         body="an alias or tag was written late, after others had gone on, and could not be put right: look whether"
         f" the alias `champion` and the tags `rampgate.*` say what is served: {problem}",
         at=at,
-        channels=state.policy.alerts.get("critical", ()),
     )
+    return _addressed(state, alert)
 
 
 def _alert(state: RolloutState, event: Event) -> Alert | None:

@@ -257,8 +257,6 @@ def last_log_e(
     canary_events: Array,
     champion_trials: Array,
     champion_events: Array,
-    *,
-    later: float = LATER,
 ) -> float:
     """The last of `log_e_process`, where nobody asks for the others: 0 without buckets. Raises NotMeasured as that."""
     mixture = harm_mixture()
@@ -271,11 +269,11 @@ def last_log_e(
         return 0.0
     steps = _log_ratio(mixture.ratios, x1, x0, share)
     gained = np.cumsum(steps[::-1], axis=0)[::-1]
-    started = log_started(np.concatenate([[0.0], clock[:-1]]), clock, later)
-    started[0] = np.logaddexp(started[0], math.log1p(-later))
+    started = log_started(np.concatenate([[0.0], clock[:-1]]), clock, LATER)
+    started[0] = np.logaddexp(started[0], math.log1p(-LATER))
     mass = gained + started[:, None] + mixture.log_weights
     most = float(mass.max())
-    return float(np.logaddexp(most + math.log(np.exp(mass - most).sum()), log_cash(float(clock[-1]), later)))
+    return float(np.logaddexp(most + math.log(np.exp(mass - most).sum()), log_cash(float(clock[-1]), LATER)))
 
 
 def _informative(
